@@ -1,0 +1,289 @@
+"""Local losses L_n (Equation 3) of a batch of users.
+
+    L_n(theta, D) = nu ||theta||^2 + s_n sum_{x in D} w_x loss(theta, x)
+
+with ``s_n = 1`` for the paper's sum and ``s_n = 1/sum(w)`` for the mean (Appendix C).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pfl_flower.models import Linear, Model
+
+Reduction = Literal["sum", "mean"]
+
+
+class PointLoss(ABC):
+    """A convex loss of scores ``(..., n, c)`` against labels, and its derivatives in the scores."""
+
+    @abstractmethod
+    def values(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Loss of each point, shape ``(..., n)``."""
+
+    @abstractmethod
+    def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return derivative in the scores, shape ``(..., n, c)``."""
+
+    @abstractmethod
+    def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
+        """Second derivative in the scores times ``direction``, shape ``(..., n, c)``."""
+
+    @abstractmethod
+    def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a, b of the second derivative ``diag(a) - b b^T``, ``(..., n, c)``, or b None."""
+
+    @property
+    @abstractmethod
+    def curvature_bound(self) -> float:
+        """Largest eigenvalue that the second derivative in the scores can have."""
+
+
+class LeastSquares(PointLoss):
+    """``1/2 (theta^T Q - A)^2`` (Theorem 2); labels are real, of shape ``(..., n)``."""
+
+    def values(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """``1/2 (s - A)^2``."""
+        return 0.5 * (scores[..., 0] - labels) ** 2
+
+    def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """``s - A``."""
+        return (scores[..., 0] - labels)[..., None]
+
+    def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
+        """Return the direction itself."""
+        return direction
+
+    def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ``a = 1``."""
+        return torch.ones_like(scores), None
+
+    @property
+    def curvature_bound(self) -> float:
+        """1."""
+        return 1.0
+
+
+class Logistic(PointLoss):
+    """``-ln sigma(A theta^T Q)`` (Theorem 3); labels are 1 and -1, of shape ``(..., n)``."""
+
+    def values(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """``softplus(-A s)``."""
+        return functional.softplus(-labels * scores[..., 0])
+
+    def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return ``-A sigma(-A s)``."""
+        return (-labels * torch.sigmoid(-labels * scores[..., 0]))[..., None]
+
+    def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
+        """``sigma(s) sigma(-s)`` times the direction."""
+        return self.factors(scores)[0] * direction
+
+    def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ``a = sigma(s) sigma(-s)``."""
+        return torch.sigmoid(scores) * torch.sigmoid(-scores), None
+
+    @property
+    def curvature_bound(self) -> float:
+        """1/4."""
+        return 0.25
+
+
+class Softmax(PointLoss):
+    """Cross-entropy ``-sum_a y_a ln softmax_a(s)``.
+
+    Labels are class numbers ``(..., n)`` or distributions over classes ``(..., n, c)``.
+    """
+
+    def values(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """``logsumexp(s) - <y, s>``."""
+        log_norm = torch.logsumexp(scores, dim=-1)
+        if labels.is_floating_point():
+            return log_norm - (labels * scores).sum(dim=-1)
+        return log_norm - scores.gather(-1, labels[..., None])[..., 0]
+
+    def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """``softmax(s) - y``."""
+        probabilities = torch.softmax(scores, dim=-1)
+        if labels.is_floating_point():
+            return probabilities - labels
+        minus_one = probabilities.new_full((), -1.0).expand((*labels.shape, 1))
+        return probabilities.scatter_add_(-1, labels[..., None], minus_one)
+
+    def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
+        """``p * v - p <p, v>``."""
+        probabilities = torch.softmax(scores, dim=-1)
+        weighted = probabilities * direction
+        return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
+
+    def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return ``a = b = softmax(s)``."""
+        probabilities = torch.softmax(scores, dim=-1)
+        return probabilities, probabilities
+
+    @property
+    def curvature_bound(self) -> float:
+        """1/2."""
+        return 0.5
+
+
+LOSSES: dict[str, type[PointLoss]] = {
+    "least-squares": LeastSquares,
+    "logistic": Logistic,
+    "softmax": Softmax,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalLoss:
+    """L_n of ``k`` users who hold (after padding with weight 0) the same number ``n`` of points.
+
+    Parameters
+    ----------
+    model, loss
+        What maps a theta to scores, and what the scores cost.
+    features : Tensor
+        ``(k, n, q)``, the constant column included.
+    labels : Tensor
+        ``(k, n)``, or ``(k, n, c)`` for soft labels.
+    weights : Tensor
+        ``(k, n)``, non-negative; 0 for padding.
+    nu : float
+        Local regularisation, non-negative.
+    scale : Tensor
+        ``(k,)``: 1 for a sum, 1/sum(w) for a mean.
+    """
+
+    model: Model
+    loss: PointLoss
+    features: Tensor
+    labels: Tensor
+    weights: Tensor
+    nu: float
+    scale: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        model: Model,
+        loss: PointLoss,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        weights: Tensor | None = None,
+        nu: float = 0.0,
+        reduction: Reduction = "sum",
+    ) -> LocalLoss:
+        """Build the loss of users with ``features (k, n, q)``, ``labels``, ``weights (k, n)``.
+
+        Raises
+        ------
+        ValueError
+            If ``nu`` or a weight is negative or not finite, or if the shapes disagree.
+        """
+        if not (math.isfinite(nu) and nu >= 0):
+            raise ValueError(f"nu = {nu}: expected a non-negative finite number")
+        weights = features.new_ones(features.shape[:2]) if weights is None else weights
+        if features.shape[:2] != labels.shape[:2] or features.shape[:2] != weights.shape:
+            raise ValueError(
+                f"features {tuple(features.shape)}, labels {tuple(labels.shape)}, "
+                f"weights {tuple(weights.shape)}: "
+                "expected the same number of users and points"
+            )
+        if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+            raise ValueError("weights: expected non-negative finite numbers")
+        total = weights.sum(dim=1)
+        tiny = torch.finfo(total.dtype).tiny
+        scale = torch.ones_like(total) if reduction == "sum" else 1 / total.clamp(min=tiny)
+        return cls(
+            model=model,
+            loss=loss,
+            features=features,
+            labels=labels,
+            weights=weights,
+            nu=nu,
+            scale=scale,
+        )
+
+    @property
+    def users(self) -> int:
+        """Number of users k."""
+        return self.features.shape[0]
+
+    def select(self, index: Tensor | slice) -> LocalLoss:
+        """Return the same loss for the users at ``index`` (a slice copies nothing)."""
+        return replace(
+            self,
+            features=self.features[index],
+            labels=self.labels[index],
+            weights=self.weights[index],
+            scale=self.scale[index],
+        )
+
+    def minibatch(self, index: Tensor, sizes: Tensor) -> LocalLoss:
+        """Estimate from points ``index (k, b)``, unbiased when uniform among ``sizes (k,)``."""
+        rows = torch.arange(self.users, device=index.device)[:, None]
+        stretch = (sizes / index.shape[1]).to(self.weights.dtype)[:, None]
+        return replace(
+            self,
+            features=self.features[rows, index],
+            labels=self.labels[rows, index],
+            weights=self.weights[rows, index] * stretch,
+        )
+
+    def value(self, theta: Tensor) -> Tensor:
+        """``L_n(theta_n)``, shape ``(k,)``."""
+        points = self.loss.values(self.model.scores(theta, self.features), self.labels)
+        return self.nu * (theta * theta).sum(dim=-1) + self.scale * (self.weights * points).sum(
+            dim=-1
+        )
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """``grad L_n(theta_n)``, ``(k, d)``: two matrix products if linear, else torch.func."""
+        if not isinstance(self.model, Linear):
+            gradient: Tensor = torch.func.grad(lambda t: self.value(t).sum())(theta)
+            return gradient
+        scores = self.loss.gradient(self.model.scores(theta, self.features), self.labels)
+        return self._pull_back(scores) + 2 * self.nu * theta
+
+    def hessian_product(self, theta: Tensor, direction: Tensor) -> Tensor:
+        """``Hess L_n(theta_n) v_n``, shape ``(k, d)``; linear models only."""
+        scores = self.model.scores(theta, self.features)
+        pushed = self.model.scores(direction, self.features)
+        return self._pull_back(self.loss.curvature(scores, pushed)) + 2 * self.nu * direction
+
+    def hessian(self, theta: Tensor) -> Tensor:
+        """``Hess L_n(theta_n)`` as dense matrices ``(k, d, d)``; linear models only."""
+        diagonal, rank_one = self.loss.factors(self.model.scores(theta, self.features))
+        weight = (self.weights * self.scale[:, None])[..., None]
+        users, points, inputs = self.features.shape
+        blocks = torch.einsum("knc,knq,knr->kcqr", diagonal * weight, self.features, self.features)
+        hessian = torch.zeros(
+            (users, self.model.dim, self.model.dim), dtype=theta.dtype, device=theta.device
+        )
+        for label in range(self.model.outputs):
+            block = slice(label * inputs, (label + 1) * inputs)
+            hessian[:, block, block] = blocks[:, label]
+        if rank_one is not None:
+            rows = (rank_one * weight.sqrt())[..., None] * self.features[:, :, None, :]
+            rows = rows.reshape(users, points, self.model.dim)
+            hessian -= rows.transpose(1, 2) @ rows
+        hessian.diagonal(dim1=1, dim2=2).add_(2 * self.nu)
+        return hessian
+
+    def smoothness(self) -> Tensor:
+        """Upper bound ``2 nu + s_n bound ||X^T W X||_2`` on each L_n's curvature, ``(k,)``."""
+        weight = (self.weights * self.scale[:, None]).sqrt()[..., None]
+        spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
+        return 2 * self.nu + self.loss.curvature_bound * spectral**2
+
+    def _pull_back(self, scores: Tensor) -> Tensor:
+        weighted = scores * (self.weights * self.scale[:, None])[..., None]
+        return (weighted.transpose(1, 2) @ self.features).reshape(self.users, -1)

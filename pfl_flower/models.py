@@ -1,0 +1,124 @@
+"""Models as flat parameter vectors: a batch of ``k`` users is one tensor of shape ``(k, d)``.
+
+Features carry the constant 1 as their last column where the model has a bias (``augment``), so a
+linear layer over ``k`` users is one batched matrix product ``(k, n, q) @ (k, q, c)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def augment(features: Tensor) -> Tensor:
+    """Append the constant feature 1: ``(..., p) -> (..., p + 1)``."""
+    return torch.cat([features, features.new_ones((*features.shape[:-1], 1))], dim=-1)
+
+
+@dataclass(frozen=True)
+class Model(ABC):
+    """A map from a flat parameter vector and features to scores.
+
+    Parameters
+    ----------
+    inputs : int
+        Number of features q, the constant one included when the model has a bias.
+    outputs : int
+        Number of scores c: classes, or 1 for regression and binary classification.
+    """
+
+    inputs: int
+    outputs: int
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Number of parameters d."""
+
+    @abstractmethod
+    def scores(self, theta: Tensor, features: Tensor) -> Tensor:
+        """Scores ``(k, n, c)`` of ``theta (k, d)`` on features ``(k, n, q)`` or ``(n, q)``."""
+
+    @abstractmethod
+    def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Return starting parameters ``(users, d)``, drawn on the CPU whatever the device."""
+
+
+class Linear(Model):
+    """``scores = X W^T`` with ``theta = vec(W)``, W of shape ``(c, q)``, row by row; starts at 0.
+
+    >>> import torch
+    >>> Linear(inputs=2, outputs=1).scores(torch.tensor([[1.0, 2.0]]), torch.tensor([[[3.0, 4.0]]]))
+    tensor([[[11.]]])
+    """
+
+    @property
+    def dim(self) -> int:
+        """``c q``."""
+        return self.inputs * self.outputs
+
+    def scores(self, theta: Tensor, features: Tensor) -> Tensor:
+        """One batched product over users; shared features ``(n, q)`` are never copied per user."""
+        weights = theta.view(-1, self.outputs, self.inputs)
+        return features @ weights.transpose(-1, -2)
+
+    def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Zeros: the problem is convex, and 0 favours no class."""
+        return torch.zeros((users, self.dim), dtype=dtype)
+
+
+@dataclass(frozen=True)
+class TwoLayer(Model):
+    """``scores = W2 [relu(W1 x); 1]``, ``hidden`` units, both layers with bias (Appendix C.2).
+
+    ``theta = [vec(W1), vec(W2)]`` with W1 ``(h, q)`` and W2 ``(c, h + 1)``: 784-784-10 gives
+    ``785 * 784 + 785 * 10`` parameters.
+    """
+
+    hidden: int = 784
+
+    @property
+    def dim(self) -> int:
+        """``h q + c (h + 1)``."""
+        return self.hidden * self.inputs + self.outputs * (self.hidden + 1)
+
+    def layers(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views ``W1 (k, h, q)`` and ``W2 (k, c, h + 1)`` of ``theta (k, d)``."""
+        first = self.hidden * self.inputs
+        return (
+            theta[:, :first].view(-1, self.hidden, self.inputs),
+            theta[:, first:].view(-1, self.outputs, self.hidden + 1),
+        )
+
+    def scores(self, theta: Tensor, features: Tensor) -> Tensor:
+        """Two batched products over users."""
+        first, second = self.layers(theta)
+        hidden = torch.relu(features @ first.transpose(-1, -2))
+        return augment(hidden) @ second.transpose(-1, -2)
+
+    def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Uniform in ``+-1/sqrt(fan in)`` per layer, as torch.nn.Linear; one draw for all users.
+
+        One draw is shared because permuted hidden units would make rho an average of unlike
+        networks.
+        """
+        theta = torch.rand((1, self.dim), generator=generator, dtype=torch.float64) * 2 - 1
+        first, second = self.layers(theta)
+        first /= max(self.inputs - 1, 1) ** 0.5
+        second /= self.hidden**0.5
+        return theta.to(dtype).repeat(users, 1)
+
+
+def predict(scores: Tensor) -> Tensor:
+    """Class of each point: argmax of the scores, or their sign as 1/-1 when there is one score."""
+    if scores.shape[-1] == 1:
+        return torch.where(scores[..., 0] >= 0, 1, -1)
+    return scores.argmax(dim=-1)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of points whose predicted class is the label: ``(k,)`` for scores ``(k, n, c)``."""
+    return (predict(scores) == labels).to(torch.float64).mean(dim=-1)
