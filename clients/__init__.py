@@ -1,0 +1,7 @@
+"""What a user does with a broadcast: honestly, or strategically."""
+
+from clients.base import Answer, Client
+from clients.honest import HonestClient
+from clients.strategic import AttackSetup, StrategicClient
+
+__all__ = ["Answer", "AttackSetup", "Client", "HonestClient", "StrategicClient"]

@@ -1,0 +1,55 @@
+"""What all clients share: they act for a node's users; their memory is Flower's state."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from pfl_flower.messages import Broadcast, NodeMetrics, to_array, to_tensor
+from pfl_flower.problem import Problem
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One gradient ``(d,)`` per user, and what the client says of its work."""
+
+    gradients: dict[int, Tensor]
+    metrics: NodeMetrics = field(default_factory=NodeMetrics)
+
+
+class Client(ABC):
+    """Acts for ``users`` of one node.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is learned.
+    users : tuple of int
+        Ids of the users acted for, ascending.
+    state : RecordDict
+        Flower's ``context.state``: the only memory that survives between messages.
+    """
+
+    def __init__(self, problem: Problem, users: tuple[int, ...], state: RecordDict) -> None:
+        self.problem, self.users, self.state = problem, users, state
+
+    @abstractmethod
+    def report(self, broadcast: Broadcast) -> Answer:
+        """Return the gradients to report and remember what the next round needs."""
+
+    def evaluate(self) -> tuple[float, ...]:
+        """Return the accuracies of the users' local models; none where there is no such model."""
+        return ()
+
+    def recall(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors remembered under ``name``, on the CPU; empty if there are none."""
+        record = self.state.array_records.get(name)
+        return {} if record is None else {key: to_tensor(value) for key, value in record.items()}
+
+    def remember(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors under ``name`` in place of what was there."""
+        self.state[name] = ArrayRecord({key: to_array(value) for key, value in tensors.items()})

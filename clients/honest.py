@@ -1,0 +1,94 @@
+"""Honest users: they solve the local problem on their data, and report R's gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from clients.base import Answer, Client
+from pfl_flower.local_steps import OptimizerName, StepState, optimizer_step
+from pfl_flower.messages import Broadcast, NodeMetrics
+from pfl_flower.population import Population
+from pfl_flower.problem import node_population
+from pfl_flower.seeding import generator
+from pfl_flower.server_steps import StepSizes
+
+
+class HonestClient(Client):
+    """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
+
+    def population(self) -> Population:
+        """Return the users with their data; a poisoned client differs in this alone."""
+        return node_population(self.problem.config, self.users)
+
+    def report(self, broadcast: Broadcast) -> Answer:
+        """Return the honest reports of a round (Section 2.2)."""
+        population, memory = self.population(), self._memory()
+        if self.problem.config.local_solver == "exact":
+            solution = population.solve(broadcast.rho, memory["theta"])
+            reports = population.report(broadcast.rho, solution.theta)
+            self._keep({"theta": solution.theta})
+            metrics = NodeMetrics(
+                worst_residual=float(solution.residual.max()),
+                unconverged=int((~solution.converged).sum()),
+            )
+        else:
+            before = memory["theta"]
+            after = self._step(population, broadcast, memory)
+            used = before if self.problem.config.simultaneous else after
+            reports, metrics = population.report(broadcast.rho, used), NodeMetrics()
+        return Answer(dict(zip(self.users, reports, strict=True)), metrics)
+
+    def evaluate(self) -> tuple[float, ...]:
+        """Return the accuracy of each local model on the test set; none for regression."""
+        if self.problem.source.loss == "least-squares":
+            return ()
+        features, labels = self.problem.test_set()
+        theta = self._memory()["theta"]
+        return tuple(self.population().accuracy(theta, features, labels).tolist())
+
+    def _memory(self) -> dict[str, Tensor]:
+        """Return the users' models and optimiser states, new ones for users not met before."""
+        kept = self.recall("honest")
+        fresh = StepState.init(self.problem.initial().repeat(len(self.users), 1))
+        start = {
+            "theta": self.problem.initial().repeat(len(self.users), 1),
+            "steps": fresh.steps,
+            "first": fresh.first,
+            "second": fresh.second,
+        }
+        known = kept.get("users", torch.zeros(0, dtype=torch.int64)).tolist()
+        for row, user in enumerate(self.users):
+            if user in known:
+                for name in start.keys() & kept.keys():
+                    start[name][row] = kept[name][known.index(user)]
+        return start
+
+    def _keep(self, tensors: dict[str, Tensor]) -> None:
+        self.remember("honest", {"users": torch.tensor(self.users), **tensors})
+
+    def _step(
+        self, population: Population, broadcast: Broadcast, memory: dict[str, Tensor]
+    ) -> Tensor:
+        config, theta = self.problem.config, memory["theta"]
+        if config.batch_size:
+            gradient = population.minibatch_gradient(theta, self._draws(broadcast.round))
+        else:
+            gradient = population.gradient(theta)
+        gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
+        sizes = StepSizes(
+            first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
+        )
+        state = StepState(memory["steps"], memory["first"], memory["second"])
+        name: OptimizerName = "adam" if config.local_solver == "adam" else "sgd"
+        after, state = optimizer_step(name, theta, gradient, state, sizes.at(broadcast.round))
+        moments = {"first": state.first, "second": state.second} if name == "adam" else {}
+        self._keep({"theta": after, "steps": state.steps, **moments})
+        return after
+
+    def _draws(self, round: int) -> list[Tensor]:
+        config = self.problem.config
+        return [
+            torch.rand(config.batch_size, generator=generator(config.seed, "batch", user, round))
+            for user in self.users
+        ]

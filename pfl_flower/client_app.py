@@ -1,0 +1,96 @@
+"""The Flower ClientApp: one node that acts for the users the server assigns to it."""
+
+from __future__ import annotations
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients import Answer, Client, HonestClient, StrategicClient
+from pfl_flower.aggregation import Report
+from pfl_flower.config import ConfigError, parse_config
+from pfl_flower.messages import (
+    CONFIG,
+    METRICS,
+    NodeMetrics,
+    pack_report,
+    unpack_broadcast,
+    unpack_request,
+)
+from pfl_flower.problem import Problem, build_problem
+
+ROLES = ("auto", "honest", "strategic")
+
+app = ClientApp()
+
+
+def node_role(context: Context) -> str:
+    """Return a node's own role: ``strategic``, ``honest``, or ``auto`` for the run's choice.
+
+    Raises
+    ------
+    ConfigError
+        If ``--node-config`` names another role.
+    """
+    role = str(context.node_config.get("role", "auto"))
+    if role not in ROLES:
+        raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")
+    return role
+
+
+def node_clients(
+    problem: Problem, users: tuple[int, ...], role: str, state: RecordDict
+) -> list[Client]:
+    """Return the clients that act for a node's users; the node's own role wins over the run's."""
+    chosen = problem.config.strategic() if role == "auto" else frozenset()
+    strategic = tuple(user for user in users if user in chosen or role == "strategic")
+    honest = tuple(user for user in users if user not in strategic)
+    clients: list[Client] = []
+    if honest:
+        clients.append(HonestClient(problem, honest, state))
+    if strategic:
+        clients.append(StrategicClient(problem, strategic, state))
+    return clients
+
+
+def _problem(context: Context) -> Problem:
+    return build_problem(parse_config(context.run_config))
+
+
+@app.query()
+def introduce(message: Message, context: Context) -> Message:
+    """Tell the server which role this node was started with."""
+    _problem(context)
+    record = ConfigRecord({"role": node_role(context)})
+    return Message(RecordDict({CONFIG: record}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer a broadcast with one gradient row per assigned user."""
+    problem = _problem(context)
+    broadcast = unpack_broadcast(message.content, problem.device)
+    clients = node_clients(problem, broadcast.users, node_role(context), context.state)
+    answers = [client.report(broadcast) for client in clients]
+    rows = {user: row for answer in answers for user, row in answer.gradients.items()}
+    gradients = torch.stack([rows[user] for user in broadcast.users])
+    report = Report(broadcast.round, broadcast.users, gradients)
+    return Message(pack_report(report, _merged(answers)), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer with the accuracies of the node's local models."""
+    problem = _problem(context)
+    _, users = unpack_request(message.content)
+    clients = node_clients(problem, users, node_role(context), context.state)
+    accuracies = tuple(value for client in clients for value in client.evaluate())
+    record = NodeMetrics(accuracies=accuracies).pack()
+    return Message(RecordDict({METRICS: record}), reply_to=message)
+
+
+def _merged(answers: list[Answer]) -> NodeMetrics:
+    return NodeMetrics(
+        worst_residual=max(answer.metrics.worst_residual for answer in answers),
+        unconverged=sum(answer.metrics.unconverged for answer in answers),
+    )

@@ -1,0 +1,284 @@
+"""Data: what each user draws, and the test set on which the server judges rho.
+
+A user's draw is a pure function of the seed and the user's id: without replacement within a user,
+independent across users, whatever node the user lives on.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pfl_flower.models import augment
+from pfl_flower.population import UserData
+from pfl_flower.seeding import generator
+
+DIGITS_TRAIN = 1437
+IMAGE_SETS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
+
+
+class DataError(ValueError):
+    """The data cannot be had, or cannot serve the run: one line that says why."""
+
+
+class Source(ABC):
+    """Where users get their points.
+
+    Attributes
+    ----------
+    inputs : int
+        Number of features q, the constant one included.
+    outputs : int
+        Number of scores: classes, or 1.
+    loss : str
+        The loss the labels are made for.
+    """
+
+    inputs: int
+    outputs: int
+    loss: str
+
+    @abstractmethod
+    def draw(self, user: int, points: int, seed: int) -> UserData:
+        """Return the user's own dataset of ``points`` points."""
+
+    @abstractmethod
+    def test_set(self) -> tuple[Tensor, Tensor]:
+        """Return features ``(m, q)`` and labels ``(m,)`` that no user has seen."""
+
+    @abstractmethod
+    def training_set(self) -> tuple[Tensor, Tensor]:
+        """Return the points from which an attacker learns a target, ``(n, q)`` and ``(n,)``."""
+
+
+class Images(Source):
+    """Classified images: features in [0, 1] and a constant 1, labels 0 .. c - 1.
+
+    Parameters
+    ----------
+    train, test : tuple of Tensor
+        Features ``(n, p)`` in [0, 1] and class numbers ``(n,)``.
+    label_noise : float
+        Fraction of the training labels redrawn uniformly among all classes, in [0, 1].
+    seed : int
+        Of that redrawing.
+    """
+
+    loss = "softmax"
+
+    def __init__(
+        self,
+        train: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor],
+        *,
+        label_noise: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._features, labels = augment(train[0]), train[1]
+        self._test = (augment(test[0]), test[1])
+        self.inputs = self._features.shape[1]
+        self.outputs = int(labels.max()) + 1
+        self._labels = redraw_labels(labels, self.outputs, label_noise, generator(seed, "noise"))
+
+    def draw(self, user: int, points: int, seed: int) -> UserData:
+        """Return ``points`` training points, drawn without replacement."""
+        if points > len(self._labels):
+            raise DataError(f"points-per-user = {points}: expected <= {len(self._labels)}")
+        order = torch.randperm(len(self._labels), generator=generator(seed, "draw", user))
+        return UserData(self._features[order[:points]], self._labels[order[:points]])
+
+    def test_set(self) -> tuple[Tensor, Tensor]:
+        """Return the test images, never noised."""
+        return self._test
+
+    def training_set(self) -> tuple[Tensor, Tensor]:
+        """Return all training images, with the noise if there is any."""
+        return self._features, self._labels
+
+
+def redraw_labels(labels: Tensor, classes: int, fraction: float, draw: torch.Generator) -> Tensor:
+    """Return labels of which ``round(fraction n)``, chosen at random, are redrawn uniformly."""
+    count = round(fraction * len(labels))
+    chosen = torch.randperm(len(labels), generator=draw)[:count]
+    noised = labels.clone()
+    noised[chosen] = torch.randint(classes, (count,), generator=draw)
+    return noised
+
+
+class Synthetic(Source):
+    """Users with known preferred models ``theta_dagger_n`` (Theorems 2 and 3).
+
+    ``theta_dagger_n = common + spread * N(0, I)``, queries ``Q ~ N(0, I)``, and
+
+    * ``least-squares``: ``A = Q^T theta_dagger_n + noise * N(0, 1)``;
+    * ``logistic``: ``A = 1`` with probability ``sigma(Q^T theta_dagger_n)``, else -1.
+
+    The test set is answered by the common model. A fraction ``label_noise`` of the answers is
+    redrawn: from ``N(0, 1)``, or as a fair coin.
+
+    Parameters
+    ----------
+    loss : {"least-squares", "logistic"}
+        What is answered.
+    features : int
+        Dimension d of queries and models; there is no bias.
+    seed : int
+        Of the common model and the test set.
+    spread, noise : float
+        Standard deviations.
+    label_noise : float
+        Fraction of answers redrawn.
+    """
+
+    outputs = 1
+    TEST_POINTS = 1000
+    TRAINING_POINTS = 5000
+
+    def __init__(
+        self,
+        loss: str,
+        features: int,
+        seed: int,
+        *,
+        spread: float = 0.3,
+        noise: float = 0.1,
+        label_noise: float = 0.0,
+    ) -> None:
+        self.loss, self.inputs, self.seed = loss, features, seed
+        self.spread, self.noise, self.label_noise = spread, noise, label_noise
+        self.common = self._normal(generator(seed, "common"), features)
+
+    @staticmethod
+    def _normal(draw: torch.Generator, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    def preferred(self, user: int) -> Tensor:
+        """Return theta_dagger_n of a user, ``(d,)``."""
+        own = self._normal(generator(self.seed, "preferred", user), self.inputs)
+        return self.common + self.spread * own
+
+    def answer(self, model: Tensor, points: int, draw: torch.Generator) -> UserData:
+        """Return random queries ``(points, d)`` answered by ``model (d,)``."""
+        queries = self._normal(draw, points, self.inputs)
+        scores = queries @ model
+        if self.loss == "least-squares":
+            answers = scores + self.noise * self._normal(draw, points)
+            redrawn = self._normal(draw, points)
+        else:
+            coin = torch.rand(points, generator=draw, dtype=torch.float64)
+            answers = torch.where(coin < torch.sigmoid(scores), 1.0, -1.0)
+            fair = torch.rand(points, generator=draw, dtype=torch.float64)
+            redrawn = torch.where(fair < 0.5, 1.0, -1.0)
+        chosen = torch.randperm(points, generator=draw)[: round(self.label_noise * points)]
+        answers[chosen] = redrawn[chosen].to(answers.dtype)
+        return UserData(queries, answers)
+
+    def draw(self, user: int, points: int, seed: int) -> UserData:
+        """Return ``points`` queries answered by the user's preferred model."""
+        return self.answer(self.preferred(user), points, generator(seed, "draw", user))
+
+    def test_set(self) -> tuple[Tensor, Tensor]:
+        """Return queries answered by the common model."""
+        data = self.answer(self.common, self.TEST_POINTS, generator(self.seed, "test"))
+        return data.features, data.labels
+
+    def training_set(self) -> tuple[Tensor, Tensor]:
+        """Return other queries answered by the common model."""
+        data = self.answer(self.common, self.TRAINING_POINTS, generator(self.seed, "training"))
+        return data.features, data.labels
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What identifies a source; two equal specs are the same data.
+
+    Attributes
+    ----------
+    name : str
+        ``digits``, ``mnist``, ``fashion-mnist``, ``synthetic-linear`` or ``synthetic-logistic``.
+    data_dir : str
+        Folder of the downloaded sets; empty for ``PFL_DATA_DIR``, or else the cache folder.
+    label_noise : float
+        Fraction of training labels redrawn.
+    features : int
+        Dimension of the synthetic sets.
+    seed : int
+        Of the noise and of the synthetic models.
+    """
+
+    name: str
+    data_dir: str = ""
+    label_noise: float = 0.0
+    features: int = 20
+    seed: int = 0
+
+
+@lru_cache(maxsize=8)
+def load_source(spec: DataSpec) -> Source:
+    """Return the source of a spec, read once per process.
+
+    Raises
+    ------
+    DataError
+        If the name is unknown, or if the files are neither in the folder nor to be downloaded.
+    """
+    noise = spec.label_noise
+    if spec.name == "digits":
+        return Images(*_digits(), seed=spec.seed, label_noise=noise)
+    if spec.name in IMAGE_SETS:
+        folder = data_folder(spec.data_dir)
+        files = IMAGE_SETS[spec.name]
+        train, test = _torchvision(files, folder, True), _torchvision(files, folder, False)
+        return Images(train, test, seed=spec.seed, label_noise=noise)
+    if spec.name == "synthetic-linear":
+        return Synthetic("least-squares", spec.features, spec.seed, label_noise=noise)
+    if spec.name == "synthetic-logistic":
+        return Synthetic("logistic", spec.features, spec.seed, label_noise=noise)
+    raise DataError(f"dataset = {spec.name}: unknown")
+
+
+def data_folder(configured: str = "") -> Path:
+    """Return the data folder: the configured one, else ``PFL_DATA_DIR``, else one in the cache."""
+    chosen = configured or os.environ.get("PFL_DATA_DIR", "")
+    return Path(chosen).expanduser().absolute() if chosen else cache_folder() / "data"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be computed again: ``PFL_CACHE_DIR`` or ``~/.cache``."""
+    chosen = os.environ.get("PFL_CACHE_DIR", "")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "pfl-flower"
+
+
+def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    features = torch.tensor(digits.data, dtype=torch.float64) / 16
+    labels = torch.tensor(digits.target, dtype=torch.int64)
+    order = torch.randperm(len(labels), generator=generator(0, "digits split"))
+    train, test = order[:DIGITS_TRAIN], order[DIGITS_TRAIN:]
+    return (features[train], labels[train]), (features[test], labels[test])
+
+
+def _torchvision(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+    from torchvision import datasets
+
+    kind = getattr(datasets, name)
+    try:
+        try:
+            images = kind(str(folder), train=train, download=False)
+        except RuntimeError:
+            images = kind(str(folder), train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"data-dir = {folder}: {name} is not there and could not be downloaded; put "
+            f"torchvision's {name}/raw files there, or set PFL_DATA_DIR ({type(error).__name__})"
+        ) from None
+    features = images.data.reshape(len(images.data), -1).to(torch.float32) / 255
+    return features, images.targets.to(torch.int64)

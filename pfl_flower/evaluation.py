@@ -1,0 +1,60 @@
+"""What the server measures of rho each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pfl_flower.models import accuracy
+from pfl_flower.problem import Problem
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy, loss and distances of rho.
+
+    Parameters
+    ----------
+    problem : Problem
+        Whose test set and target are used. The target is the laboratory's knowledge: no update of
+        rho depends on it.
+    """
+
+    problem: Problem
+    features: Tensor
+    labels: Tensor
+    target: Tensor
+    start: Tensor
+
+    @classmethod
+    def of(cls, problem: Problem) -> Evaluation:
+        """Return the evaluation of a run."""
+        features, labels = problem.test_set()
+        return cls(problem, features, labels, problem.target(), problem.initial())
+
+    def __call__(self, rho: Tensor) -> dict[str, float]:
+        """Return the metrics of ``rho (d,)``.
+
+        ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
+        relabels it (absent for regression); ``loss_true`` is the mean loss per test point;
+        distances are Euclidean.
+        """
+        scores = self.problem.model.scores(rho[None], self.features)[0]
+        labels = self.labels
+        measured = {}
+        if self.problem.source.loss != "least-squares":
+            wanted = self.problem.relabelled(labels)
+            measured["accuracy_true"] = float(accuracy(scores[None], labels[None])[0])
+            measured["accuracy_target"] = float(accuracy(scores[None], wanted[None])[0])
+        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
+        measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
+        measured["distance_to_target"] = _norm(rho - self.target)
+        measured["distance_to_start"] = _norm(rho - self.start)
+        measured["norm_rho"] = _norm(rho)
+        return measured
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

@@ -1,0 +1,151 @@
+"""The problem that a run configuration states: model, loss, regulariser, data, device."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pfl_flower.config import ConfigError, RunConfig
+from pfl_flower.datasets import DataSpec, Source, load_source
+from pfl_flower.losses import LOSSES, PointLoss
+from pfl_flower.models import Linear, Model, TwoLayer
+from pfl_flower.population import Population
+from pfl_flower.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.seeding import generator
+from pfl_flower.targets import learn_target
+
+
+def resolve(key: str, name: str, table: Mapping[str, Any]) -> Any:
+    """Return ``table[name]``, or what ``package.module:Name`` names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such module or attribute.
+    """
+    if name in table:
+        return table[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"{key} = {name}: expected {', '.join(table)} or something importable ({error})"
+        ) from None
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device = cuda: expected a CUDA device, and torch sees none")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What honest users, strategic users and the server agree on."""
+
+    config: RunConfig
+    source: Source
+    model: Model
+    loss: PointLoss
+    regularizer: Regularizer
+    dtype: torch.dtype
+    device: torch.device
+
+    def initial(self) -> Tensor:
+        """Return rho_0 = theta_0, ``(d,)``."""
+        draw = generator(self.config.seed, "initial")
+        return self.model.initial(1, draw, self.dtype)[0].to(self.device)
+
+    def population(self, users: tuple[int, ...]) -> Population:
+        """Return the honest users of these ids with the data they draw."""
+        points, seed = self.config.points(), self.config.seed
+        return Population(
+            [self.source.draw(user, points[user], seed) for user in users],
+            model=self.model,
+            loss=self.loss,
+            regularizer=self.regularizer,
+            nu=self.config.nu,
+            reduction=self.config.reduction,
+            dtype=self.dtype,
+            device=self.device,
+            tolerance=self.config.solver_tolerance,
+            max_iterations=self.config.solver_iterations,
+        )
+
+    def target(self) -> Tensor:
+        """Return theta_dagger, ``(d,)``."""
+        target = learn_target(self.source, self.model, self.loss, cache_key=self._target_key())
+        return target.to(self.device, self.dtype)
+
+    def test_set(self) -> tuple[Tensor, Tensor]:
+        """Return the test features and labels where the run computes."""
+        features, labels = self.source.test_set()
+        return features.to(self.device, self.dtype), labels.to(self.device)
+
+    def relabelled(self, labels: Tensor) -> Tensor:
+        """Return what the attacker wants answered: class + 1 modulo c, or the opposite answer."""
+        if self.model.outputs > 1:
+            return (labels + 1) % self.model.outputs
+        return -labels
+
+    def _target_key(self) -> str:
+        config = self.config
+        return f"{config.dataset}-{config.label_noise}-{config.seed if config.label_noise else 0}"
+
+
+@lru_cache(maxsize=4)
+def build_problem(config: RunConfig) -> Problem:
+    """Return the problem of a configuration, built once per process.
+
+    Raises
+    ------
+    ConfigError
+        If a plug-in cannot be imported, or the device or the user's points cannot be had.
+    DataError
+        If the data cannot be had.
+    """
+    spec = DataSpec(
+        config.dataset, config.data_dir, config.label_noise, config.features, config.seed
+    )
+    source = load_source(spec)
+    if config.model == "linear":
+        model: Model = Linear(source.inputs, source.outputs)
+    else:
+        model = TwoLayer(source.inputs, source.outputs, hidden=config.hidden)
+    regularizer = resolve("regularizer", config.regularizer, REGULARIZERS)(lam=config.lam)
+    return Problem(
+        config=config,
+        source=source,
+        model=model,
+        loss=LOSSES[source.loss](),
+        regularizer=regularizer,
+        dtype=getattr(torch, config.dtype),
+        device=choose_device(config.device),
+    )
+
+
+@lru_cache(maxsize=32)
+def node_population(config: RunConfig, users: tuple[int, ...]) -> Population:
+    """Return a node's users, built once per process: their data stay on the device."""
+    return build_problem(config).population(users)
+
+
+def accepts(function: Callable[..., Any], keyword: str) -> bool:
+    """Return whether a plug-in takes this keyword."""
+    return keyword in inspect.signature(function).parameters

@@ -1,0 +1,208 @@
+"""The Flower ServerApp: one run from its configuration to its results."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from logging import ERROR, INFO
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from pfl_flower.config import ConfigError, RunConfig, parse_config
+from pfl_flower.datasets import DataError
+from pfl_flower.evaluation import Evaluation
+from pfl_flower.figures import run_figure
+from pfl_flower.messages import pack_rho, unpack_rho
+from pfl_flower.problem import Problem, build_problem
+from pfl_flower.results import (
+    Check,
+    RoundsFile,
+    behaviour,
+    read_rounds,
+    say,
+    summarise,
+    write_json,
+)
+from strategies.parameter_server import ParameterServer
+from strategies.records import RoundRecord
+from strategies.roster import NodesMissingError
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the run config says; bad input is one line in the log and a failed run."""
+    try:
+        config = parse_config(context.run_config)
+        run(grid, config, build_problem(config))
+    except (ConfigError, DataError, NodesMissingError) as error:
+        log(ERROR, "%s", error)
+        raise
+
+
+def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
+    """Run the strategy, write the results, and return their folder."""
+    began = time.perf_counter()
+    folder = config.folder()
+    with RoundsFile(folder / "rounds.csv") as rounds:
+        book = Bookkeeper(problem, rounds)
+        strategy = ParameterServer(problem, on_round=book.close_round)
+        strategy.start(
+            grid,
+            pack_rho(problem.initial()),
+            num_rounds=config.rounds,
+            timeout=config.reply_timeout,
+            evaluate_fn=book.evaluate,
+        )
+    if config.save_trajectory:
+        np.save(folder / "trajectory.npy", torch.stack(book.trajectory).cpu().numpy())
+    _conclude(config, problem, folder, time.perf_counter() - began)
+    return folder
+
+
+class Bookkeeper:
+    """Turns what the strategy reports and the server measures into the rows of ``rounds.csv``."""
+
+    def __init__(self, problem: Problem, rounds: RoundsFile) -> None:
+        self.config, self.rounds = problem.config, rounds
+        self.evaluation = Evaluation.of(problem)
+        self.trajectory: list[Tensor] = []
+        self._previous = problem.initial()
+        self._measured: dict[str, float] = {}
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Measure rho; called by the strategy before the first round and after each."""
+        rho = unpack_rho(arrays).to(self._previous.device)
+        self._measured = self.evaluation(rho)
+        if self.config.save_trajectory:
+            self.trajectory.append(rho)
+        if server_round == 0:
+            self.rounds.write({"seed": self.config.seed, "round": 0, **self._measured})
+        return MetricRecord(dict(self._measured))
+
+    def close_round(self, record: RoundRecord) -> None:
+        """Write the row of a finished round and say how it went."""
+        reasons = Counter(str(rejection.reason) for rejection in record.rejections)
+        norms = {
+            f"{side}_gradient_norm": float(
+                torch.linalg.vector_norm(record.gradient_sum(strategic=side == "strategic"))
+            )
+            for side in ("honest", "strategic")
+        }
+        accuracies = record.accuracies
+        self.rounds.write(
+            {
+                "seed": self.config.seed,
+                "round": record.round,
+                "eta": record.eta,
+                **self._measured,
+                "step_norm": float(torch.linalg.vector_norm(record.rho - self._previous)),
+                **norms,
+                "accepted": len(record.accepted),
+                "rejections": len(record.rejections),
+                "rejection_reasons": ";".join(f"{key}:{n}" for key, n in sorted(reasons.items())),
+                "worst_residual": record.metrics.worst_residual,
+                "unconverged": record.metrics.unconverged,
+                "local_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+                "seconds": record.seconds,
+            }
+        )
+        self._previous = record.rho
+        self._log(record)
+
+    def _log(self, record: RoundRecord) -> None:
+        shown = ("distance_to_target", "accuracy_true", "accuracy_target")
+        values = "  ".join(
+            f"{key} {self._measured[key]:.4g}" for key in shown if key in self._measured
+        )
+        log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
+
+
+def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return a run's metrics: its last row, totals over rounds, the worst residual of all."""
+    final = {key: value for key, value in rows[-1].items() if key not in ("seed", "round", "eta")}
+    local = [row["local_accuracy"] for row in rows if "local_accuracy" in row]
+    return {
+        **final,
+        **({"local_accuracy": local[-1]} if local else {}),
+        "rejections_total": sum(row.get("rejections", 0) for row in rows),
+        "unconverged_total": sum(row.get("unconverged", 0) for row in rows),
+        "worst_residual_ever": max(row.get("worst_residual", 0.0) for row in rows),
+        "seconds_total": sum(row.get("seconds", 0.0) for row in rows),
+    }
+
+
+def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check]:
+    """Return what must hold of any run: all rounds done, rho finite, solves within tolerance."""
+    final = last_metrics(rows)
+    checks = [
+        Check(
+            "rounds", rows[-1]["round"], f"== {config.rounds}", rows[-1]["round"] == config.rounds
+        ),
+        Check("finite", final["norm_rho"], "finite", bool(np.isfinite(final["norm_rho"]))),
+    ]
+    if config.local_solver == "exact":
+        missed = final["unconverged_total"]
+        checks.append(Check("unconverged_total", missed, "== 0", missed == 0))
+    return checks
+
+
+def _conclude(config: RunConfig, problem: Problem, folder: Path, seconds: float) -> None:
+    rows = read_rounds(folder / "rounds.csv")
+    final = last_metrics(rows)
+    trend = behaviour([row["step_norm"] for row in rows if "step_norm" in row])
+    extra = {"behaviour": trend, "estimator": config.estimator}
+    summary = summarise(
+        experiment=config.name,
+        config=config.flat(),
+        seeds=[config.seed],
+        finals=[final],
+        checks=sanity_checks(config, rows),
+        device=str(problem.device),
+        seconds=seconds,
+        extra=extra,
+    )
+    write_json(folder / "summary.json", summary)
+    figures = run_figure([rows], figure_title(config), folder)
+    _print_table(config, final, trend, seconds)
+    for path in (folder / "rounds.csv", folder / "summary.json", *figures):
+        say(f"  {path}")
+
+
+def figure_title(config: RunConfig) -> str:
+    """Return the line over a run's figure: what attacked what."""
+    attack = f"under {config.attack} ({config.estimator})" if config.strategic() else "no attack"
+    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"
+
+
+def _print_table(config: RunConfig, final: dict[str, float], trend: str, seconds: float) -> None:
+    table = Table(title=f"{config.name}: {figure_title(config)}", min_width=60)
+    table.add_column("after the last round")
+    table.add_column("value", justify="right")
+    for key, meaning in (
+        ("accuracy_true", "accuracy on true labels"),
+        ("accuracy_target", "accuracy on the attacker's labels"),
+        ("local_accuracy", "accuracy of the honest local models"),
+        ("distance_to_target", "||rho - target||"),
+        ("distance_to_start", "||rho - rho_0||"),
+        ("norm_rho", "||rho||"),
+        ("honest_gradient_norm", "||sum of honest gradients||"),
+        ("strategic_gradient_norm", "||sum of strategic gradients||"),
+        ("rejections_total", "rejected reports, all rounds"),
+        ("worst_residual_ever", "worst solver residual, all rounds"),
+        ("unconverged_total", "local solves that missed their tolerance"),
+    ):
+        if key in final:
+            table.add_row(meaning, f"{final[key]:.4g}")
+    table.add_row("steps of rho are", trend)
+    table.add_row("rounds, seconds", f"{config.rounds}, {seconds:.1f}")
+    Console(width=100, highlight=False).print(table)

@@ -1,0 +1,100 @@
+"""Reading a round's replies: every asked user ends with a row that may count, or a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from pfl_flower.aggregation import (
+    Reason,
+    Rejection,
+    Report,
+    ReportError,
+    RowCheck,
+    check_form,
+)
+from pfl_flower.messages import NodeMetrics, unpack_report
+
+DETAIL_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every report of a round must look like: its round tag, row length and dtype."""
+
+    round: int
+    dim: int
+    dtype: torch.dtype
+
+
+@dataclass
+class Intake:
+    """Rows that may count, by user; rejections; and what the nodes say of their own work."""
+
+    rows: dict[int, Tensor] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    said: list[NodeMetrics] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> NodeMetrics:
+        """The nodes' metrics together: the worst residual, the number of missed tolerances."""
+        return NodeMetrics(
+            worst_residual=max((metrics.worst_residual for metrics in self.said), default=0.0),
+            unconverged=sum(metrics.unconverged for metrics in self.said),
+        )
+
+
+def read_replies(
+    asked: Sequence[tuple[Message, tuple[int, ...]]],
+    replies: Iterable[Message],
+    *,
+    form: Form,
+    check: RowCheck,
+) -> Intake:
+    """Check the replies to the messages of a round.
+
+    Parameters
+    ----------
+    asked
+        The messages sent, each with the users it asks.
+    replies
+        What came back, in any order. A reply belongs to the message it answers, whatever it says of
+        its sender; only the first reply to a message counts, and replies to no message of this
+        round are ignored.
+    form
+        What a report must look like.
+    check
+        Membership in GRAD(rho_t).
+    """
+    answers: dict[str, Message] = {}
+    for reply in replies:
+        answers.setdefault(reply.metadata.reply_to_message_id, reply)
+    intake = Intake()
+    for message, users in asked:
+        answer = answers.get(message.metadata.message_id)
+        try:
+            report = _read(answer, users, form)
+        except ReportError as error:
+            intake.rejections += [Rejection(user, error.reason, error.detail) for user in users]
+            continue
+        good, bad = check.split(report)
+        intake.rows.update(good)
+        intake.rejections += bad
+        if answer is not None:
+            intake.said.append(NodeMetrics.unpack(answer.content))
+    return intake
+
+
+def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:
+    if answer is None:
+        raise ReportError(Reason.NO_REPLY, "no reply within reply-timeout")
+    if answer.has_error():
+        detail = " ".join(str(answer.error.reason).split())[:DETAIL_CHARACTERS]
+        raise ReportError(Reason.CLIENT_ERROR, f"code {answer.error.code}: {detail}")
+    report = unpack_report(answer.content, max_bytes=len(users) * form.dim * form.dtype.itemsize)
+    check_form(report, round=form.round, users=users, dim=form.dim, dtype=form.dtype)
+    return report

@@ -1,0 +1,80 @@
+"""What the parameter server records of a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import WARNING
+
+import torch
+from flwr.common.logger import log
+from torch import Tensor
+
+from pfl_flower.aggregation import Rejection
+from pfl_flower.messages import NodeMetrics
+
+LOGGED_REJECTIONS = 3
+
+
+@dataclass
+class RoundRecord:
+    """What happened in a round.
+
+    Attributes
+    ----------
+    round : int
+        t, from 1.
+    eta : float
+        eta_t.
+    rho : Tensor
+        rho_{t+1}, ``(d,)``.
+    accepted : dict
+        Rows that counted, ``(d,)``, by user.
+    rejections : list
+        Reports that did not, with reasons.
+    strategic : frozenset
+        Users who act strategically.
+    metrics : NodeMetrics
+        Worst residual and number of local solves that missed their tolerance.
+    accuracies : tuple of float
+        Of the local models, in the rounds that evaluate them.
+    seconds : float
+        Wall time of the round.
+    """
+
+    round: int
+    eta: float
+    rho: Tensor
+    accepted: dict[int, Tensor]
+    rejections: list[Rejection]
+    strategic: frozenset[int]
+    metrics: NodeMetrics
+    accuracies: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    def gradient_sum(self, *, strategic: bool) -> Tensor:
+        """Return the sum ``(d,)`` of the accepted rows of strategic, or of honest, users."""
+        total = torch.zeros_like(self.rho)
+        for user, row in self.accepted.items():
+            if (user in self.strategic) == strategic:
+                total = total + row
+        return total
+
+    def log_faults(self) -> None:
+        """Log the first rejections, and the local solves that missed their tolerance."""
+        for rejection in self.rejections[:LOGGED_REJECTIONS]:
+            log(
+                WARNING,
+                "round %d: user %d rejected, %s (%s)",
+                self.round,
+                rejection.user,
+                rejection.reason,
+                rejection.detail,
+            )
+        if self.metrics.unconverged:
+            log(
+                WARNING,
+                "round %d: %d local solves missed their tolerance, worst residual %.2e",
+                self.round,
+                self.metrics.unconverged,
+                self.metrics.worst_residual,
+            )

@@ -1,0 +1,123 @@
+"""Which node acts for which users: decided once, at the start of a run, by the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+from flwr.app import Message, MessageType
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.messages import CONFIG, pack_request
+
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 1.0
+
+
+class NodesMissingError(RuntimeError):
+    """Fewer nodes than the run needs came within the time limit."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The users of each node, ascending, and the users who act strategically."""
+
+    nodes: Mapping[int, tuple[int, ...]]
+    strategic: frozenset[int]
+
+
+def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> list[int]:
+    """Return the ids of at least ``minimum`` nodes, once their number has not changed for a while.
+
+    Raises
+    ------
+    NodesMissingError
+        If fewer have come after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    seen: list[int] = []
+    changed, said = time.monotonic(), -1
+    while True:
+        now = time.monotonic()
+        nodes = sorted(grid.get_node_ids())
+        if nodes != seen:
+            seen, changed = nodes, now
+        if len(seen) >= minimum and now - changed >= settle:
+            return seen
+        if now >= deadline:
+            if len(seen) >= minimum:
+                return seen
+            raise NodesMissingError(
+                f"min-nodes = {minimum}: {len(seen)} came within node-timeout = {timeout:g} s"
+            )
+        if len(seen) < minimum and len(seen) != said:
+            log(INFO, "waiting for %d nodes, %d are here (%.0f s)", minimum, len(seen), timeout)
+            said = len(seen)
+        time.sleep(min(POLL_SECONDS, settle or POLL_SECONDS))
+
+
+def ask_roles(grid: Grid, nodes: Sequence[int], timeout: float) -> dict[int, str]:
+    """Return the role each node was started with; nodes that fail to answer are left out."""
+    questions = [
+        Message(pack_request(0, ()), node, MessageType.QUERY, group_id="roles") for node in nodes
+    ]
+    replies = grid.send_and_receive(questions, timeout=timeout)
+    asked = {question.metadata.message_id: question.metadata.dst_node_id for question in questions}
+    roles: dict[int, str] = {}
+    for reply in replies:
+        node = asked.get(reply.metadata.reply_to_message_id)
+        if node is None:
+            continue
+        if reply.has_error():
+            log(WARNING, "node %d cannot take part: %s", node, reply.error.reason)
+            continue
+        config = reply.content.config_records.get(CONFIG)
+        roles[node] = str(config["role"]) if config is not None and "role" in config else "auto"
+    return roles
+
+
+def assign_users(num_users: int, strategic: Iterable[int], roles: Mapping[int, str]) -> Roster:
+    """Lay users out over nodes: a pure function of the user count, the nodes and their roles.
+
+    Users go round robin over the nodes in the order of their ids. Strategic users sit on nodes of
+    their own whenever there are two nodes or more: on the nodes that declare themselves strategic
+    if there are any, else on a share of the nodes as large as theirs among the users. A node that
+    declares itself strategic and would be left without a user takes one from the honest; all of its
+    users are strategic, whatever the run says.
+    """
+    chosen = set(strategic)
+    declared = sorted(node for node, role in roles.items() if role == "strategic")
+    willing = sorted(node for node, role in roles.items() if role == "auto")
+    sworn = sorted(node for node, role in roles.items() if role == "honest")
+    honest_nodes = sworn + willing
+    if declared:
+        spare = [user for user in range(num_users) if user not in chosen]
+        while len(chosen) < len(declared) and spare:
+            chosen.add(spare.pop())
+        if not honest_nodes:
+            chosen = set(range(num_users))
+        strategic_nodes = declared
+    elif chosen and len(roles) > 1 and willing:
+        share = round(len(roles) * len(chosen) / num_users)
+        most = min(len(chosen), len(willing), len(roles) - 1)
+        strategic_nodes = willing[-max(1, min(share, most)) :]
+        honest_nodes = sworn + [node for node in willing if node not in strategic_nodes]
+    else:
+        strategic_nodes = honest_nodes
+        if not willing:
+            chosen = set()
+    honest = [user for user in range(num_users) if user not in chosen]
+    nodes: dict[int, list[int]] = {node: [] for node in roles}
+    _deal(honest, honest_nodes, nodes)
+    # Without a node to itself, a strategic user must not land on one that swore to be honest.
+    _deal(sorted(chosen), [n for n in strategic_nodes if n not in sworn] or strategic_nodes, nodes)
+    used = {node: tuple(sorted(users)) for node, users in nodes.items() if users}
+    return Roster(used, frozenset(chosen))
+
+
+def _deal(users: Sequence[int], nodes: Sequence[int], hands: dict[int, list[int]]) -> None:
+    for position, user in enumerate(users):
+        hands[nodes[position % len(nodes)]].append(user)

@@ -1,0 +1,121 @@
+"""Tables and small problems that several tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from pfl_flower import losses, regularizers
+from pfl_flower.losses import LocalLoss, Reduction
+from pfl_flower.models import Linear
+from pfl_flower.population import Population, UserData
+from tests import reference
+
+DTYPE = torch.float64
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """A row of the table of losses: name in the package, number of scores, kind of labels."""
+
+    name: str
+    outputs: int = 1
+    soft: bool = False
+
+
+REGULARIZERS = [pytest.param(name, id=name) for name in regularizers.REGULARIZERS]
+LOSSES = [
+    pytest.param(LossCase("least-squares"), id="least-squares"),
+    pytest.param(LossCase("logistic"), id="logistic"),
+    pytest.param(LossCase("softmax", outputs=3), id="softmax"),
+]
+SOFT_LOSSES = [pytest.param(LossCase("softmax", outputs=3, soft=True), id="softmax-soft")]
+
+
+def generator(seed: int) -> torch.Generator:
+    """A seeded generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: torch.Generator) -> Tensor:
+    """Standard normal draws in float64."""
+    return torch.randn(*shape, generator=seed, dtype=DTYPE)
+
+
+def draw_labels(case: LossCase, *shape: int, seed: torch.Generator) -> Tensor:
+    """Random labels of the kind that the loss expects; every class occurs."""
+    if case.name == "least-squares":
+        return normal(*shape, seed=seed)
+    if case.name == "logistic":
+        return 1.0 - 2.0 * torch.randint(0, 2, shape, generator=seed).to(DTYPE)
+    if case.soft:
+        return torch.softmax(normal(*shape, case.outputs, seed=seed), dim=-1)
+    labels = torch.randint(0, case.outputs, shape, generator=seed)
+    labels[..., : case.outputs] = torch.arange(case.outputs)[: shape[-1]]
+    return labels
+
+
+def local_loss(
+    case: LossCase,
+    *,
+    seed: torch.Generator,
+    users: int = 2,
+    points: int = 5,
+    inputs: int = 3,
+    nu: float = 0.3,
+    weighted: bool = False,
+    reduction: Reduction = "sum",
+) -> LocalLoss:
+    """A random local loss with a linear model."""
+    return LocalLoss.build(
+        Linear(inputs, case.outputs),
+        losses.LOSSES[case.name](),
+        normal(users, points, inputs, seed=seed),
+        draw_labels(case, users, points, seed=seed),
+        weights=torch.rand((users, points), generator=seed, dtype=DTYPE) + 0.5 if weighted else None,
+        nu=nu,
+        reduction=reduction,
+    )
+
+
+def small_users(
+    case: LossCase, *, sizes: Sequence[int], inputs: int = 2, seed: torch.Generator
+) -> list[UserData]:
+    """Users who disagree: each draws its own features and labels."""
+    return [
+        UserData(normal(size, inputs, seed=seed), draw_labels(case, size, seed=seed))
+        for size in sizes
+    ]
+
+
+def population(
+    users: Sequence[UserData], case: LossCase, regularizer: str, *, lam: float, nu: float
+) -> Population:
+    """The users as a population with a linear model."""
+    return Population(
+        users,
+        model=Linear(users[0].features.shape[1], case.outputs),
+        loss=losses.LOSSES[case.name](),
+        regularizer=regularizers.REGULARIZERS[regularizer](lam=lam),
+        nu=nu,
+    )
+
+
+def small_population(
+    case: LossCase,
+    regularizer: str,
+    *,
+    seed: torch.Generator,
+    users: int = 3,
+    lam: float = 1.0,
+    nu: float = 0.3,
+) -> tuple[Population, list[reference.User]]:
+    """A population of users of unequal sizes and the same problem in the reference's words."""
+    data = small_users(case, sizes=[5 + 2 * user for user in range(users)], seed=seed)
+    return population(data, case, regularizer, lam=lam, nu=nu), [
+        reference.User(case.name, user.features, user.labels, nu) for user in data
+    ]
