@@ -1,0 +1,1 @@
+"""Experiments: presets, figures and theorems, each one command."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,6 +35,12 @@ class Evaluation:
         features, labels = problem.test_set()
         return cls(problem, features, labels, problem.target(), problem.initial())
 
+    @cached_property
+    def target_accuracy(self) -> float:
+        """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
+        scores = self.problem.model.scores(self.target[None], self.features)
+        return float(accuracy(scores, self.problem.relabelled(self.labels)[None])[0])
+
     def __call__(self, rho: Tensor) -> dict[str, float]:
         """Return the metrics of ``rho (d,)``.
 
@@ -48,6 +55,7 @@ class Evaluation:
             wanted = self.problem.relabelled(labels)
             measured["accuracy_true"] = float(accuracy(scores[None], labels[None])[0])
             measured["accuracy_target"] = float(accuracy(scores[None], wanted[None])[0])
+            measured["target_accuracy"] = self.target_accuracy
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
         measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
         measured["distance_to_target"] = _norm(rho - self.target)

@@ -24,6 +24,7 @@ COLUMNS = (
     "eta",
     "accuracy_true",
     "accuracy_target",
+    "target_accuracy",
     "loss_true",
     "distance_to_target",
     "distance_to_start",

@@ -130,6 +130,8 @@ class Bookkeeper:
 def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
     """Return a run's metrics: its last row, totals over rounds, the worst residual of all."""
     final = {key: value for key, value in rows[-1].items() if key not in ("seed", "round", "eta")}
+    if "target_accuracy" in final:
+        final["target_gap"] = final["target_accuracy"] - final["accuracy_target"]
     local = [row["local_accuracy"] for row in rows if "local_accuracy" in row]
     return {
         **final,
@@ -185,7 +187,8 @@ def figure_title(config: RunConfig) -> str:
 
 
 def _print_table(config: RunConfig, final: dict[str, float], trend: str, seconds: float) -> None:
-    table = Table(title=f"{config.name}: {figure_title(config)}", min_width=60)
+    say(f"\n{config.name}: {figure_title(config)}")
+    table = Table()
     table.add_column("after the last round")
     table.add_column("value", justify="right")
     for key, meaning in (

@@ -6,6 +6,8 @@ met the tolerance.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from pfl_flower.losses import LeastSquares, LocalLoss
 from pfl_flower.models import Linear
-from pfl_flower.newton import minimise_user
+from pfl_flower.newton import DENSE_LIMIT, minimise_user
 from pfl_flower.regularizers import Regularizer, SquaredL2
 
 DEFAULT_TOLERANCE = 1e-10
@@ -125,7 +127,15 @@ class ProximalSolver:
         return theta
 
     def _per_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        """One user at a time, so that a user's bits do not depend on who shares its node."""
+        """One user at a time, so that a user's bits do not depend on who shares its node.
+
+        Small systems are solved on one thread: that is faster than sharing them, and the sums then
+        have the same order on every engine.
+        """
+        with _threads(1 if self.loss.model.dim <= DENSE_LIMIT else torch.get_num_threads()):
+            return self._each_user(rho, start)
+
+    def _each_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         thetas, iterations = [], []
         for user in range(self.loss.users):
             theta, count = minimise_user(
@@ -139,3 +149,13 @@ class ProximalSolver:
             thetas.append(theta)
             iterations.append(count)
         return torch.stack(thetas), torch.tensor(iterations)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -12,6 +12,8 @@ Array = NDArray[np.float64]
 
 CLOSE = 1e-9
 """Relative residual at which a combination counts as exact."""
+WEAK = 1e-8
+"""Norm below which a column is left out: the labels it stands for are certain, their weights absurd."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def least_combination(columns: Array, demand: Array) -> Combination:
         return Combination(nothing, np.zeros_like(demand), 0.0, True)
     norms = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(np.float64).tiny)
     unit, goal = columns / norms, demand / size
+    unit[:, norms < WEAK] = 0
     # In these units a tolerance means the same for long columns and for short ones.
     answer = linprog(1 / norms, A_eq=unit, b_eq=goal, bounds=(0, None), method="highs-ds")
     if answer.x is not None:

@@ -85,6 +85,16 @@ class Task:
             labels = functional.one_hot(labels, len(self.theta)).to(points.dtype)
         return -self.loss.gradient(points @ self.theta.T, labels)
 
+    def worth(self, points: Tensor, labels: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
+        """What pairs are worth at prices Y ``(c, k)``, and its gradient in the points.
+
+        ``(y - p(s))^T Y x`` at ``s = theta x``, ``(n,)``; its gradient is ``Y^T (y - p) - theta^T
+        H Y x``, ``(n, k)``, H the loss's second derivative in the scores.
+        """
+        pull, direction = self.residuals(points, labels), points @ prices.T
+        curved = self.loss.curvature(points @ self.theta.T, direction)
+        return (pull * direction).sum(dim=1), pull @ prices - curved @ self.theta
+
     def columns(self, points: Tensor, labels: Tensor) -> Tensor:
         """Pulls of unit weight in the coordinates of ``basis``, ``(r k, n)``."""
         left = self.residuals(points, labels) @ self.basis

@@ -1,12 +1,13 @@
-"""Exact data poisoning by convex optimisation over (query, label) pairs (no paper's).
+"""Exact data poisoning by convex optimisation over (query, label) pairs (not in the paper).
 
     minimise sum_j w_j   subject to   sum_j w_j (y_j - p(Q_j)) Q_j^T = 2 nu theta_spade - g, w >= 0
 
 is the aim ``grad L_s(theta_spade, D_s) = g`` with the fewest labels. A linear programme finds the
-weights of given pairs; where queries may be designed, its prices Y tell which pair would lower the
-total, one with ``(y - p(Q))^T Y Q > 1``, and those are added until there is none (column
-generation). As the labels of one query pull in all directions ``y - p``, queries that affinely span
-the space always suffice, in any box; given queries alone may not.
+weights of given pairs. Where queries may be designed, its prices Y, the dual solution, tell which
+pairs would lower the total, those with ``(y - p(Q))^T Y Q > 1``, and these are added until the
+total meets its lower bound (column generation). As the labels of one query pull in all directions
+``y - p``, queries that affinely span the space always suffice, in any box; given queries alone may
+not.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from torch import Tensor
 from pfl_flower.attacks.cone import Combination, least_combination
 from pfl_flower.attacks.data import Aim, PoisonedData, check_queries, rounded
 from pfl_flower.attacks.design import Design, Reduction, Task, with_integers
+from pfl_flower.attacks.indifference import indifference_subspace
+from pfl_flower.attacks.repeated import label_bound
+from pfl_flower.attacks.search import Box, Search
+from pfl_flower.models import augment
 
-Box = tuple[float, float]
-
-REACH = 30.0
-"""Largest norm of a designed query's scores, beyond which labels are all but certain."""
+POOL = 1500
+"""Pairs not in use that are kept for the next programme: they steady the prices."""
 
 
 def matching(
@@ -34,7 +37,7 @@ def matching(
     box: Box | None = None,
     integer: bool = False,
     rounds: int = 40,
-    gap: float = 1e-3,
+    gap: float = 0.02,
 ) -> PoisonedData:
     """Return the data of least total weight whose local optimum under the aim is theta_spade.
 
@@ -48,15 +51,14 @@ def matching(
         The only queries allowed, ``(n, q)``, each with every label: real images, say.
     box : tuple of float, optional
         Interval of every designed feature but the constant. Unlimited when absent, which is both
-        cheapest and fastest: the programme then has ``(C-1) C`` equations at most.
+        cheapest and fastest: the programme then has ``C (C-1)`` equations at most.
     integer : bool
         Integer weights: exact, by moving the queries, where these are unlimited; rounded, with the
         residual that leaves, otherwise.
     rounds : int
         Most rounds of column generation.
     gap : float
-        Stop when no pair is worth more than ``1 + gap``: the weight is then within that factor of
-        the least, as far as the search for pairs can tell.
+        Stop at a total within this fraction of its lower bound, as far as the search can tell.
 
     Returns
     -------
@@ -66,21 +68,20 @@ def matching(
     Raises
     ------
     ValueError
-        If the candidates do not fit the model, come with a box, or the loss is a regression's.
+        If the candidates do not fit the model or come with a box, or the loss is a regression's.
     """
+    task = Task.of(aim)
+    if candidates is None and box is None:
+        return _unlimited(aim, generator, integer, rounds, gap)
     if candidates is not None:
         if box is not None:
             raise ValueError("box: candidates are used as they are")
         check_queries(aim, candidates)
-        design = _cheapest(_Search(Task.of(aim), None, 0.0), candidates, generator, 0, gap)
-        data = _measure(aim, "matching, given queries", design.points, design)
-    elif box is not None:
-        search = _Search(Task.of(aim), box, 0.0)
-        start = search.start(4 * aim.model.inputs, generator)
-        design = _cheapest(search, start, generator, rounds, gap)
-        data = _measure(aim, "matching, box", design.points, design)
+        method, design = "given queries", _Programme(task, candidates).design()
     else:
-        return _unlimited(aim, generator, integer, rounds, gap)
+        search, start = Search(task, box), _first_in_box(aim, box, generator)
+        method, design = "box", _generate(search, start, generator, rounds, gap)
+    data = _measure(aim, f"matching, {method}", design.points, design)
     return rounded(aim, data) if integer else data
 
 
@@ -88,8 +89,8 @@ def _unlimited(
     aim: Aim, generator: torch.Generator, integer: bool, rounds: int, gap: float
 ) -> PoisonedData:
     reduction = Reduction.of(aim)
-    search = _Search(reduction.task, None, REACH)
-    design = _cheapest(search, search.start(200, generator), generator, rounds, gap)
+    search = Search(reduction.task)
+    design = _generate(search, search.start(200, generator), generator, rounds, gap)
     exact = with_integers(reduction.task, design, generator=generator) if integer else None
     if exact is not None:
         return _measure(aim, "matching, integer", reduction.lift(exact), exact)
@@ -101,92 +102,101 @@ def _measure(aim: Aim, method: str, queries: Tensor, design: Design) -> Poisoned
     return PoisonedData.measure(aim, method, queries, design.labels, design.weights)
 
 
-def _cheapest(
-    search: _Search, queries: Tensor, generator: torch.Generator, rounds: int, gap: float
+def _first_in_box(aim: Aim, box: Box, generator: torch.Generator) -> Tensor:
+    """Draw queries in the box whose labels are uncertain, as far as the box has such queries.
+
+    Others pull so little that their weights would be astronomical.
+    """
+    reduction, subspace = Reduction.of(aim), indifference_subspace(aim)
+    count, rank = 4 * aim.model.inputs, len(reduction.along)
+    uniform = Search(Task.of(aim), box).start(count, generator)
+    spread = 2 * torch.randn((count, rank), generator=generator, dtype=torch.float64)
+    points = uniform[:, :-1] if aim.bias else uniform
+    points = subspace.project_in_box(points, box) + spread.to(points) @ reduction.along
+    return augment(points.clamp(*box)) if aim.bias else points.clamp(*box)
+
+
+class _Programme:
+    """The linear programme over a pool of pairs, at first every query with every label."""
+
+    def __init__(self, task: Task, queries: Tensor) -> None:
+        self.task = task
+        self.points = queries.repeat_interleave(len(task.classes), dim=0)
+        self.labels = task.classes.repeat(len(queries))
+        self.solve()
+
+    def solve(self) -> None:
+        """Find the weights of the pool."""
+        self.columns = self.task.columns(self.points, self.labels)
+        wanted = self.task.wanted()
+        self.answer: Combination = least_combination(
+            self.columns.cpu().numpy(), wanted.cpu().numpy()
+        )
+        self.weights = torch.from_numpy(self.answer.weights).to(self.points)
+        self.prices = torch.from_numpy(self.answer.prices).to(self.points)
+
+    def design(self) -> Design:
+        """Return the pairs in use."""
+        used = self.weights > 0
+        return Design(self.points[used], self.labels[used], self.weights[used])
+
+    def add(self, points: Tensor, labels: Tensor) -> None:
+        """Replace pairs that are far from worth their weight, and solve again."""
+        merit = self.prices @ self.columns
+        rank = merit.argsort(descending=True).argsort()
+        kept = (self.weights > 0) | (rank < POOL)
+        self.points = torch.cat([self.points[kept], points])
+        self.labels = torch.cat([self.labels[kept], labels])
+        self.solve()
+
+
+@dataclass
+class _Bound:
+    """Prices at which no pair is known to be worth more than 1: a bound on every total.
+
+    By weak duality ``<demand, Y> <= sum_j w_j``. It starts at ``theta_spade/W((C-1)/e)``, see
+    ``least_weight``.
+    """
+
+    prices: Tensor
+    value: float
+
+    def improve(self, prices: Tensor, value: float) -> None:
+        if value > self.value:
+            self.prices, self.value = prices, value
+
+
+def _generate(
+    search: Search, queries: Tensor, generator: torch.Generator, rounds: int, gap: float
 ) -> Design:
-    """Solve the programme for the queries with every label, adding pairs for some rounds."""
-    classes = search.task.classes
-    points = queries.repeat_interleave(len(classes), dim=0)
-    labels = classes.repeat(len(queries))
-    answer = _solve(search.task, points, labels)
+    """Solve the programme, adding pairs for some rounds, by in-out separation.
+
+    Pairs are sought at prices halfway between the bound's and the programme's: a pair worth more
+    than 1 there cuts the programme's prices off, and otherwise the bound has improved. Prices of
+    the programme alone swing from round to round and make ten times the progress in none.
+    """
+    task, programme = search.task, _Programme(search.task, queries)
+    wanted, classes = task.wanted(), len(task.classes)
+    inner = (task.basis.T @ task.theta).reshape(-1) / label_bound(classes)
+    bound = _Bound(inner, float(wanted @ inner))
     for _ in range(rounds):
-        used = torch.from_numpy(answer.weights).to(points) > 0
-        found, answers, worth = search.better(answer, points[used], labels[used], generator)
-        good = worth > (1 + gap if answer.exact else 0)
-        if not bool(good.any()):
+        exact = programme.answer.exact
+        if exact and float(programme.weights.sum()) <= (1 + gap) * bound.value:
             break
-        # The pairs in use stay, so that the programme remains feasible and never gets worse.
-        points = torch.cat([points[used], found[good]])
-        labels = torch.cat([labels[used], answers[good]])
-        answer = _solve(search.task, points, labels)
-    weights = torch.from_numpy(answer.weights).to(points)
-    used = weights > 0
-    return Design(points[used], labels[used], weights[used])
-
-
-def _solve(task: Task, points: Tensor, labels: Tensor) -> Combination:
-    columns = task.columns(points, labels).cpu().numpy()
-    return least_combination(columns, task.wanted().cpu().numpy())
-
-
-@dataclass(frozen=True)
-class _Search:
-    """Where queries may be, and how to find the pairs that are worth most at given prices."""
-
-    task: Task
-    box: Box | None
-    reach: float
-
-    def start(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw first queries: uniform in the box, normal otherwise."""
-        free = self.task.theta.shape[1] - int(self.task.bias)
-        if self.box is not None:
-            low, high = self.box
-            draws = torch.rand((count, free), generator=generator, dtype=torch.float64)
-            draws = low + (high - low) * draws
-        else:
-            draws = 2 * torch.randn((count, free), generator=generator, dtype=torch.float64)
-        return self.clamp(self._augment(draws.to(self.task.theta)))
-
-    def clamp(self, points: Tensor) -> Tensor:
-        """Return the nearest points that are allowed."""
-        free = points[:, :-1] if self.task.bias else points
-        if self.box is not None:
-            free = free.clamp(*self.box)
-        else:
-            norm = torch.linalg.vector_norm(free, dim=1, keepdim=True)
-            free = free * (self.reach / norm.clamp(min=self.reach))
-        return self._augment(free)
-
-    def better(
-        self, answer: Combination, points: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Climb from the pairs in use and from new ones; return pairs and what they are worth."""
-        fresh = self.start(20, generator)
-        classes = self.task.classes
-        points = torch.cat([points, fresh.repeat_interleave(len(classes), dim=0)])
-        labels = torch.cat([labels, classes.repeat(len(fresh))])
-        prices = torch.from_numpy(answer.prices).to(points).view(-1, points.shape[1])
-        value = self.task.basis @ prices
-
-        def worth(at: Tensor) -> Tensor:
-            return (self.task.residuals(at, labels) * (at @ value.T)).sum(dim=1)
-
-        best, moving = points.clone(), points.clone().requires_grad_()
-        score = worth(points)
-        adam = torch.optim.Adam([moving], lr=0.1 if self.box is None else 0.02)
-        for _ in range(100):
-            adam.zero_grad()
-            (-worth(moving).sum()).backward()
-            adam.step()
-            with torch.no_grad():
-                moving.copy_(self.clamp(moving))
-                now = worth(moving)
-                higher = now > score
-                best[higher], score = moving[higher], torch.maximum(now, score)
-        return best, labels, score
-
-    def _augment(self, free: Tensor) -> Tensor:
-        if not self.task.bias:
-            return free
-        return torch.cat([free, free.new_ones((len(free), 1))], dim=1)
+        outer = programme.prices
+        prices = (bound.prices + outer) / 2 if exact else outer
+        design = programme.design()
+        points, labels, worth = search.better(
+            task.basis @ prices.view(task.basis.shape[1], -1),
+            design.points,
+            design.labels,
+            generator,
+        )
+        if exact:
+            feasible = prices / worth.max().clamp(min=1)
+            bound.improve(feasible, float(wanted @ feasible))
+        good = worth > (1 + 1e-9 if exact else 0)
+        if not exact and not bool(good.any()):
+            break
+        programme.add(points[good], labels[good])
+    return programme.design()

@@ -1,0 +1,87 @@
+"""The presets, and what each claims to show."""
+
+from __future__ import annotations
+
+import operator
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pfl_flower.config import Scalar
+from pfl_flower.results import Check
+
+FOLDER = Path(__file__).parent / "presets"
+
+OPERATORS: Mapping[
+    str, tuple[Callable[[float, float], bool], Callable[[Sequence[float]], float]]
+] = {
+    "<": (operator.lt, max),
+    "<=": (operator.le, max),
+    ">=": (operator.ge, min),
+    "==": (operator.eq, max),
+}
+"""For each comparison, the test and the seed that is hardest to pass."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``metric comparison bound`` after the last round, for every seed."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    def check(self, finals: Sequence[Mapping[str, float]]) -> Check:
+        """Return the check on the worst seed; a metric that is missing or not a number fails."""
+        test, worst = OPERATORS[self.comparison]
+        values = [final.get(self.metric, float("nan")) for final in finals]
+        broken = [value for value in values if value != value]
+        value = broken[0] if broken else worst(values)
+        passed = not broken and all(test(value, self.bound) for value in values)
+        return Check(self.metric, value, f"{self.comparison} {self.bound:g}", passed)
+
+
+SOLVED = Claim("unconverged_total", "==", 0)
+QUIET = Claim("rejections_total", "==", 0)
+
+CLAIMS: Mapping[str, tuple[Claim, ...]] = {
+    "digits-squared-l2": (
+        Claim("distance_to_target", "<", 1e-6),
+        Claim("accuracy_target", ">=", 0.95),
+        Claim("accuracy_true", "<=", 0.02),
+        SOLVED,
+        QUIET,
+    ),
+    "digits-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
+    "digits-smooth-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
+    "digits-squared-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
+    "digits-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
+    "digits-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
+    "mnist-squared-l2": (
+        Claim("target_gap", "<=", 0.005),
+        Claim("distance_to_target", "<", 0.1),
+        QUIET,
+    ),
+    "mnist-l2": (Claim("accuracy_true", ">=", 0.91), QUIET),
+    "mnist-smooth-l2": (Claim("accuracy_true", ">=", 0.91), QUIET),
+    "mnist-squared-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
+    "mnist-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
+    "mnist-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
+}
+
+
+def preset_names() -> list[str]:
+    """Return the names of all presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def preset(name: str) -> dict[str, Scalar]:
+    """Return the keys that a preset sets."""
+    with (FOLDER / f"{name}.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def description(name: str) -> str:
+    """Return what a preset says of itself in its first line."""
+    return (FOLDER / f"{name}.toml").read_text().splitlines()[0].lstrip("# ")

@@ -1,0 +1,121 @@
+"""Run a preset for every seed and bring the seeds together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.claims import CLAIMS, preset
+from experiments.engines import run_once
+from experiments.options import Options
+from experiments.progress import progress
+from pfl_flower.config import RunConfig
+from pfl_flower.figures import run_figure
+from pfl_flower.results import (
+    COLUMNS,
+    Check,
+    behaviour,
+    commit,
+    read_rounds,
+    summarise,
+    write_json,
+)
+from pfl_flower.server_app import figure_title, last_metrics, sanity_checks
+
+
+def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
+    """Run a preset for all seeds; write and return its summary."""
+    began = time.perf_counter()
+    folder = options.output / name
+    base = preset(name)
+    configs = [options.configure(base, folder, seed) for seed in options.seeds]
+    for config in configs:
+        if not options.fresh and _finished(config):
+            console.print(f"{name}, {config.name}: kept from before")
+            continue
+        growing = config.folder() / "rounds.csv"
+        with progress(console, f"{name} {config.name}", growing, config.rounds):
+            run_once(config, options)
+    curves = [read_rounds(config.folder() / "rounds.csv") for config in configs]
+    finals = [last_metrics(rows) for rows in curves]
+    checks = [claim.check(finals) for claim in CLAIMS.get(name, ())]
+    for config, rows in zip(configs, curves, strict=True):
+        checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
+    trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
+    own = {"name": name, "output-dir": str(options.output), "seed": options.seeds[0]}
+    summary = summarise(
+        experiment=name,
+        config={**configs[0].flat(), **own},
+        seeds=options.seeds,
+        finals=finals,
+        checks=checks,
+        device=_device(configs[0]),
+        seconds=time.perf_counter() - began,
+        extra={
+            "engine": options.engine,
+            "estimator": configs[0].estimator,
+            "behaviour": trends,
+        },
+    )
+    _merge_rows(folder / "rounds.csv", configs)
+    run_figure(curves, figure_title(configs[0]), folder)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Print metrics, checks and where the files are."""
+    table = Table(title=str(summary["experiment"]))
+    for column in ("metric", "mean", "std"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for metric, value in summary["metrics"].items():
+        table.add_row(metric, f"{value['mean']:.4g}", f"{value['std']:.2g}")
+    console.print(table)
+    for check in summary["checks"]:
+        word = "[green]passed[/]" if check["passed"] else "[red]FAILED[/]"
+        shown = check["value"]
+        shown = f"{shown:.4g}" if isinstance(shown, float) else shown
+        console.print(f"{word}  {check['name']} = {shown}, expected {check['expected']}")
+    if "behaviour" in summary:
+        console.print(f"steps of rho are {', '.join(summary['behaviour'])}")
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            console.print(f"  {path}", soft_wrap=True)
+
+
+def _finished(config: RunConfig) -> bool:
+    """Whether this configuration was run to its end by this very code."""
+    try:
+        kept = json.loads((config.folder() / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    same = kept.get("config") == config.flat() and kept.get("commit") == commit()
+    known = not commit().endswith("-dirty") and commit() != "unknown"
+    return bool(same and known and kept.get("checks", [{}])[0].get("passed"))
+
+
+def _device(config: RunConfig) -> str:
+    return str(json.loads((config.folder() / "summary.json").read_text())["device"])
+
+
+def _for_seed(check: Check, config: RunConfig) -> Check:
+    return Check(f"{config.name} {check.name}", check.value, check.expected, check.passed)
+
+
+def _merge_rows(path: Path, configs: list[RunConfig]) -> None:
+    """Write the rows of all seeds, which the seed column tells apart."""
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as target:
+        writer = csv.DictWriter(target, COLUMNS, restval="")
+        writer.writeheader()
+        for config in configs:
+            with (config.folder() / "rounds.csv").open(newline="") as source:
+                writer.writerows(csv.DictReader(source))
+    partial.replace(path)
