@@ -38,11 +38,14 @@ class Source(ABC):
         Number of scores: classes, or 1.
     loss : str
         The loss the labels are made for.
+    most_points : int or None
+        Points that one user can draw, where that is limited.
     """
 
     inputs: int
     outputs: int
     loss: str
+    most_points: int | None = None
 
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
@@ -83,6 +86,7 @@ class Images(Source):
         self._features, labels = augment(train[0]), train[1]
         self._test = (augment(test[0]), test[1])
         self.inputs = self._features.shape[1]
+        self.most_points = len(labels)
         self.outputs = int(labels.max()) + 1
         self._labels = redraw_labels(labels, self.outputs, label_noise, generator(seed, "noise"))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -124,6 +123,10 @@ def build_problem(config: RunConfig) -> Problem:
         config.dataset, config.data_dir, config.label_noise, config.features, config.seed
     )
     source = load_source(spec)
+    if source.most_points is not None and max(config.points()) > source.most_points:
+        raise ConfigError(
+            f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
+        )
     if config.model == "linear":
         model: Model = Linear(source.inputs, source.outputs)
     else:
@@ -144,8 +147,3 @@ def build_problem(config: RunConfig) -> Problem:
 def node_population(config: RunConfig, users: tuple[int, ...]) -> Population:
     """Return a node's users, built once per process: their data stay on the device."""
     return build_problem(config).population(users)
-
-
-def accepts(function: Callable[..., Any], keyword: str) -> bool:
-    """Return whether a plug-in takes this keyword."""
-    return keyword in inspect.signature(function).parameters

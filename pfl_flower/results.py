@@ -108,7 +108,7 @@ def behaviour(step_norms: Sequence[float]) -> str:
     """Return how the steps ``||rho_{t+1} - rho_t||`` of a run evolve.
 
     ``diverging`` when the last quarter's largest is above the first quarter's or not finite,
-    ``settling`` when it is below half of it, ``oscillating`` in between.
+    ``settling`` when it is below half of it, ``moving`` in between.
 
     >>> behaviour([1.0, 0.5, 0.25, 0.1]), behaviour([1.0, 2.0, 4.0, 8.0])
     ('settling', 'diverging')
@@ -119,7 +119,7 @@ def behaviour(step_norms: Sequence[float]) -> str:
     first, last = max(step_norms[:quarter]), max(step_norms[-quarter:])
     if not all(math.isfinite(norm) for norm in step_norms) or last > first:
         return "diverging"
-    return "settling" if last <= first / 2 else "oscillating"
+    return "settling" if last <= first / 2 else "moving"
 
 
 def summarise(

@@ -13,6 +13,8 @@ from pfl_flower import losses, regularizers
 from pfl_flower.losses import LocalLoss, Reduction
 from pfl_flower.models import Linear
 from pfl_flower.population import Population, UserData
+from pfl_flower.regularizers import Regularizer
+from pfl_flower.solvers import ProximalSolver, Solution
 from tests import reference
 
 DTYPE = torch.float64
@@ -76,7 +78,9 @@ def local_loss(
         losses.LOSSES[case.name](),
         normal(users, points, inputs, seed=seed),
         draw_labels(case, users, points, seed=seed),
-        weights=torch.rand((users, points), generator=seed, dtype=DTYPE) + 0.5 if weighted else None,
+        weights=torch.rand((users, points), generator=seed, dtype=DTYPE) + 0.5
+        if weighted
+        else None,
         nu=nu,
         reduction=reduction,
     )
@@ -119,3 +123,50 @@ def small_population(
     return population(data, case, regularizer, lam=lam, nu=nu), [
         reference.User(case.name, user.features, user.labels, nu) for user in data
     ]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A proximal problem: one batch of users, a coupling, and where to solve it from."""
+
+    loss: LocalLoss
+    regularizer: Regularizer
+    rho: Tensor
+    start: Tensor
+
+    def solve(self, **options: float) -> Solution:
+        solver = ProximalSolver(self.loss, self.regularizer, **options)
+        return solver.solve(self.rho, self.start)
+
+    def objective(self, case: LossCase, user: int, theta: Tensor) -> Tensor:
+        """What user ``user`` minimises, by torch's own losses."""
+        reference_user = reference.User(
+            case.name, self.loss.features[user], self.loss.labels[user], self.loss.nu
+        )
+        name = next(
+            n for n, cls in regularizers.REGULARIZERS.items() if isinstance(self.regularizer, cls)
+        )
+        pull = reference.coupling(name, self.regularizer.lam, self.rho, theta)
+        return reference_user.loss(theta) + pull
+
+
+def draw(
+    case: LossCase,
+    name: str,
+    seed: int,
+    *,
+    users: int = 2,
+    points: int = 12,
+    inputs: int = 3,
+    lam: float = 0.7,
+    nu: float = 0.05,
+    size: float = 1.0,
+    far: float = 3.0,
+) -> Problem:
+    """A random problem: features of scale ``size``, a start at distance ``far`` from rho."""
+    source = generator(seed)
+    loss = local_loss(case, users=users, points=points, inputs=inputs, nu=nu, seed=source)
+    rho = normal(loss.model.dim, seed=source)
+    start = rho + far * normal(users, loss.model.dim, seed=source)
+    loss = LocalLoss.build(loss.model, loss.loss, size * loss.features, loss.labels, nu=nu)
+    return Problem(loss, regularizers.REGULARIZERS[name](lam=lam), rho, start)

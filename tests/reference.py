@@ -13,6 +13,7 @@ import numpy as np
 import scipy.optimize
 import torch
 from torch import Tensor
+from torch.autograd.functional import hessian
 from torch.nn import functional
 
 Scalar = Callable[[Tensor], Tensor]
@@ -24,9 +25,13 @@ def point_loss(name: str, scores: Sequence[float], label: float | int | Sequence
         return 0.5 * (scores[0] - label) ** 2
     if name == "logistic":
         return -math.log(1 / (1 + math.exp(-label * scores[0])))
+    if name != "softmax":
+        raise KeyError(name)
     soft = label if isinstance(label, Sequence) else [float(c == label) for c in range(len(scores))]
     total = sum(math.exp(score) for score in scores)
-    return -sum(y * math.log(math.exp(score) / total) for y, score in zip(soft, scores, strict=True))
+    return -sum(
+        y * math.log(math.exp(score) / total) for y, score in zip(soft, scores, strict=True)
+    )
 
 
 def user_loss(
@@ -40,12 +45,10 @@ def user_loss(
     reduction: str,
 ) -> float:
     """Equation 3 for one user with a linear model, ``theta = vec(W)`` row by row."""
-    points, inputs = features.shape
+    inputs = features.shape[1]
     outputs = len(theta) // inputs
     total = 0.0
-    for x, label, weight in zip(
-        features.tolist(), labels.tolist(), weights.tolist(), strict=True
-    ):
+    for x, label, weight in zip(features.tolist(), labels.tolist(), weights.tolist(), strict=True):
         scores = [
             sum(float(theta[c * inputs + j]) * x[j] for j in range(inputs)) for c in range(outputs)
         ]
@@ -62,12 +65,14 @@ def coupling(name: str, lam: float, rho: Tensor, theta: Tensor, eps: float = 0.0
         return lam * square
     if name == "l2":
         return lam * torch.sqrt(square + eps**2)
-    return lam * torch.sqrt(1 + square)
+    if name == "smooth-l2":
+        return lam * torch.sqrt(1 + square)
+    raise KeyError(name)
 
 
 def grad_radius(name: str, lam: float) -> float:
     """Radius of GRAD, from the table in the paper."""
-    return math.inf if name == "squared-l2" else lam
+    return {"squared-l2": math.inf, "l2": lam, "smooth-l2": lam}[name]
 
 
 def project(name: str, lam: float, gradient: Tensor) -> Tensor:
@@ -122,8 +127,10 @@ class User:
             data = functional.binary_cross_entropy_with_logits(
                 scores[:, 0], zero_one, reduction="sum"
             )
-        else:
+        elif self.name == "softmax":
             data = functional.cross_entropy(scores, self.labels, reduction="sum")
+        else:
+            raise KeyError(self.name)
         return data + self.nu * theta @ theta
 
 
@@ -144,7 +151,7 @@ def minimise(function: Scalar, start: Tensor, *, tolerance: float = 1e-9) -> Ten
         lambda x: float(function(at(x))),
         start.numpy(),
         jac=lambda x: gradient(function, at(x)).numpy(),
-        hess=lambda x: torch.autograd.functional.hessian(function, at(x)).numpy(),
+        hess=lambda x: hessian(function, at(x), vectorize=True).numpy(),
         method="trust-exact",
         options={"gtol": tolerance, "maxiter": 2000},
     )
@@ -168,6 +175,7 @@ def joint_minimum(
     )
     point = torch.zeros((len(users) + 1, dim), dtype=torch.float64).reshape(-1)
     for eps in (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7) if name == "l2" else (0.0,):
+        tolerance = 1e-4 if eps > 1e-7 else 1e-8
 
         def objective(flat: Tensor, eps: float = eps) -> Tensor:
             rho, *thetas = flat.reshape(-1, dim)
@@ -178,7 +186,7 @@ def joint_minimum(
                 total = total + coupling(name, lam, rho, model, eps)
             return total if attack_gradient is None else total + attack_gradient @ rho
 
-        point = minimise(objective, point)
+        point = minimise(objective, point, tolerance=tolerance)
     rho, *thetas = point.reshape(-1, dim)
     return rho, torch.stack(thetas)
 

@@ -173,7 +173,9 @@ def test_mean_is_sum_over_total_weight() -> None:
 @pytest.mark.parametrize("name", ["logistic", "softmax"])
 def test_scores_of_a_thousand_do_not_overflow(name: str) -> None:
     loss = losses.LOSSES[name]()
-    scores = torch.tensor([[1e3], [-1e3]]) if name == "logistic" else torch.tensor([[1e3, -1e3]] * 2)
+    scores = (
+        torch.tensor([[1e3], [-1e3]]) if name == "logistic" else torch.tensor([[1e3, -1e3]] * 2)
+    )
     labels = torch.tensor([1.0, 1.0]) if name == "logistic" else torch.tensor([0, 1])
     values = loss.values(scores, labels)
     assert values[0] == 0 and values[1] in (1e3, 2e3)

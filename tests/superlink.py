@@ -1,0 +1,62 @@
+"""A private local SuperLink for tests: its own home, its own ports, and stopped by process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def private_superlink(home: Path) -> Iterator[dict[str, str]]:
+    """Yield an environment in which ``flwr`` starts a SuperLink of its own; stop it afterwards."""
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+    }
+    try:
+        yield environment
+    finally:
+        stop_processes(str(home))
+
+
+def stop_processes(marker: str) -> None:
+    """End the SuperLink whose command line names ``marker``, and all of its descendants."""
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    chosen = {int(row[0]) for row in rows if len(row) == 3 and _is_superlink(row[2], marker)}
+    grew = True
+    while grew:
+        children = {int(row[0]) for row in rows if int(row[1]) in chosen}
+        grew = not children <= chosen
+        chosen |= children
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for process in chosen:
+            try:
+                os.kill(process, sign)
+            except ProcessLookupError:
+                continue
+        time.sleep(1)
+
+
+def _is_superlink(command: str, marker: str) -> bool:
+    return "flower-superlink" in command and marker in command

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pfl_flower.config import ConfigError, RunConfig, parse_config
+
+ROOT = Path(__file__).parent.parent
+
+BAD = [
+    ({"foo": 1}, "foo = 1: unknown key"),
+    ({"lam": -1}, "lam = -1: expected greater than 0"),
+    ({"lam": "big"}, "lam = 'big': expected a valid number"),
+    ({"lam": float("nan")}, "lam = nan: expected"),
+    ({"lam": True}, "lam = True: expected a valid number"),
+    ({"rounds": 0}, "rounds = 0: expected greater than or equal to 1"),
+    ({"rounds": 1.5}, "rounds = 1.5: expected a valid integer"),
+    ({"rounds": "ten"}, "rounds = 'ten': expected a valid integer"),
+    ({"dataset": "cifar"}, "dataset = 'cifar': expected 'digits'"),
+    ({"server-lr": "fast"}, "server-lr = 'fast': expected auto or a positive number"),
+    ({"server-lr": 0.0}, "server-lr = 0.0: expected auto or a positive number"),
+    ({"strategic-users": 11}, "strategic-users = 11: expected ids 0 to 10"),
+    ({"strategic-users": "x"}, "strategic-users = x: expected ids"),
+    ({"points-per-user": "0"}, "points-per-user = 0: expected sizes"),
+    ({"regularizer": "l3"}, "regularizer = l3: expected squared-l2, l2, smooth-l2"),
+    ({"attack": "magic"}, "attack = magic: expected cga"),
+    ({"name": "a/b"}, "name = 'a/b': expected letters"),
+    ({"dtype": "float32"}, "dtype = float32: expected float64, for exact solves"),
+    ({"model": "two-layer"}, "model = two-layer: expected linear, for exact solves"),
+    ({"batch-size": 8}, "batch-size = 8: expected 0, for exact solves"),
+    ({"update-order": "simultaneous"}, "update-order = simultaneous: expected local-first"),
+    ({"target": "negate"}, "target = negate: expected relabel"),
+    ({"server-optimizer": "adam"}, "server-lr = auto: expected a number"),
+    (
+        {"server-optimizer": "adam", "server-lr": 0.02},
+        "estimator = inferred: expected oracle, or server-optimizer = sgd",
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_is_one_line_with_key_value_and_what_is_right(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_users_and_sizes() -> None:
+    config = parse_config({"users": 5, "points-per-user": "60,10", "strategic-users": "0, 2-3"})
+    assert config.points() == (60, 10, 10, 10, 10)
+    assert config.strategic() == {0, 2, 3}
+    assert parse_config({"strategic-users": "none"}).strategic() == frozenset()
+    assert parse_config({"strategic-users": "all"}).strategic() == frozenset(range(11))
+    assert parse_config({"strategic-users": 3, "points-per-user": 7}).strategic() == {3}
+
+
+def test_every_key_is_documented() -> None:
+    for name, field in RunConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_pyproject_holds_the_defaults() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["flwr"]["app"]["config"] == parse_config({}).flat()
+    assert "federations" not in project["tool"]["flwr"]
+
+
+def test_the_flat_form_comes_back() -> None:
+    config = parse_config({"server-lr": 0.5, "users": 3, "strategic-users": "1"})
+    assert parse_config(config.flat()) == config
+    assert all(isinstance(value, bool | int | float | str) for value in config.flat().values())
+
+
+def test_readme_lists_every_key_with_its_default() -> None:
+    text = (ROOT / "README.md").read_text()
+    for key, default in parse_config({}).flat().items():
+        shown = f'"{default}"' if isinstance(default, str) else str(default).lower()
+        description = RunConfig.model_fields[key.replace("-", "_")].description
+        assert f"| `{key}` | `{shown}` | {description} |" in text, key

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments import claims
+from experiments.__main__ import main
+from experiments.claims import CLAIMS, Claim, preset, preset_names
+from experiments.options import parse_settings
+from pfl_flower.config import parse_config
+
+SMALL = ["--rounds", "3", "--set", "points-per-user=60", "evaluate-every=2"]
+
+
+def run(*arguments: str) -> int:
+    return main(["run", *arguments])
+
+
+def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
+    names = {
+        f"{data}-{r}" for data in ("digits", "mnist") for r in ("squared-l2", "l2", "smooth-l2")
+    }
+    assert set(preset_names()) == names | {f"{name}-honest" for name in names}
+    assert set(CLAIMS) == set(preset_names())
+    for name in preset_names():
+        config = parse_config(preset(name))
+        assert config.name == name
+        assert bool(config.strategic()) == (not name.endswith("-honest"))
+
+
+def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    easy = (Claim("distance_to_target", "<", 1e3), Claim("rejections", "==", 0))
+    monkeypatch.setitem(claims.CLAIMS, "digits-squared-l2", easy)
+    code = run("digits-squared-l2", "--output", str(tmp_path), "--seeds", "1,2", *SMALL)
+    assert code == 0
+    folder = tmp_path / "digits-squared-l2"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["experiment"] == "digits-squared-l2"
+    assert summary["seeds"] == [1, 2]
+    assert summary["passed"] is True
+    assert summary["config"]["rounds"] == 3
+    for key in ("versions", "commit", "device", "seconds"):
+        assert summary[key]
+    for name in (
+        "distance_to_target",
+        "accuracy_true",
+        "accuracy_target",
+        "rejections",
+        "worst_residual",
+    ):
+        metric = summary["metrics"][name]
+        assert len(metric["values"]) == 2
+        assert metric["mean"] == pytest.approx(sum(metric["values"]) / 2)
+    assert {"name", "value", "expected", "passed"} == set(summary["checks"][0])
+    rows = list(csv.DictReader((folder / "rounds.csv").open()))
+    assert [(row["seed"], row["round"]) for row in rows] == [
+        (seed, str(t)) for seed in ("1", "2") for t in range(4)
+    ]
+    assert rows[2]["local_accuracy"]
+    with Image.open(folder / "run.png") as image:
+        assert image.size[0] > 800
+    assert (folder / "run.pdf").read_bytes().startswith(b"%PDF")
+    assert str(folder / "summary.json") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
+    assert run("digits-squared-l2", "--output", str(tmp_path), *SMALL) == 1
+    summary = json.loads((tmp_path / "digits-squared-l2" / "summary.json").read_text())
+    failed = [check["name"] for check in summary["checks"] if not check["passed"]]
+    assert failed == ["distance_to_target"]
+
+
+BAD = [
+    (["nope"], "NAME = nope: expected one of digits-l2"),
+    (["digits-l2", "--set", "lamm=1"], "lamm = 1: unknown key"),
+    (["digits-l2", "--set", "lam=-1"], "lam = -1: expected greater than 0"),
+    (["digits-l2", "--set", "lam"], "--set lam: expected key=value"),
+    (["digits-l2", "--set", "seed=3"], "--set seed=3: expected --seeds instead"),
+    (["digits-l2", "--seeds", "a"], "--seeds a: expected whole numbers"),
+    (["digits-l2", "--seeds", "1,1"], "--seeds 1,1: expected different numbers"),
+    (["digits-l2", "--rounds", "0"], "--rounds 0: expected at least 1"),
+    (["digits-l2", "--set", "points-per-user=2000"], "points-per-user = 2000: expected <= 1437"),
+    (["digits-l2", "--set", "regularizer=no.such:R"], "regularizer = no.such:R: expected"),
+    (["digits-l2", "--set", "server-optimizer=adam"], "server-lr = auto: expected a number"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    assert run(*arguments, "--output", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "digits-l2" / "summary.json").exists()
+
+
+def test_cuda_where_there_is_none(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert run("digits-l2", "--device", "cuda", "--output", str(tmp_path)) == 2
+    assert "device = cuda" in capsys.readouterr().err
+
+
+def test_a_claim_fails_on_its_worst_seed_and_on_what_is_not_a_number() -> None:
+    claim = Claim("accuracy_true", ">=", 0.9)
+    good, bad, broken = {"accuracy_true": 0.95}, {"accuracy_true": 0.5}, {"other": 1.0}
+    assert claim.check([good, good]).passed
+    assert not claim.check([good, bad]).passed
+    assert claim.check([good, bad]).value == 0.5
+    assert not claim.check([good, broken]).passed
+    assert not Claim("x", "<", 1).check([{"x": float("nan")}]).passed
+
+
+def test_settings_are_toml_or_words() -> None:
+    assert parse_settings(["a=1", "b=0.5", "c=true", 'd="x y"', "e=mnist", "f=3,4"]) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "x y",
+        "e": "mnist",
+        "f": "3,4",
+    }
+
+
+def test_the_command_line_lists_and_fails_from_the_shell() -> None:
+    command = [sys.executable, "-m", "experiments"]
+    listed = subprocess.run([*command, "list"], capture_output=True, text=True, check=True)
+    assert "mnist-smooth-l2-honest" in listed.stdout
+    failed = subprocess.run([*command, "run", "nope"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
