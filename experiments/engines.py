@@ -29,7 +29,7 @@ def run_once(config: RunConfig, options: Options) -> None:
     Raises
     ------
     RunFailedError
-        If it did not finish, with the last line that it printed.
+        If it did not finish, with the first error that it logged.
     """
     folder = config.folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +69,10 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
     text = log_path.read_text()
     status = run_status(text, environment)
     if status != COMPLETED:
-        lines = [line for line in text.splitlines() if "ERROR" in line] or text.splitlines()
-        last = lines[-1].strip() if lines else "no output"
-        raise RunFailedError(f"the run ended as {status}, see {log_path}: {last}")
+        plain = re.sub(r"\x1b\[\d*m", "", text)
+        errors = re.findall(r"ERROR\s*:\s*(.*)", plain) or plain.splitlines()[-1:]
+        said = errors[0].strip() if errors else "no output"
+        raise RunFailedError(f"the run ended as {status}, see {log_path}: {said}")
 
 
 def run_status(output: str, environment: dict[str, str]) -> str:

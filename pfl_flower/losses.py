@@ -227,6 +227,19 @@ class LocalLoss:
             scale=self.scale[index],
         )
 
+    def to(self, dtype: torch.dtype) -> LocalLoss:
+        """Return the same loss in another precision; itself if it has it."""
+        if self.features.dtype == dtype:
+            return self
+        soft = self.labels.is_floating_point()
+        return replace(
+            self,
+            features=self.features.to(dtype),
+            labels=self.labels.to(dtype) if soft else self.labels,
+            weights=self.weights.to(dtype),
+            scale=self.scale.to(dtype),
+        )
+
     def minibatch(self, index: Tensor, sizes: Tensor) -> LocalLoss:
         """Estimate from points ``index (k, b)``, unbiased when uniform among ``sizes (k,)``."""
         rows = torch.arange(self.users, device=index.device)[:, None]

@@ -20,6 +20,10 @@ CHORD_CONTRACTION = 0.3
 GOAL = 0.01
 """Solves aim this far below the tolerance, so that its last digits do not depend on the engine."""
 
+SINGLE_PRECISION_FROM = 200
+"""Parameters from which a factor in single precision saves time."""
+EPS = torch.finfo(torch.float64).eps
+
 Direction = Callable[[Tensor], Tensor]
 
 
@@ -79,8 +83,11 @@ def minimise_user(
         if not fresh:
             continue
         advanced = problem.line_search(theta, step, gradient, residual)
-        if advanced is None:
+        if advanced is None and problem.precise:
             return theta, iteration + 1
+        if advanced is None:
+            problem.precise = True
+            continue
         theta, gradient = advanced
         residual = torch.linalg.vector_norm(gradient)
     return theta, max_iterations
@@ -91,6 +98,7 @@ class _Proximal:
 
     def __init__(self, loss: LocalLoss, regularizer: Regularizer, rho: Tensor) -> None:
         self.loss, self.regularizer, self.rho = loss, regularizer, rho
+        self.precise = len(rho) < SINGLE_PRECISION_FROM or rho.dtype != torch.float64
 
     def value(self, theta: Tensor) -> Tensor:
         return self.loss.value(theta[None])[0] + self.regularizer.value(self.rho, theta)
@@ -121,14 +129,34 @@ class _Proximal:
         """Return a function ``g -> H^{-1} g`` with H the Hessian at theta."""
         if len(theta) > DENSE_LIMIT:
             return self._conjugate_gradient_direction(theta, residual)
-        hessian = self.loss.hessian(theta[None])[0]
-        identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
-        hessian += self.regularizer.hessian_product(self.rho, theta, identity)
+        factor = self._factor(theta, theta.dtype if self.precise else torch.float32)
+        if factor is None:
+            self.precise = True
+            factor = self._factor(theta, theta.dtype, ridge=len(theta) * EPS)
+        if factor is None:
+            raise ArithmeticError("the local Hessian is not positive definite: is nu negative?")
+        kept = factor
+
+        def direction(gradient: Tensor) -> Tensor:
+            solved = torch.cholesky_solve(gradient[:, None].to(kept.dtype), kept)
+            return solved[:, 0].to(gradient.dtype)
+
+        return direction
+
+    def _factor(self, theta: Tensor, dtype: torch.dtype, ridge: float = 0.0) -> Tensor | None:
+        """Return the Cholesky factor of the Hessian in this precision, or None if there is none."""
+        hessian = self.loss.to(dtype).hessian(theta[None].to(dtype))[0]
+        z = self.rho - theta
+        r = torch.linalg.vector_norm(z)
+        weight, second = self.regularizer.weight(r), self.regularizer.second(r)
+        diagonal = hessian.diagonal()
+        diagonal.add_(float(weight))
+        if float(r) > 0 and float(second) != float(weight):
+            unit = (z / r).to(dtype)
+            hessian.addr_(unit, unit, alpha=float(second - weight))
+        diagonal.add_(ridge * float(diagonal.abs().max()))
         factor, info = torch.linalg.cholesky_ex(hessian)
-        if int(info) != 0:
-            ridge = torch.finfo(theta.dtype).eps * hessian.diagonal().abs().max() * len(theta)
-            factor = torch.linalg.cholesky(hessian + ridge * identity)
-        return lambda gradient: torch.cholesky_solve(gradient[:, None], factor)[:, 0]
+        return factor if int(info) == 0 else None
 
     def _conjugate_gradient_direction(self, theta: Tensor, residual: Tensor) -> Direction:
         def product(vector: Tensor) -> Tensor:
@@ -147,24 +175,31 @@ class _Proximal:
     def line_search(
         self, theta: Tensor, step: Tensor, gradient: Tensor, residual: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """First halving of the step that lowers the value (Armijo) or, near the end, the residual.
+        """Halve the step until the value is lower (Armijo), and on while that lowers it further.
 
-        Values differ by less than their rounding close to the minimum; there the gradient of a
+        Far from the minimum, where the loss is flat, a Newton step is too long by orders of
+        magnitude. Close to it values differ by less than their rounding, and the gradient of a
         convex function is the better judge.
         """
         value, slope = self.value(theta), gradient @ step
         rounding = 4 * torch.finfo(theta.dtype).eps * value.abs()
-        scale = 1.0
-        for _ in range(50):
+        best: Tensor | None = None
+        lowest, scale = value, 1.0
+        for _ in range(60):
             candidate = theta - scale * step
-            candidate_gradient = self.gradient(candidate)
-            lower = self.value(candidate) <= value - 1e-4 * scale * slope
-            if lower and scale * slope > rounding:
-                return candidate, candidate_gradient
-            if torch.linalg.vector_norm(candidate_gradient) <= (1 - 0.1 * scale) * residual:
-                return candidate, candidate_gradient
+            reached = self.value(candidate)
+            if reached <= value - 1e-4 * scale * slope and scale * slope > rounding:
+                if reached >= lowest:
+                    break
+                best, lowest = candidate, reached
+            elif best is not None:
+                break
+            elif slope <= 1e6 * rounding:
+                slower = self.gradient(candidate)
+                if torch.linalg.vector_norm(slower) <= (1 - 0.1 * scale) * residual:
+                    return candidate, slower
             scale /= 2
-        return None
+        return None if best is None else (best, self.gradient(best))
 
 
 def conjugate_gradients(

@@ -107,19 +107,21 @@ def _is_number(cell: str | None) -> bool:
 def behaviour(step_norms: Sequence[float]) -> str:
     """Return how the steps ``||rho_{t+1} - rho_t||`` of a run evolve.
 
-    ``diverging`` when the last quarter's largest is above the first quarter's or not finite,
-    ``settling`` when it is below half of it, ``moving`` in between.
+    The first quarter, in which rho leaves its start, does not count. ``diverging`` when the last
+    quarter's largest step is above the second's or not finite, ``settling`` when it is at most half
+    of it, ``moving`` in between.
 
-    >>> behaviour([1.0, 0.5, 0.25, 0.1]), behaviour([1.0, 2.0, 4.0, 8.0])
+    >>> behaviour([9.0, 1.0, 0.5, 0.25]), behaviour([9.0, 1.0, 2.0, 4.0])
     ('settling', 'diverging')
     """
-    if not step_norms:
-        return "settling"
-    quarter = max(1, len(step_norms) // 4)
-    first, last = max(step_norms[:quarter]), max(step_norms[-quarter:])
-    if not all(math.isfinite(norm) for norm in step_norms) or last > first:
+    if not all(math.isfinite(norm) for norm in step_norms):
         return "diverging"
-    return "settling" if last <= first / 2 else "moving"
+    quarter = max(1, len(step_norms) // 4)
+    before = max(step_norms[quarter : 2 * quarter], default=0.0)
+    last = max(step_norms[-quarter:], default=0.0)
+    if last > before > 0:
+        return "diverging"
+    return "settling" if last <= before / 2 else "moving"
 
 
 def summarise(
