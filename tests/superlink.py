@@ -35,12 +35,15 @@ def private_superlink(home: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         stop_processes(str(home))
+        port = int(environment["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"])
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, f"still listening on {port}"
 
 
 def stop_processes(marker: str) -> None:
     """End the SuperLink whose command line names ``marker``, and all of its descendants."""
     listing = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = [line.split(None, 2) for line in listing.splitlines()]
     chosen = {int(row[0]) for row in rows if len(row) == 3 and _is_superlink(row[2], marker)}
