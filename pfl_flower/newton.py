@@ -215,6 +215,8 @@ def conjugate_gradients(
     Stops at ``||target - A x|| <= rtol ||target||`` or after ``max_iterations`` products.
     """
     solution = torch.zeros_like(target)
+    if not bool(target.any()):
+        return solution
     residual = target.clone()
     preconditioned = residual / diagonal
     direction = preconditioned

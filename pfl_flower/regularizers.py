@@ -20,6 +20,17 @@ import torch
 from torch import Tensor
 
 
+def length(vector: Tensor) -> Tensor:
+    """Return ``||v||`` of ``(..., d)`` as ``(..., 1)``, scaled so that no square underflows.
+
+    >>> length(torch.tensor([3e-200, 4e-200], dtype=torch.float64)).item()
+    5e-200
+    """
+    tiny = torch.finfo(vector.dtype).tiny
+    scale = vector.abs().amax(dim=-1, keepdim=True).clamp(min=tiny)
+    return scale * torch.linalg.vector_norm(vector / scale, dim=-1, keepdim=True)
+
+
 class UnattainableGradientError(ValueError):
     """The gradient is outside GRAD(rho), or on a part of its boundary that no theta attains."""
 
@@ -88,17 +99,17 @@ class Regularizer(ABC):
 
     def value(self, rho: Tensor, theta: Tensor) -> Tensor:
         """``R(rho, theta)``, shape ``(...)`` for inputs of shape ``(..., d)``."""
-        return self.profile(torch.linalg.vector_norm(rho - theta, dim=-1))
+        return self.profile(length(rho - theta)[..., 0])
 
     def grad_rho(self, rho: Tensor, theta: Tensor) -> Tensor:
         """``grad_rho R(rho, theta) = w(r) z``, shape ``(..., d)``; 0 at ``rho = theta``."""
         z = rho - theta
-        return self.weight(torch.linalg.vector_norm(z, dim=-1, keepdim=True)) * z
+        return self.weight(length(z)) * z
 
     def hessian_product(self, rho: Tensor, theta: Tensor, direction: Tensor) -> Tensor:
         """``(w I + (phi'' - w) u u^T) v``: the second derivative in theta times ``(..., d)``."""
         z = rho - theta
-        r = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+        r = length(z)
         unit = z / r.clamp(min=torch.finfo(r.dtype).tiny)
         weight = self.weight(r)
         along = (self.second(r) - weight) * (unit * direction).sum(dim=-1, keepdim=True)
@@ -112,7 +123,7 @@ class Regularizer(ABC):
         Tensor
             Booleans of shape ``(...)``.
         """
-        norm = torch.linalg.vector_norm(gradient, dim=-1)
+        norm = length(gradient)[..., 0]
         return torch.isfinite(gradient).all(dim=-1) & (norm <= self.radius * (1 + rtol))
 
     def project(self, gradient: Tensor) -> Tensor:
@@ -124,7 +135,7 @@ class Regularizer(ABC):
         """
         if math.isinf(self.radius):
             return gradient.clone()
-        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        norm = length(gradient)
         return gradient * (self.radius / norm.clamp(min=self.radius))
 
     def attain(self, rho: Tensor, gradient: Tensor) -> Tensor:
@@ -135,7 +146,7 @@ class Regularizer(ABC):
         UnattainableGradientError
             If a gradient is outside GRAD(rho), or on its boundary where no theta attains it.
         """
-        norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
+        norm = length(gradient)
         if not bool(self.attains(norm).all()):
             raise UnattainableGradientError(
                 f"gradient norm {norm.max().item():.6g}: expected "

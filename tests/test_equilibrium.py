@@ -140,6 +140,21 @@ def test_l2_keeps_some_users_at_rho(lam: float) -> None:
         torch.testing.assert_close(answer.rho, shared, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", problems.REGULARIZERS)
+@pytest.mark.parametrize("case", problems.LOSSES)
+def test_a_single_user_gets_its_own_optimum(case: problems.LossCase, name: str) -> None:
+    """From far away an l2 user pulls with a constant force: the envelope has no curvature there."""
+    for seed in (41, 42):
+        population, (user,) = problems.small_population(
+            case, name, users=1, nu=0.02, seed=problems.generator(seed)
+        )
+        answer = equilibrium(population)
+        assert answer.converged, seed
+        expected = reference.minimise(user.loss, torch.zeros_like(answer.rho))
+        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(answer.theta[0], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("factor", [2.9, 3.1])
 @pytest.mark.parametrize("name", ["l2", "smooth-l2"])
 @pytest.mark.parametrize("case", problems.LOSSES)

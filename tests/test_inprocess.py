@@ -146,3 +146,24 @@ def test_big_messages_are_copied_by_reference_of_their_bytes() -> None:
     sent, received = record["0"], reply.content.array_records["arrays"]["0"]
     assert received is not sent
     assert received.data is sent.data
+
+
+def test_the_two_layer_network_runs_and_learns() -> None:
+    config = configure(
+        dataset="digits",
+        model="two-layer",
+        hidden=8,
+        dtype="float32",
+        local_solver="adam",
+        users=3,
+        points_per_user="200",
+        strategic_users="none",
+        server_lr=0.1,
+        rounds=25,
+    )
+    from pfl_flower.evaluation import Evaluation
+    from pfl_flower.problem import build_problem
+
+    records = play(config, nodes=2)
+    assert records[-1].rho.shape == (8 * 65 + 10 * 9,)
+    assert Evaluation.of(build_problem(config))(records[-1].rho)["accuracy_true"] > 0.5

@@ -73,11 +73,11 @@ def test_linear_starts_at_zero() -> None:
 
 
 def test_two_layer_starts_uniform_in_its_bounds() -> None:
-    model = TwoLayer(inputs=26, outputs=10, hidden=100)
+    model = TwoLayer(inputs=10, outputs=100, hidden=36)
     first, second = model.layers(model.initial(1, problems.generator(5), torch.float64))
-    for weights, bound in [(first, 0.2), (second, 0.1)]:
-        assert bound * 0.99 < weights.max() <= bound
-        assert -bound * 0.99 > weights.min() >= -bound
+    for weights, bound in [(first, 1 / 3), (second, 1 / 6)]:
+        assert 0.99 * bound < weights.abs().max() <= bound
+        assert weights.min() < -0.9 * bound and weights.max() > 0.9 * bound
         assert abs(weights.mean()) < 0.1 * bound
     other = model.initial(1, problems.generator(6), torch.float64)
     assert not torch.equal(other[:, : first.numel()], first.reshape(1, -1))

@@ -13,7 +13,11 @@ Array = NDArray[np.float64]
 CLOSE = 1e-9
 """Relative residual at which a combination counts as exact."""
 WEAK = 1e-8
-"""Norm below which a column is left out: the labels it stands for are certain, their weights absurd."""
+"""Norm below which a column is left out: its label is certain, its weight would be absurd."""
+BALLAST = 1e-9
+"""Relative residual that a unit of weight must save in a least squares solution."""
+LARGE = 200
+"""Number of equations from which the interior point method is faster than the simplex method."""
 
 
 @dataclass(frozen=True)
@@ -52,27 +56,35 @@ def least_combination(columns: Array, demand: Array) -> Combination:
     Returns
     -------
     Combination
-        The simplex method's vertex, its equations solved again in double precision (the method
-        itself stops at 1e-7), or the non-negative least squares solution if there is none.
+        A vertex of the linear programme, its equations solved again in double precision (the
+        solver itself stops at 1e-7), or a non-negative least squares solution if there is none.
     """
-    size = float(np.linalg.norm(demand))
-    if size == 0:
-        nothing = np.zeros(columns.shape[1])
-        return Combination(nothing, np.zeros_like(demand), 0.0, True)
-    norms = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(np.float64).tiny)
-    unit, goal = columns / norms, demand / size
-    unit[:, norms < WEAK] = 0
+    size, norms = float(np.linalg.norm(demand)), np.linalg.norm(columns, axis=0)
+    weights, strong = np.zeros_like(norms), norms >= WEAK
+    if size == 0 or not bool(strong.any()):
+        return Combination(weights, demand, size, size == 0)
     # In these units a tolerance means the same for long columns and for short ones.
-    answer = linprog(1 / norms, A_eq=unit, b_eq=goal, bounds=(0, None), method="highs-ds")
-    if answer.x is not None:
-        weights = _polish(unit, goal, np.maximum(answer.x, 0))
-        gap = float(np.linalg.norm(unit @ weights - goal))
-        if gap <= CLOSE:
-            prices = np.asarray(answer.eqlin.marginals)
-            return Combination(weights * size / norms, prices, gap * size, True)
-    weights, gap = nnls(unit, goal, maxiter=10 * columns.shape[1])
-    prices = goal - unit @ weights
-    return Combination(weights * size / norms, prices, float(gap) * size, bool(gap <= CLOSE))
+    unit, goal = columns[:, strong] / norms[strong], demand / size
+    solved = _vertex(1 / norms[strong], unit, goal)
+    shares, prices = (
+        (_least_squares(size / norms[strong], unit, goal), None) if solved is None else solved
+    )
+    missing = goal - unit @ shares
+    weights[strong] = shares * size / norms[strong]
+    gap = float(np.linalg.norm(missing))
+    return Combination(weights, missing if prices is None else prices, gap * size, gap <= CLOSE)
+
+
+def _vertex(cost: Array, unit: Array, goal: Array) -> tuple[Array, Array] | None:
+    """Return the programme's weights and prices, or None if it has no solution that checks out."""
+    method = "highs-ds" if len(goal) < LARGE else "highs-ipm"
+    answer = linprog(cost, A_eq=unit, b_eq=goal, bounds=(0, None), method=method)
+    if answer.x is None:
+        return None
+    weights = _polish(unit, goal, np.maximum(answer.x, 0))
+    if float(np.linalg.norm(unit @ weights - goal)) > CLOSE:
+        return None
+    return weights, np.asarray(answer.eqlin.marginals)
 
 
 def _polish(unit: Array, goal: Array, weights: Array) -> Array:
@@ -82,7 +94,16 @@ def _polish(unit: Array, goal: Array, weights: Array) -> Array:
         return weights
     polished = np.zeros_like(weights)
     polished[used] = np.linalg.lstsq(unit[:, used], goal, rcond=None)[0]
-    if bool((polished >= 0).all()):
-        return polished
-    polished[used] = nnls(unit[:, used], goal, maxiter=10 * len(used))[0]
-    return polished
+    return polished if bool((polished >= 0).all()) else weights
+
+
+def _least_squares(cost: Array, unit: Array, goal: Array) -> Array:
+    """Minimise ``||G w - b||^2 + (BALLAST <cost, w>)^2``, ``w >= 0``; 0 if the method gives up."""
+    heavy = np.vstack([unit, BALLAST * cost])
+    try:
+        weights: Array = nnls(heavy, np.append(goal, 0.0), maxiter=10 * unit.shape[1])[0]
+    except RuntimeError:
+        return np.zeros(unit.shape[1])
+    polished = _polish(unit, goal, weights)
+    better = np.linalg.norm(unit @ polished - goal) <= CLOSE
+    return polished if better else weights

@@ -2,8 +2,9 @@
 
 A label's pull on a linear classifier, ``(y - p(s)) Q^T``, depends on Q through its scores ``s``,
 which live in at most C - 1 dimensions, and through Q itself, linearly. Split each query along the
-row space of theta_spade and across it: the part along it fixes the scores and must match ``(C-1)^2``
-equations, whatever the number of features; the part across it is free and matches the rest.
+row space of theta_spade and across it: the part along it fixes the scores and must match
+``C (C-1)`` equations at most, whatever the number of features; the part across it is free and
+matches the rest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pfl_flower.attacks.data import Aim
+from pfl_flower.attacks.aim import Aim
 from pfl_flower.losses import Logistic, PointLoss, Softmax
 
 RANK = 1e-10
@@ -86,7 +87,7 @@ class Task:
         return -self.loss.gradient(points @ self.theta.T, labels)
 
     def worth(self, points: Tensor, labels: Tensor, prices: Tensor) -> tuple[Tensor, Tensor]:
-        """What pairs are worth at prices Y ``(c, k)``, and its gradient in the points.
+        """Return what pairs are worth at prices Y ``(c, k)``, and its gradient in the points.
 
         ``(y - p(s))^T Y x`` at ``s = theta x``, ``(n,)``; its gradient is ``Y^T (y - p) - theta^T
         H Y x``, ``(n, k)``, H the loss's second derivative in the scores.
@@ -96,7 +97,7 @@ class Task:
         return (pull * direction).sum(dim=1), pull @ prices - curved @ self.theta
 
     def columns(self, points: Tensor, labels: Tensor) -> Tensor:
-        """Pulls of unit weight in the coordinates of ``basis``, ``(r k, n)``."""
+        """Return pulls of unit weight in the coordinates of ``basis``, ``(r k, n)``."""
         left = self.residuals(points, labels) @ self.basis
         return torch.einsum("nr,nk->rkn", left, points).reshape(-1, len(points))
 
@@ -148,11 +149,32 @@ class Reduction:
         along = right / values[:, None]
         return cls(task, along, shift.sum(dim=1), demand - demand @ right.T @ right)
 
+    def completed(self, design: Design) -> Design:
+        """Return a design whose ``y - p`` span all there are, so that a lift exists.
+
+        Where they do not, one more query with zero coordinates gets every label, in the proportions
+        p of a total weight of 1: these pulls cancel in score space.
+        """
+        rates = self.task.residuals(design.points, design.labels)
+        rank = int(torch.linalg.matrix_rank(rates * design.weights[:, None]))
+        if rank == self.task.basis.shape[1]:
+            return design
+        labels = self.task.classes
+        point = torch.zeros_like(design.points[:1])
+        point[:, point.shape[1] - int(self.task.bias) :] = 1
+        points = point.expand(len(labels), -1)
+        chances = torch.exp(-self.task.loss.values(points @ self.task.theta.T, labels))
+        return Design(
+            torch.cat([design.points, points]),
+            torch.cat([design.labels, labels]),
+            torch.cat([design.weights, chances]),
+        )
+
     def lift(self, design: Design) -> Tensor:
         """Return queries ``(n, q)`` with the designed scores that meet the whole aim.
 
         The parts across the row space are the shortest ones with ``sum w (y - p) x^T`` as
-        demanded, which exist where the ``y - p`` span all that is demanded.
+        demanded, which exist for a ``completed`` design.
         """
         coordinates = design.points[:, :-1] if self.task.bias else design.points
         rates = self.task.residuals(design.points, design.labels) * design.weights[:, None]

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.data import Aim, PoisonedData, check_queries
+from pfl_flower.attacks.aim import Aim, PoisonedData, check_queries
 from pfl_flower.losses import Logistic, Softmax
 from pfl_flower.models import augment
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pfl_flower.attacks.aim import Aim, PoisonedData, check_queries, rounded
 from pfl_flower.attacks.cone import Combination, least_combination
-from pfl_flower.attacks.data import Aim, PoisonedData, check_queries, rounded
 from pfl_flower.attacks.design import Design, Reduction, Task, with_integers
 from pfl_flower.attacks.indifference import indifference_subspace
 from pfl_flower.attacks.repeated import label_bound
@@ -71,13 +71,13 @@ def matching(
         If the candidates do not fit the model or come with a box, or the loss is a regression's.
     """
     task = Task.of(aim)
-    if candidates is None and box is None:
-        return _unlimited(aim, generator, integer, rounds, gap)
     if candidates is not None:
         if box is not None:
             raise ValueError("box: candidates are used as they are")
         check_queries(aim, candidates)
         method, design = "given queries", _Programme(task, candidates).design()
+    elif box is None:
+        return _unlimited(aim, generator, integer, rounds, gap)
     else:
         search, start = Search(task, box), _first_in_box(aim, box, generator)
         method, design = "box", _generate(search, start, generator, rounds, gap)
@@ -90,7 +90,8 @@ def _unlimited(
 ) -> PoisonedData:
     reduction = Reduction.of(aim)
     search = Search(reduction.task)
-    design = _generate(search, search.start(200, generator), generator, rounds, gap)
+    start = search.start(200, generator)
+    design = reduction.completed(_generate(search, start, generator, rounds, gap))
     exact = with_integers(reduction.task, design, generator=generator) if integer else None
     if exact is not None:
         return _measure(aim, "matching, integer", reduction.lift(exact), exact)
@@ -136,8 +137,9 @@ class _Programme:
         self.prices = torch.from_numpy(self.answer.prices).to(self.points)
 
     def design(self) -> Design:
-        """Return the pairs in use."""
+        """Return the pairs in use, or the first one, unused, where nothing is wanted."""
         used = self.weights > 0
+        used[0] |= not bool(used.any())
         return Design(self.points[used], self.labels[used], self.weights[used])
 
     def add(self, points: Tensor, labels: Tensor) -> None:
@@ -172,8 +174,9 @@ def _generate(
     """Solve the programme, adding pairs for some rounds, by in-out separation.
 
     Pairs are sought at prices halfway between the bound's and the programme's: a pair worth more
-    than 1 there cuts the programme's prices off, and otherwise the bound has improved. Prices of
-    the programme alone swing from round to round and make ten times the progress in none.
+    than 1 there cuts the programme's prices off, and otherwise the bound has improved. Sought at
+    the programme's own prices, which swing from round to round, pairs of the digits cost a third
+    more after as many rounds.
     """
     task, programme = search.task, _Programme(search.task, queries)
     wanted, classes = task.wanted(), len(task.classes)

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 from torch import Tensor
 
-from pfl_flower.attacks.data import Aim, PoisonedData
+from pfl_flower.attacks.aim import Aim, PoisonedData
 from pfl_flower.losses import Logistic, Softmax
 
 
@@ -106,7 +106,7 @@ def repeated(aim: Aim, *, integer: bool = False) -> PoisonedData:
             raise ValueError("integer: not with a constant feature, round or use matching")
         return _with_bias(aim)
     demand, theta = aim.demand[0], aim.attack_model
-    product = float(demand @ theta)
+    product = _product(demand, theta)
     weight = product / label_bound(2) if product > 0 else 1.0
     weight = float(math.ceil(weight)) if integer else weight
     margin = _margin(product / weight)
@@ -118,7 +118,7 @@ def _with_bias(aim: Aim) -> PoisonedData:
     demand, theta = aim.demand[0], aim.attack_model
     bound = label_bound(2)
     best = 1 + bound
-    product, last = float(demand @ theta), float(demand[-1])
+    product, last = _product(demand, theta), float(demand[-1])
     slopes, bias = theta[:-1], float(theta[-1])
     if last != 0 and (abs(last) * best >= product or not bool(slopes.any())):
         weight = abs(last) * (1 + math.exp(product / abs(last)))
@@ -147,6 +147,12 @@ def _measure(aim: Aim, queries: Tensor, labels: list[int], weights: list[float])
         torch.tensor(labels, device=queries.device),
         queries.new_tensor(weights),
     )
+
+
+def _product(demand: Tensor, theta: Tensor) -> float:
+    """Return ``<D, theta_spade>``, 0 where it is rounding error: its weight would be too."""
+    product = float(demand @ theta)
+    return product if abs(product) > 1e-14 * float(demand.abs() @ theta.abs()) else 0.0
 
 
 def _sigmoid(value: float) -> float:
