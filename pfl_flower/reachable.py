@@ -155,7 +155,9 @@ class _Pull:
             lower = moved.value <= point.value - 1e-4 * scale * slope
             if lower and scale * slope > rounding:
                 return moved
-            if moved.norm <= (1 - 0.1 * scale) * point.norm:
+            # A smaller gradient alone is no progress: two such steps can undo each other for ever.
+            level = moved.value <= point.value + rounding
+            if level and moved.norm <= (1 - 0.1 * scale) * point.norm:
                 return moved
             scale /= 2
         return None

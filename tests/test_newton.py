@@ -70,6 +70,25 @@ def test_long_steps_over_flat_losses(
         assert bool((solution.residual <= 1e-10).all()), (seed, lam, solution)
 
 
+@pytest.mark.parametrize(
+    ("name", "case", "seed", "lam"),
+    [
+        ("l2", problems.LossCase("logistic"), 37, 0.003),
+        ("smooth-l2", problems.LossCase("logistic"), 53, 0.03),
+        ("smooth-l2", problems.LossCase("softmax", outputs=3), 28, 0.3),
+        ("smooth-l2", problems.LossCase("softmax", outputs=3), 41, 0.003),
+    ],
+)
+def test_hessian_that_vanishes_at_the_start(
+    name: str, case: problems.LossCase, seed: int, lam: float
+) -> None:
+    """Without nu, saturated points and a far rho leave no curvature; the minimiser still exists."""
+    solution = draw(
+        case, name, seed, users=1, points=2, inputs=1, lam=lam, nu=0.0, size=2.0, far=20.0
+    ).solve()
+    assert solution.residual.item() <= 1e-10
+
+
 class TestConjugateGradients:
     def system(self, seed: int, condition: float) -> tuple[Tensor, Tensor]:
         source = problems.generator(seed)
