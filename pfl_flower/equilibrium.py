@@ -136,7 +136,10 @@ class _Shared:
             hessian += regularizer.hessian_product(point.rho, model, identity)
         ridge = 1e-13 * hessian.diagonal().mean() + torch.finfo(hessian.dtype).tiny
         step: Tensor = torch.linalg.solve(hessian + ridge * identity, point.gradient)
-        return step
+        # An envelope of l2 is straight towards its user, and a Newton step along it has no length.
+        reach = torch.linalg.vector_norm(point.rho - point.theta, dim=-1).max()
+        longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
+        return step if bool(size <= longest) else step * (longest / size)
 
 
 def _envelope_hessian(
@@ -158,7 +161,9 @@ def _line_search(shared: _Shared, point: _Point, step: Tensor) -> _Point | None:
         moved = shared.at(point.rho - scale * step, point.theta)
         if moved.value <= point.value - 1e-4 * scale * slope and scale * slope > rounding:
             return moved
-        if torch.linalg.vector_norm(moved.gradient) <= (1 - 0.1 * scale) * norm:
+        # A smaller gradient at a higher value leads around in circles.
+        smaller = torch.linalg.vector_norm(moved.gradient) <= (1 - 0.1 * scale) * norm
+        if smaller and moved.value <= point.value + rounding:
             return moved
         scale /= 2
     return None

@@ -23,6 +23,7 @@ GOAL = 0.01
 SINGLE_PRECISION_FROM = 200
 """Parameters from which a factor in single precision saves time."""
 EPS = torch.finfo(torch.float64).eps
+FAR = 1e30
 
 Direction = Callable[[Tensor], Tensor]
 
@@ -73,7 +74,7 @@ def minimise_user(
         fresh = direction is None
         if direction is None:
             direction = problem.newton_direction(theta, residual)
-        step = direction(gradient)
+        step = problem.capped(theta, direction(gradient))
         full_gradient = problem.gradient(theta - step)
         full_residual = torch.linalg.vector_norm(full_gradient)
         if full_residual <= CHORD_CONTRACTION * residual:
@@ -125,16 +126,25 @@ class _Proximal:
             scale = scale / 2
         return candidate
 
+    def capped(self, theta: Tensor, step: Tensor) -> Tensor:
+        """Return the step, shortened to ten times the distance to rho where the loss is flat."""
+        longest = 10 * (1 + torch.linalg.vector_norm(self.rho - theta))
+        size = torch.linalg.vector_norm(step)
+        return step if bool(size <= longest) else step * (longest / size)
+
     def newton_direction(self, theta: Tensor, residual: Tensor) -> Direction:
         """Return a function ``g -> H^{-1} g`` with H the Hessian at theta."""
         if len(theta) > DENSE_LIMIT:
             return self._conjugate_gradient_direction(theta, residual)
         factor = self._factor(theta, theta.dtype if self.precise else torch.float32)
-        if factor is None:
+        ridge = len(theta) * EPS
+        while factor is None and ridge < 1:
             self.precise = True
-            factor = self._factor(theta, theta.dtype, ridge=len(theta) * EPS)
+            factor = self._factor(theta, theta.dtype, ridge=ridge)
+            ridge *= 1e3
         if factor is None:
-            raise ArithmeticError("the local Hessian is not positive definite: is nu negative?")
+            # Saturated losses far from rho have no curvature left: down, as far as is allowed.
+            return lambda gradient: gradient * (FAR / torch.linalg.vector_norm(gradient))
         kept = factor
 
         def direction(gradient: Tensor) -> Tensor:
@@ -194,9 +204,9 @@ class _Proximal:
                 best, lowest = candidate, reached
             elif best is not None:
                 break
-            elif slope <= 1e6 * rounding:
+            elif slope <= 1e6 * rounding and scale > 0.05:
                 slower = self.gradient(candidate)
-                if torch.linalg.vector_norm(slower) <= (1 - 0.1 * scale) * residual:
+                if torch.linalg.vector_norm(slower) <= (1 - 0.5 * scale) * residual:
                     return candidate, slower
             scale /= 2
         return None if best is None else (best, self.gradient(best))

@@ -4,10 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from pfl_flower.attacks.data import (
-    Aim,
-    gaussian_queries,
-)
+from pfl_flower.attacks.data import Aim, gaussian_queries
 from pfl_flower.attacks.indifference import indifference, indifference_subspace
 from pfl_flower.attacks.matching import matching
 from pfl_flower.attacks.repeated import least_weight

@@ -3,9 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pfl_flower.attacks.data import (
-    rounded,
-)
+from pfl_flower.attacks.data import rounded
 from pfl_flower.attacks.matching import matching
 from pfl_flower.attacks.repeated import least_weight
 from pfl_flower.losses import Softmax

@@ -2,9 +2,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from pfl_flower.attacks.data import (
-    Aim,
-)
+from pfl_flower.attacks.data import Aim
 from pfl_flower.attacks.matching import matching
 from pfl_flower.attacks.repeated import label_bound, least_weight, repeated
 from pfl_flower.losses import Logistic

@@ -99,7 +99,7 @@ class TestAgainstScipy:
         best = value(users, name, 1.0, answer.rho, answer.theta)
         source = problems.generator(27)
         for size in (1e-3, 1e-1, 1.0):
-            for _ in range(20):
+            for _ in range(6):
                 rho = answer.rho + size * problems.normal(len(answer.rho), seed=source)
                 theta = answer.theta + size * problems.normal(*answer.theta.shape, seed=source)
                 assert value(users, name, 1.0, rho, theta) > best
@@ -202,7 +202,7 @@ def test_federated_gradient_descent_arrives(case: problems.LossCase, name: str) 
     eta = 1 / (3 * population.regularizer.envelope_smoothness(len(users)))
     rho = expected.rho + 2 * unit(population.model.dim, seed=36)
     theta, distances = torch.zeros_like(expected.theta), []
-    while len(distances) < 300 and norm(rho - expected.rho) > 1e-7:
+    while len(distances) < 300 and norm(rho - expected.rho) > 5e-7:
         theta = population.solve(rho, theta).theta
         rho = rho - eta * population.report(rho, theta).sum(dim=0)
         distances.append(norm(rho - expected.rho))

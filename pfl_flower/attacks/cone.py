@@ -18,6 +18,8 @@ BALLAST = 1e-9
 """Relative residual that a unit of weight must save in a least squares solution."""
 LARGE = 200
 """Number of equations from which the interior point method is faster than the simplex method."""
+MAX_ITERATIONS = 100_000
+"""Most iterations of the linear programme, which then counts as unsolved."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,14 @@ def least_combination(columns: Array, demand: Array) -> Combination:
 def _vertex(cost: Array, unit: Array, goal: Array) -> tuple[Array, Array] | None:
     """Return the programme's weights and prices, or None if it has no solution that checks out."""
     method = "highs-ds" if len(goal) < LARGE else "highs-ipm"
-    answer = linprog(cost, A_eq=unit, b_eq=goal, bounds=(0, None), method=method)
+    answer = linprog(
+        cost,
+        A_eq=unit,
+        b_eq=goal,
+        bounds=(0, None),
+        method=method,
+        options={"maxiter": MAX_ITERATIONS},
+    )
     if answer.x is None:
         return None
     weights = _polish(unit, goal, np.maximum(answer.x, 0))

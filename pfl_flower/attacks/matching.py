@@ -58,7 +58,8 @@ def matching(
     rounds : int
         Most rounds of column generation.
     gap : float
-        Stop at a total within this fraction of its lower bound, as far as the search can tell.
+        Stop at a total within this fraction of its lower bound, as far as the search can tell, or
+        of less than one label.
 
     Returns
     -------
@@ -184,7 +185,7 @@ def _generate(
     bound = _Bound(inner, float(wanted @ inner))
     for _ in range(rounds):
         exact = programme.answer.exact
-        if exact and float(programme.weights.sum()) <= (1 + gap) * bound.value:
+        if exact and float(programme.weights.sum()) <= max(1.0, (1 + gap) * bound.value):
             break
         outer = programme.prices
         prices = (bound.prices + outer) / 2 if exact else outer
