@@ -75,8 +75,8 @@ def equilibrium(
     Returns
     -------
     Equilibrium
-        With ``converged`` False when the tolerance was not met, as when no minimiser exists (nu = 0
-        on separable data).
+        With ``converged`` False when the tolerance was not met. Where no minimiser exists (nu = 0
+        on separable data) gradients fall below any tolerance far out: a large ``||rho||`` tells.
     """
     dim = population.model.dim
     zeros = torch.zeros(dim, dtype=population.dtype, device=population.device)
