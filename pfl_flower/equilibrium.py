@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pfl_flower.newton import shortened
 from pfl_flower.population import Population
 from pfl_flower.regularizers import Regularizer
 
@@ -50,6 +51,7 @@ def equilibrium(
     population: Population,
     *,
     attack_models: Tensor | None = None,
+    attack_regularizer: Regularizer | None = None,
     attack_gradient: Tensor | None = None,
     start: Tensor | None = None,
     tolerance: float = 1e-9,
@@ -63,6 +65,8 @@ def equilibrium(
         The users who solve their local problems: honest ones and poisoned ones.
     attack_models : Tensor, optional
         Models ``(m, d)`` that strategic users pretend to hold (model attacks).
+    attack_regularizer : Regularizer, optional
+        What couples rho to the attack models; the users' own when absent.
     attack_gradient : Tensor, optional
         Sum ``(d,)`` of the gradients at which gradient attacks have converged.
     start : Tensor, optional
@@ -80,7 +84,8 @@ def equilibrium(
     """
     dim = population.model.dim
     zeros = torch.zeros(dim, dtype=population.dtype, device=population.device)
-    shared = _Shared(population, attack_models, attack_gradient)
+    coupling = attack_regularizer or population.regularizer
+    shared = _Shared(population, attack_models, coupling, attack_gradient)
     point = shared.at(zeros if start is None else start, zeros.expand(population.size, dim))
     iteration = 0
     while iteration < max_iterations:
@@ -109,9 +114,14 @@ class _Shared:
     """LOSS as a function of rho alone."""
 
     def __init__(
-        self, population: Population, models: Tensor | None, gradient: Tensor | None
+        self,
+        population: Population,
+        models: Tensor | None,
+        coupling: Regularizer,
+        gradient: Tensor | None,
     ) -> None:
-        self.population, self.models, self.linear = population, models, gradient
+        self.population, self.models = population, models
+        self.coupling, self.linear = coupling, gradient
 
     def at(self, rho: Tensor, theta: Tensor) -> _Point:
         population, regularizer = self.population, self.population.regularizer
@@ -119,8 +129,8 @@ class _Shared:
         value = (population.value(solution.theta) + regularizer.value(rho, solution.theta)).sum()
         gradient = population.report(rho, solution.theta).sum(dim=0)
         if self.models is not None:
-            value = value + regularizer.value(rho, self.models).sum()
-            gradient = gradient + regularizer.grad_rho(rho, self.models).sum(dim=0)
+            value = value + self.coupling.value(rho, self.models).sum()
+            gradient = gradient + self.coupling.grad_rho(rho, self.models).sum(dim=0)
         if self.linear is not None:
             value, gradient = value + self.linear @ rho, gradient + self.linear
         return _Point(rho, solution.theta, value, gradient, float(solution.residual.max()))
@@ -133,13 +143,12 @@ class _Shared:
             local = population.hessian(row, theta)
             hessian += _envelope_hessian(local, regularizer, point.rho, theta, identity)
         for model in () if self.models is None else self.models:
-            hessian += regularizer.hessian_product(point.rho, model, identity)
+            hessian += self.coupling.hessian_product(point.rho, model, identity)
         ridge = 1e-13 * hessian.diagonal().mean() + torch.finfo(hessian.dtype).tiny
         step: Tensor = torch.linalg.solve(hessian + ridge * identity, point.gradient)
         # An envelope of l2 is straight towards its user, and a Newton step along it has no length.
         reach = torch.linalg.vector_norm(point.rho - point.theta, dim=-1).max()
-        longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
-        return step if bool(size <= longest) else step * (longest / size)
+        return shortened(step, reach)
 
 
 def _envelope_hessian(

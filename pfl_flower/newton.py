@@ -1,7 +1,8 @@
 """Newton's method for one user's proximal problem: own line search, stopping and warm start.
 
 A Cholesky factor is kept as long as it still contracts the residual (chord steps), since a factor
-costs as much as a hundred gradients. Above ``DENSE_LIMIT`` parameters the systems are solved by
+costs as much as a hundred gradients, and made in single precision while that does, since gradients
+in double precision correct the steps. Above ``DENSE_LIMIT`` parameters the systems are solved by
 preconditioned conjugate gradients.
 """
 
@@ -74,7 +75,7 @@ def minimise_user(
         fresh = direction is None
         if direction is None:
             direction = problem.newton_direction(theta, residual)
-        step = problem.capped(theta, direction(gradient))
+        step = shortened(direction(gradient), torch.linalg.vector_norm(rho - theta))
         full_gradient = problem.gradient(theta - step)
         full_residual = torch.linalg.vector_norm(full_gradient)
         if full_residual <= CHORD_CONTRACTION * residual:
@@ -125,12 +126,6 @@ class _Proximal:
                 return candidate
             scale = scale / 2
         return candidate
-
-    def capped(self, theta: Tensor, step: Tensor) -> Tensor:
-        """Return the step, shortened to ten times the distance to rho where the loss is flat."""
-        longest = 10 * (1 + torch.linalg.vector_norm(self.rho - theta))
-        size = torch.linalg.vector_norm(step)
-        return step if bool(size <= longest) else step * (longest / size)
 
     def newton_direction(self, theta: Tensor, residual: Tensor) -> Direction:
         """Return a function ``g -> H^{-1} g`` with H the Hessian at theta."""
@@ -210,6 +205,12 @@ class _Proximal:
                     return candidate, slower
             scale /= 2
         return None if best is None else (best, self.gradient(best))
+
+
+def shortened(step: Tensor, reach: Tensor) -> Tensor:
+    """Return the step ``(d,)``, at most ``10 (1 + reach)`` long: a flat function asks for more."""
+    longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
+    return step if bool(size <= longest) else step * (longest / size)
 
 
 def conjugate_gradients(
