@@ -9,7 +9,6 @@ from clients.base import Answer, Client
 from pfl_flower.local_steps import OptimizerName, StepState, optimizer_step
 from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.population import Population
-from pfl_flower.problem import node_population
 from pfl_flower.seeding import generator
 from pfl_flower.server_steps import StepSizes
 
@@ -19,7 +18,7 @@ class HonestClient(Client):
 
     def population(self) -> Population:
         """Return the users with their data; a poisoned client differs in this alone."""
-        return node_population(self.problem.config, self.users)
+        return self.problem.population(self.users)
 
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the honest reports of a round (Section 2.2)."""
@@ -43,16 +42,17 @@ class HonestClient(Client):
         """Return the accuracy of each local model on the test set; none for regression."""
         if self.problem.source.loss == "least-squares":
             return ()
-        features, labels = self.problem.test_set()
+        features, labels = self.problem.test_set
         theta = self._memory()["theta"]
         return tuple(self.population().accuracy(theta, features, labels).tolist())
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
         kept = self.recall("honest")
-        fresh = StepState.init(self.problem.initial().repeat(len(self.users), 1))
+        theta = self.problem.initial.repeat(len(self.users), 1)
+        fresh = StepState.init(theta)
         start = {
-            "theta": self.problem.initial().repeat(len(self.users), 1),
+            "theta": theta,
             "steps": fresh.steps,
             "first": fresh.first,
             "second": fresh.second,

@@ -34,7 +34,7 @@ class AttackSetup:
     @property
     def target(self) -> Tensor:
         """theta_dagger, ``(d,)``."""
-        return self.problem.target()
+        return self.problem.target
 
     @property
     def coalition(self) -> int:

@@ -106,16 +106,18 @@ class RowCheck:
     rtol: float = 1e-6
     max_norm: float = 0.0
 
-    def reason(self, row: Tensor) -> Rejection | None:
-        """Return why a row ``(d,)`` does not count (its user filled in by the caller), or None."""
+    def fault(self, user: int, row: Tensor) -> Rejection | None:
+        """Return why a user's row ``(d,)`` does not count, or None if it does."""
         if not bool(torch.isfinite(row).all()):
-            return Rejection(-1, Reason.NOT_FINITE, "the gradient is not finite")
+            return Rejection(user, Reason.NOT_FINITE, "the gradient is not finite")
         norm = float(torch.linalg.vector_norm(row))
         if not bool(self.regularizer.contains(row, self.rtol)):
             radius = self.regularizer.radius
-            return Rejection(-1, Reason.OUTSIDE_GRAD, f"norm {norm:.6g}: expected <= {radius:.6g}")
+            return Rejection(
+                user, Reason.OUTSIDE_GRAD, f"norm {norm:.6g}: expected <= {radius:.6g}"
+            )
         if 0 < self.max_norm < norm:
-            return Rejection(-1, Reason.NORM_LIMIT, f"norm {norm:.6g}: limit {self.max_norm:.6g}")
+            return Rejection(user, Reason.NORM_LIMIT, f"norm {norm:.6g}: limit {self.max_norm:.6g}")
         return None
 
     def split(self, report: Report) -> tuple[dict[int, Tensor], list[Rejection]]:
@@ -123,11 +125,11 @@ class RowCheck:
         accepted: dict[int, Tensor] = {}
         rejections = []
         for user, row in zip(report.users, report.gradients, strict=True):
-            rejection = self.reason(row)
+            rejection = self.fault(user, row)
             if rejection is None:
                 accepted[user] = self.regularizer.project(row)
             else:
-                rejections.append(Rejection(user, rejection.reason, rejection.detail))
+                rejections.append(rejection)
         return accepted, rejections
 
 

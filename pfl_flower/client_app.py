@@ -6,7 +6,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Answer, Client, HonestClient, StrategicClient
+from clients import Client, HonestClient, StrategicClient
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, parse_config
 from pfl_flower.messages import (
@@ -75,7 +75,8 @@ def train(message: Message, context: Context) -> Message:
     rows = {user: row for answer in answers for user, row in answer.gradients.items()}
     gradients = torch.stack([rows[user] for user in broadcast.users])
     report = Report(broadcast.round, broadcast.users, gradients)
-    return Message(pack_report(report, _merged(answers)), reply_to=message)
+    metrics = NodeMetrics.merge(answer.metrics for answer in answers)
+    return Message(pack_report(report, metrics), reply_to=message)
 
 
 @app.evaluate()
@@ -87,10 +88,3 @@ def evaluate(message: Message, context: Context) -> Message:
     accuracies = tuple(value for client in clients for value in client.evaluate())
     record = NodeMetrics(accuracies=accuracies).pack()
     return Message(RecordDict({METRICS: record}), reply_to=message)
-
-
-def _merged(answers: list[Answer]) -> NodeMetrics:
-    return NodeMetrics(
-        worst_residual=max(answer.metrics.worst_residual for answer in answers),
-        unconverged=sum(answer.metrics.unconverged for answer in answers),
-    )

@@ -32,8 +32,8 @@ class Evaluation:
     @classmethod
     def of(cls, problem: Problem) -> Evaluation:
         """Return the evaluation of a run."""
-        features, labels = problem.test_set()
-        return cls(problem, features, labels, problem.target(), problem.initial())
+        features, labels = problem.test_set
+        return cls(problem, features, labels, problem.target, problem.initial)
 
     @cached_property
     def target_accuracy(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,6 +117,16 @@ class NodeMetrics:
     worst_residual: float = 0.0
     unconverged: int = 0
     accuracies: tuple[float, ...] = field(default=())
+
+    @classmethod
+    def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
+        """Return the worst residual, the sum of missed tolerances, and all accuracies."""
+        known = list(several)
+        return cls(
+            max((metrics.worst_residual for metrics in known), default=0.0),
+            sum(metrics.unconverged for metrics in known),
+            tuple(accuracy for metrics in known for accuracy in metrics.accuracies),
+        )
 
     def pack(self) -> MetricRecord:
         """Return Flower's form."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -66,13 +66,23 @@ class Problem:
     dtype: torch.dtype
     device: torch.device
 
+    @cached_property
     def initial(self) -> Tensor:
-        """Return rho_0 = theta_0, ``(d,)``."""
+        """rho_0 = theta_0, ``(d,)``."""
         draw = generator(self.config.seed, "initial")
         return self.model.initial(1, draw, self.dtype)[0].to(self.device)
 
     def population(self, users: tuple[int, ...]) -> Population:
-        """Return the honest users of these ids with the data they draw."""
+        """Return the honest users of these ids; their data stay on the device across rounds."""
+        if users not in self._populations:
+            self._populations[users] = self._draw(users)
+        return self._populations[users]
+
+    @cached_property
+    def _populations(self) -> dict[tuple[int, ...], Population]:
+        return {}
+
+    def _draw(self, users: tuple[int, ...]) -> Population:
         points, seed = self.config.points(), self.config.seed
         return Population(
             [self.source.draw(user, points[user], seed) for user in users],
@@ -87,13 +97,15 @@ class Problem:
             max_iterations=self.config.solver_iterations,
         )
 
+    @cached_property
     def target(self) -> Tensor:
-        """Return theta_dagger, ``(d,)``."""
+        """theta_dagger, ``(d,)``."""
         target = learn_target(self.source, self.model, self.loss, cache_key=self._target_key())
         return target.to(self.device, self.dtype)
 
+    @cached_property
     def test_set(self) -> tuple[Tensor, Tensor]:
-        """Return the test features and labels where the run computes."""
+        """Test features and labels, where the run computes."""
         features, labels = self.source.test_set()
         return features.to(self.device, self.dtype), labels.to(self.device)
 
@@ -108,7 +120,7 @@ class Problem:
         return f"{config.dataset}-{config.label_noise}-{config.seed if config.label_noise else 0}"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def build_problem(config: RunConfig) -> Problem:
     """Return the problem of a configuration, built once per process.
 
@@ -141,9 +153,3 @@ def build_problem(config: RunConfig) -> Problem:
         dtype=getattr(torch, config.dtype),
         device=choose_device(config.device),
     )
-
-
-@lru_cache(maxsize=32)
-def node_population(config: RunConfig, users: tuple[int, ...]) -> Population:
-    """Return a node's users, built once per process: their data stay on the device."""
-    return build_problem(config).population(users)

@@ -58,7 +58,7 @@ def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
         strategy = ParameterServer(problem, on_round=book.close_round)
         strategy.start(
             grid,
-            pack_rho(problem.initial()),
+            pack_rho(problem.initial),
             num_rounds=config.rounds,
             timeout=config.reply_timeout,
             evaluate_fn=book.evaluate,
@@ -76,7 +76,7 @@ class Bookkeeper:
         self.config, self.rounds = problem.config, rounds
         self.evaluation = Evaluation.of(problem)
         self.trajectory: list[Tensor] = []
-        self._previous = problem.initial()
+        self._previous = problem.initial
         self._measured: dict[str, float] = {}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:

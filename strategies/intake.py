@@ -42,10 +42,7 @@ class Intake:
     @property
     def metrics(self) -> NodeMetrics:
         """The nodes' metrics together: the worst residual, the number of missed tolerances."""
-        return NodeMetrics(
-            worst_residual=max((metrics.worst_residual for metrics in self.said), default=0.0),
-            unconverged=sum(metrics.unconverged for metrics in self.said),
-        )
+        return NodeMetrics.merge(self.said)
 
 
 def read_replies(

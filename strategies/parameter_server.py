@@ -78,7 +78,7 @@ class ParameterServer(Strategy):
         )
         self.roster: Roster | None = None
         self._standing = _Standing()
-        self._rho = problem.initial()
+        self._rho = problem.initial
         self._asked: list[tuple[Message, tuple[int, ...]]] = []
         self._record: RoundRecord | None = None
 
@@ -217,12 +217,8 @@ class ParameterServer(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the mean accuracy of the local models that answered."""
-        accuracies = tuple(
-            accuracy
-            for reply in replies
-            if reply.has_content()
-            for accuracy in NodeMetrics.unpack(reply.content).accuracies
-        )
+        said = [NodeMetrics.unpack(reply.content) for reply in replies if reply.has_content()]
+        accuracies = NodeMetrics.merge(said).accuracies
         if not accuracies:
             return None
         if self._record is not None:

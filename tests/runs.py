@@ -70,7 +70,7 @@ def play(
     records: list[RoundRecord] = []
     server = strategy(problem, on_round=records.append)
     server.settle = 0.0
-    server.start(grid, pack_rho(problem.initial()), num_rounds=config.rounds)
+    server.start(grid, pack_rho(problem.initial), num_rounds=config.rounds)
     return records
 
 

@@ -121,7 +121,7 @@ def distances(strategy: type[ParameterServer], **changes: object) -> list[float]
     config = configure(**{"regularizer": "squared-l2", "rounds": 60, **changes})
     from pfl_flower.problem import build_problem
 
-    target = build_problem(config).target()
+    target = build_problem(config).target
     records = play(config, strategy=strategy)
     return [float(torch.linalg.vector_norm(record.rho - target)) for record in records]
 

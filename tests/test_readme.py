@@ -37,7 +37,7 @@ def test_an_attacker_of_ones_own() -> None:
     first = own[0].accepted[4]
     from pfl_flower.problem import build_problem
 
-    assert torch.allclose(first, 2 * build_problem(configure()).target())
+    assert torch.allclose(first, 2 * build_problem(configure()).target)
     assert all(not record.rejections for record in own)
 
 
