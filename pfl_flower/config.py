@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pfl_flower.aggregation import AGGREGATIONS
+from pfl_flower.regularizers import REGULARIZERS
+
 Scalar = bool | int | float | str
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -139,8 +142,8 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         self.points(), self.strategic()
-        _known("regularizer", self.regularizer, ("squared-l2", "l2", "smooth-l2"))
-        _known("aggregation", self.aggregation, ("sum",))
+        _known("regularizer", self.regularizer, tuple(REGULARIZERS))
+        _known("aggregation", self.aggregation, tuple(AGGREGATIONS))
         _known("attack", self.attack, ("cga",))
         for key, wrong, right in self._combinations():
             if wrong:

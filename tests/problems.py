@@ -18,6 +18,15 @@ from pfl_flower.solvers import ProximalSolver, Solution
 from tests import reference
 
 DTYPE = torch.float64
+STRENGTHS = [0.01, 1.0, 30.0]
+
+
+def build(name: str, lam: float = 1.5) -> Regularizer:
+    return regularizers.REGULARIZERS[name](lam=lam)
+
+
+def close(got: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-7) -> None:
+    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,12 @@ from torch import Tensor
 from pfl_flower.regularizers import (
     L2,
     REGULARIZERS,
-    Regularizer,
     SmoothL2,
     UnattainableGradientError,
     length,
 )
 from tests import problems, reference
-
-STRENGTHS = [0.01, 1.0, 30.0]
-
-
-def build(name: str, lam: float = 1.5) -> Regularizer:
-    return REGULARIZERS[name](lam=lam)
-
-
-def close(got: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-7) -> None:
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+from tests.problems import STRENGTHS, build, close
 
 
 def gradients(lam: float, count: int, seed: int, dim: int = 4) -> Tensor:

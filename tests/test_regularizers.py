@@ -9,22 +9,11 @@ from torch import Tensor
 from pfl_flower.population import UserData
 from pfl_flower.regularizers import (
     L2,
-    REGULARIZERS,
-    Regularizer,
     SmoothL2,
     SquaredL2,
 )
 from tests import problems, reference
-
-STRENGTHS = [0.01, 1.0, 30.0]
-
-
-def build(name: str, lam: float = 1.5) -> Regularizer:
-    return REGULARIZERS[name](lam=lam)
-
-
-def close(got: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-7) -> None:
-    torch.testing.assert_close(got, expected, rtol=rtol, atol=atol)
+from tests.problems import STRENGTHS, build, close
 
 
 @pytest.mark.parametrize("lam", STRENGTHS)
