@@ -23,8 +23,8 @@ class Options:
         Who carries the messages.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
-    seeds : tuple of int
-        One run each.
+    seeds : tuple of int or None
+        One run each; the experiment's own when absent.
     rounds : int or None
         In place of the experiment's own number.
     output : Path
@@ -35,16 +35,22 @@ class Options:
         Number of nodes; the engine's default when absent.
     fresh : bool
         Run finished seeds again.
+    quick : bool
+        Smaller sizes, where a study has them.
+    control : bool
+        An idle attacker in a study: its claims must then fail.
     """
 
     engine: Engine = "inprocess"
     device: str = "auto"
-    seeds: tuple[int, ...] = (1,)
+    seeds: tuple[int, ...] | None = None
     rounds: int | None = None
     output: Path = field(default_factory=lambda: Path.home() / "pfl-flower")
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     nodes: int | None = None
     fresh: bool = False
+    quick: bool = False
+    control: bool = False
 
     def configure(self, base: Mapping[str, Scalar], folder: Path, seed: int) -> RunConfig:
         """Return the configuration of one seed's run, whose results go to ``folder/seed-N``."""

@@ -29,13 +29,17 @@ from pfl_flower.results import (
 )
 from pfl_flower.server_app import figure_title, last_metrics, sanity_checks
 
+PRESET_SEEDS = (1,)
+"""What a preset runs when no seeds are named."""
+
 
 def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     """Run a preset for all seeds; write and return its summary."""
     began = time.perf_counter()
     folder = options.output / name
     base = preset(name)
-    configs = [options.configure(base, folder, seed) for seed in options.seeds]
+    seeds = options.seeds or PRESET_SEEDS
+    configs = [options.configure(base, folder, seed) for seed in seeds]
     for config in configs:
         if not options.fresh and _finished(config):
             console.print(f"{name}, {config.name}: kept from before")
@@ -49,11 +53,11 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     for config, rows in zip(configs, curves, strict=True):
         checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
-    own = {"name": name, "output-dir": str(options.output), "seed": options.seeds[0]}
+    own = {"name": name, "output-dir": str(options.output), "seed": seeds[0]}
     summary = summarise(
         experiment=name,
         config={**configs[0].flat(), **own},
-        seeds=options.seeds,
+        seeds=seeds,
         finals=finals,
         checks=checks,
         device=_device(configs[0]),

@@ -1,0 +1,1 @@
+"""The paper's theorems as studies: measured, judged, drawn."""
