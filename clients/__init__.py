@@ -2,6 +2,7 @@
 
 from clients.base import Answer, Client
 from clients.honest import HonestClient
+from clients.poisoned import PoisonedClient
 from clients.strategic import AttackSetup, StrategicClient
 
-__all__ = ["Answer", "AttackSetup", "Client", "HonestClient", "StrategicClient"]
+__all__ = ["Answer", "AttackSetup", "Client", "HonestClient", "PoisonedClient", "StrategicClient"]

@@ -41,9 +41,9 @@ class Client(ABC):
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the gradients to report and remember what the next round needs."""
 
-    def evaluate(self) -> tuple[float, ...]:
-        """Return the accuracies of the users' local models; none where there is no such model."""
-        return ()
+    def evaluate(self) -> dict[int, float]:
+        """Return the accuracies of local models by user; none where there is no such model."""
+        return {}
 
     def recall(self, name: str) -> dict[str, Tensor]:
         """Return the tensors remembered under ``name``, on the CPU; empty if there are none."""

@@ -20,6 +20,10 @@ class HonestClient(Client):
         """Return the users with their data; a poisoned client differs in this alone."""
         return self.problem.population(self.users)
 
+    def start(self) -> Tensor:
+        """Return the local models before the first round, ``(k, d)``."""
+        return self.problem.local_start(self.users)
+
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the honest reports of a round (Section 2.2)."""
         population, memory = self.population(), self._memory()
@@ -38,18 +42,19 @@ class HonestClient(Client):
             reports, metrics = population.report(broadcast.rho, used), NodeMetrics()
         return Answer(dict(zip(self.users, reports, strict=True)), metrics)
 
-    def evaluate(self) -> tuple[float, ...]:
+    def evaluate(self) -> dict[int, float]:
         """Return the accuracy of each local model on the test set; none for regression."""
         if self.problem.source.loss == "least-squares":
-            return ()
+            return {}
         features, labels = self.problem.test_set
         theta = self._memory()["theta"]
-        return tuple(self.population().accuracy(theta, features, labels).tolist())
+        accuracies = self.population().accuracy(theta, features, labels).tolist()
+        return dict(zip(self.users, accuracies, strict=True))
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
         kept = self.recall("honest")
-        theta = self.problem.initial.repeat(len(self.users), 1)
+        theta = self.start()
         fresh = StepState.init(theta)
         start = {
             "theta": theta,

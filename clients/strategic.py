@@ -12,7 +12,9 @@ from torch import Tensor
 from clients.base import Answer, Client
 from pfl_flower.attacks import Attack, Observation, plausible_report
 from pfl_flower.attacks.cga import CounterGradient
+from pfl_flower.attacks.model import ModelAttack
 from pfl_flower.messages import Broadcast
+from pfl_flower.plans import plan
 from pfl_flower.problem import Problem, resolve
 
 
@@ -33,8 +35,13 @@ class AttackSetup:
 
     @property
     def target(self) -> Tensor:
-        """theta_dagger, ``(d,)``."""
-        return self.problem.target
+        """theta_dagger of this user, ``(d,)``."""
+        return self.problem.targets[self.problem.config.shift(self.user)]
+
+    @property
+    def attack_model(self) -> Tensor:
+        """theta_spade of this user, ``(d,)``, worked out when first asked for."""
+        return plan(self.problem, self.user).attack_model.to(self.problem.dtype)
 
     @property
     def coalition(self) -> int:
@@ -55,7 +62,12 @@ def counter_gradient(setup: AttackSetup) -> CounterGradient:
     )
 
 
-ATTACKS: Mapping[str, AttackFactory] = {"cga": counter_gradient}
+def model_attack(setup: AttackSetup) -> ModelAttack:
+    """Return the model attack on theta_spade, whatever data the user may have."""
+    return ModelAttack(attack_model=setup.attack_model, regularizer=setup.problem.regularizer)
+
+
+ATTACKS: Mapping[str, AttackFactory] = {"cga": counter_gradient, "model": model_attack}
 
 
 class StrategicClient(Client):

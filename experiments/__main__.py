@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--fresh", action="store_true", help="run finished seeds again")
     run.add_argument(
+        "--keep", action="store_true", help="keep finished seeds even if the code has changed"
+    )
+    run.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
     )
     return top
@@ -96,6 +99,7 @@ def _options(parsed: argparse.Namespace) -> Options:
         settings=parse_settings(parsed.settings),
         nodes=parsed.nodes,
         fresh=parsed.fresh,
+        keep=parsed.keep,
         quick=parsed.quick,
         control=parsed.control,
     )

@@ -35,6 +35,8 @@ class Options:
         Number of nodes; the engine's default when absent.
     fresh : bool
         Run finished seeds again.
+    keep : bool
+        Keep finished seeds of other versions of the code too.
     quick : bool
         Smaller sizes, where a study has them.
     control : bool
@@ -49,18 +51,24 @@ class Options:
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     nodes: int | None = None
     fresh: bool = False
+    keep: bool = False
     quick: bool = False
     control: bool = False
 
-    def configure(self, base: Mapping[str, Scalar], folder: Path, seed: int) -> RunConfig:
-        """Return the configuration of one seed's run, whose results go to ``folder/seed-N``."""
+    def configure(
+        self, base: Mapping[str, Scalar], folder: Path, seed: int, name: str = ""
+    ) -> RunConfig:
+        """Return the configuration of one seed's run.
+
+        Results go to ``folder/name``, ``folder/seed-N`` when there is no name.
+        """
         values: dict[str, Scalar] = {**base, "device": self.device, **self.settings}
         if self.rounds is not None:
             values["rounds"] = self.rounds
         own: dict[str, Scalar] = {
             "seed": seed,
             "output-dir": str(folder),
-            "name": f"seed-{seed}",
+            "name": name or f"seed-{seed}",
         }
         return parse_config({**values, **own})
 

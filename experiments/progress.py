@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,28 +25,39 @@ def progress(console: Console, title: str, rows: Path, total: int) -> Iterator[N
         TextColumn("{task.fields[measured]}"),
         TimeElapsedColumn(),
     )
-    rows.unlink(missing_ok=True)
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total, measured="")
-        stop = threading.Event()
 
-        def show() -> None:
-            last = _last_row(rows)
-            if last is not None:
-                bar.update(task, completed=int(last.get("round", 0)), measured=_measured(last))
+        def show(row: dict[str, float]) -> None:
+            bar.update(task, completed=int(row.get("round", 0)), measured=measured(row))
 
-        def watch() -> None:
-            while not stop.wait(POLL_SECONDS):
-                show()
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
+        with watching(rows, show):
             yield
-        finally:
-            stop.set()
-            watcher.join()
-            show()
+
+
+@contextmanager
+def watching(rows: Path, show: Callable[[dict[str, float]], None]) -> Iterator[None]:
+    """Call ``show`` with the last row that a run has written, now and then while the body runs."""
+    rows.unlink(missing_ok=True)
+    stop = threading.Event()
+
+    def look() -> None:
+        last = _last_row(rows)
+        if last is not None:
+            show(last)
+
+    def watch() -> None:
+        while not stop.wait(POLL_SECONDS):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        look()
 
 
 def _last_row(path: Path) -> dict[str, float] | None:
@@ -57,8 +68,11 @@ def _last_row(path: Path) -> dict[str, float] | None:
     return found[-1] if found else None
 
 
-def _measured(row: dict[str, float]) -> str:
-    parts = [f"distance {row.get('distance_to_target', float('nan')):.3g}"]
+def measured(row: dict[str, float]) -> str:
+    """Return distance and accuracies of a row, for a progress line."""
+    parts = []
+    if "distance_to_target" in row:
+        parts.append(f"distance {row['distance_to_target']:.3g}")
     if "accuracy_true" in row:
         parts.append(f"accuracy {row['accuracy_true']:.3f}/{row['accuracy_target']:.3f}")
     return "  ".join(parts)

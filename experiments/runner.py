@@ -27,7 +27,7 @@ from pfl_flower.results import (
     summarise,
     write_json,
 )
-from pfl_flower.server_app import figure_title, last_metrics, sanity_checks
+from pfl_flower.server_app import figure_title, sanity_checks
 
 PRESET_SEEDS = (1,)
 """What a preset runs when no seeds are named."""
@@ -41,14 +41,14 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     seeds = options.seeds or PRESET_SEEDS
     configs = [options.configure(base, folder, seed) for seed in seeds]
     for config in configs:
-        if not options.fresh and _finished(config):
+        if finished(config, options):
             console.print(f"{name}, {config.name}: kept from before")
             continue
         growing = config.folder() / "rounds.csv"
         with progress(console, f"{name} {config.name}", growing, config.rounds):
             run_once(config, options)
     curves = [read_rounds(config.folder() / "rounds.csv") for config in configs]
-    finals = [last_metrics(rows) for rows in curves]
+    finals = [final_metrics(config) for config in configs]
     checks = [claim.check(finals) for claim in CLAIMS.get(name, ())]
     for config, rows in zip(configs, curves, strict=True):
         checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
@@ -74,6 +74,12 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     return summary
 
 
+def final_metrics(config: RunConfig) -> dict[str, float]:
+    """Return the metrics that a finished run ended with."""
+    kept = json.loads((config.folder() / "summary.json").read_text())
+    return {name: float(metric["values"][0]) for name, metric in kept["metrics"].items()}
+
+
 def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print metrics, checks and where the files are."""
     table = Table(title=str(summary["experiment"]))
@@ -94,16 +100,20 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
             console.print(f"  {path}", soft_wrap=True)
 
 
-def _finished(config: RunConfig) -> bool:
-    """Whether this configuration was run to its end by this very code."""
+def finished(config: RunConfig, options: Options) -> bool:
+    """Whether this configuration was run to its end, and by this code unless options say so."""
     try:
         kept = json.loads((config.folder() / "summary.json").read_text())
     except (OSError, ValueError):
         return False
+    return bool(kept.get("config") == config.flat()) and may_keep(kept, options)
+
+
+def may_keep(kept: Mapping[str, Any], options: Options) -> bool:
+    """Whether what is kept counts: made by this very code, or by any with ``--keep``."""
     source = commit()
-    if source == "unknown" or source.endswith("-dirty"):
-        return False
-    return bool(kept.get("config") == config.flat() and kept.get("commit") == source)
+    clean = source != "unknown" and not source.endswith("-dirty")
+    return not options.fresh and (options.keep or (clean and kept.get("commit") == source))
 
 
 def _device(config: RunConfig) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.options import Options
+from experiments.runner import may_keep
 from pfl_flower.config import ConfigError
 from pfl_flower.problem import choose_device
 from pfl_flower.results import Check, commit, summarise, write_json
@@ -51,6 +52,28 @@ class Setting:
     say: Callable[[str], None] = lambda line: None
 
 
+@dataclass(frozen=True)
+class Printed:
+    """A number that the paper prints, and the metric of ours that stands beside it.
+
+    Attributes
+    ----------
+    what : str
+        What it is a number of.
+    metric : str
+        Name in the results' ``metrics``.
+    value : float
+        As printed.
+    where : str
+        Figure, table or section.
+    """
+
+    what: str
+    metric: str
+    value: float
+    where: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A claim, how it is measured, and when it counts as shown.
@@ -72,6 +95,10 @@ class Study:
         them must fail.
     has_runs : bool
         Whether the measuring runs whole configurations, so that run-config keys can be set.
+    setting : str
+        A sentence or two: data, users, steps, what is drawn.
+    printed : tuple of Printed
+        The paper's numbers.
     """
 
     name: str
@@ -82,6 +109,8 @@ class Study:
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     success: tuple[str, ...] = ()
     has_runs: bool = False
+    setting: str = ""
+    printed: tuple[Printed, ...] = ()
 
 
 def find_study(place: str) -> Study:
@@ -132,8 +161,8 @@ def _measured(
 ) -> dict[str, Any]:
     """Return the seed's result, kept from before if the same code made it when asked the same."""
     path, asked = folder / "result.json", {**_asked(options), "seed": seed}
-    kept = _kept(path, asked)
-    if kept is not None and not options.fresh:
+    kept = _kept(path, asked, options)
+    if kept is not None:
         console.print(f"{study.name}, seed {seed}: kept from before")
         return kept
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -166,16 +195,12 @@ def json_form(result: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _kept(path: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+def _kept(path: Path, asked: Mapping[str, Any], options: Options) -> dict[str, Any] | None:
     try:
         kept: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    source = commit()
-    if source == "unknown" or source.endswith("-dirty"):
-        return None
-    same = kept.get("asked") == json_form(asked) and kept.get("commit") == source
-    return kept if same else None
+    return kept if kept.get("asked") == json_form(asked) and may_keep(kept, options) else None
 
 
 def _asked(options: Options) -> dict[str, Any]:

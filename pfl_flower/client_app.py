@@ -6,7 +6,7 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Client, HonestClient, StrategicClient
+from clients import Client, HonestClient, PoisonedClient, StrategicClient
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, parse_config
 from pfl_flower.messages import (
@@ -49,7 +49,9 @@ def node_clients(
     if honest:
         clients.append(HonestClient(problem, honest, state))
     if strategic:
-        clients.append(StrategicClient(problem, strategic, state))
+        poisons = problem.config.attack == "data"
+        kind = PoisonedClient if poisons else StrategicClient
+        clients.append(kind(problem, strategic, state))
     return clients
 
 
@@ -85,6 +87,6 @@ def evaluate(message: Message, context: Context) -> Message:
     problem = _problem(context)
     _, users = unpack_request(message.content)
     clients = node_clients(problem, users, node_role(context), context.state)
-    accuracies = tuple(value for client in clients for value in client.evaluate())
+    accuracies = {u: value for client in clients for u, value in client.evaluate().items()}
     record = NodeMetrics(accuracies=accuracies).pack()
     return Message(RecordDict({METRICS: record}), reply_to=message)

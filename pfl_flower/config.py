@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pfl_flower.aggregation import AGGREGATIONS
 from pfl_flower.regularizers import REGULARIZERS
+from pfl_flower.rules import rules
 
 Scalar = bool | int | float | str
 
@@ -19,6 +20,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 
+ATTACK_NAMES = ("cga", "model", "data")
+POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
 SYNTHETIC_LOSSES = {"synthetic-linear": "least-squares", "synthetic-logistic": "logistic"}
 PLUGIN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -59,7 +62,11 @@ class RunConfig(BaseModel):
 
     model: Literal["linear", "two-layer"] = Field("linear", description="model of every user")
     hidden: Count = Field(784, description="hidden units of the two-layer model")
-    reduction: Literal["sum", "mean"] = Field("sum", description="of the losses of a user's points")
+    reduction: Literal["sum", "mean", "scaled-sum"] = Field(
+        "sum",
+        description="of the losses of a user's points; scaled-sum is the sum divided by the mean "
+        "number of points per user (Appendix C)",
+    )
     nu: NonNegative = Field(0.001, description="local regularisation nu ||theta||^2")
     regularizer: str = Field(
         "squared-l2", description="squared-l2, l2, smooth-l2, or a class as package.module:Name"
@@ -99,7 +106,7 @@ class RunConfig(BaseModel):
     max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
 
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
-    attack: str = Field("cga", description="cga, or a class as package.module:Name")
+    attack: str = Field("cga", description="cga, model, data, or a class as package.module:Name")
     estimator: Literal["inferred", "oracle"] = Field(
         "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"
     )
@@ -111,6 +118,41 @@ class RunConfig(BaseModel):
         description="theta_dagger: relabel learns it on labels + 1 (images), "
         "negate is minus the users' common model (synthetic)",
     )
+    target_shift: str = Field(
+        "1",
+        description="what relabel adds to a class; a list such as 1,2 gives the strategic users "
+        "competing targets and repeats its last entry",
+    )
+    attack_model: str = Field(
+        "exact",
+        description="theta_spade of model and data attacks: exact, from the honest users' exact "
+        "responses, or the folder of a CGA run, from its last gradient",
+    )
+    poisoning: str = Field(
+        "auto",
+        description="single-point, sampling, indifference, matching, repeated, or a function as "
+        "package.module:name; auto: single-point for regression, else matching",
+    )
+    poisoning_points: Count = Field(2000, description="queries of sampling and indifference")
+    poisoning_queries: Literal["gaussian", "uniform", "images"] = Field(
+        "gaussian", description="what is asked: random queries, in [0, 1], or training images"
+    )
+    poisoning_noise: NonNegative = Field(
+        0.01, description="deviation of indifference's noise, and of regression's answers"
+    )
+    poisoning_labels: Literal["soft", "drawn"] = Field(
+        "soft", description="indifference's labels: probabilities, or drawn from them"
+    )
+    poisoning_draws: Count = Field(1, description="labels drawn for each query")
+    poisoning_weight: Positive = Field(1.0, description="alpha, weight of indifference's labels")
+    poisoning_box: bool = Field(False, description="keep designed features within [0, 1]")
+    poisoning_integer: bool = Field(False, description="whole numbers of labels in matching")
+    initialization: Literal["global", "attack-model"] = Field(
+        "global", description="poisoned users' local models start at rho_0, or at theta_spade"
+    )
+    initialization_noise: NonNegative = Field(
+        0.0, description="deviation of the noise on all local models' starts (Appendix I.3)"
+    )
 
     min_nodes: Count = Field(1, description="nodes to wait for before the first round")
     node_timeout: Positive = Field(60.0, description="seconds to wait for the nodes")
@@ -118,8 +160,11 @@ class RunConfig(BaseModel):
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         10, description="rounds between evaluations of the local models; 0: never"
     )
+    equilibrium: bool = Field(
+        False, description="find the exact minimiser of LOSS after the run (linear models)"
+    )
 
-    @field_validator("points_per_user", "strategic_users", mode="before")
+    @field_validator("points_per_user", "strategic_users", "target_shift", mode="before")
     @classmethod
     def _number_as_text(cls, value: object) -> object:
         """Accept a bare number, which is how Flower's command line reads ``strategic-users=3``."""
@@ -141,36 +186,20 @@ class RunConfig(BaseModel):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        self.points(), self.strategic()
+        self.points(), self.strategic(), self.shifts()
         _known("regularizer", self.regularizer, tuple(REGULARIZERS))
         _known("aggregation", self.aggregation, tuple(AGGREGATIONS))
-        _known("attack", self.attack, ("cga",))
-        for key, wrong, right in self._combinations():
+        _known("attack", self.attack, ATTACK_NAMES)
+        _known("poisoning", self.poisoning, POISONING_NAMES)
+        for key, wrong, right in rules(self):
             if wrong:
                 raise ValueError(f"{key} = {self.flat()[key]}: expected {right}")
         return self
 
-    def _combinations(self) -> list[tuple[str, bool, str]]:
-        """Return the keys whose values others rule out: key, whether it is wrong, what is right."""
-        exact = self.local_solver == "exact"
-        synthetic = self.dataset in SYNTHETIC_LOSSES
-        linear = self.model == "linear"
-        adam = self.server_optimizer == "adam"
-        return [
-            ("model", exact and not linear, "linear, for exact solves"),
-            ("model", synthetic and not linear, "linear, for synthetic data"),
-            ("dtype", exact and self.dtype != "float64", "float64, for exact solves"),
-            ("batch-size", exact and self.batch_size > 0, "0, for exact solves"),
-            ("update-order", exact and self.simultaneous, "local-first, for exact solves"),
-            ("target", synthetic and self.target == "relabel", "negate, for synthetic data"),
-            ("target", not synthetic and self.target == "negate", "relabel, for images"),
-            ("server-lr", adam and self.server_lr == "auto", "a number, under Adam"),
-            (
-                "estimator",
-                self.inverts_adam,
-                "oracle, or server-optimizer = sgd: Equation 5 cannot be inverted under Adam",
-            ),
-        ]
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are made, by models that are known."""
+        return self.dataset in SYNTHETIC_LOSSES
 
     @property
     def simultaneous(self) -> bool:
@@ -213,6 +242,24 @@ class RunConfig(BaseModel):
         if max(chosen, default=0) >= self.users:
             raise ValueError(f"strategic-users = {text}: expected ids 0 to {self.users - 1}")
         return frozenset(chosen)
+
+    def shifts(self) -> tuple[int, ...]:
+        """Return what each strategic user's target adds to a class, in the order of their ids."""
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.target_shift):
+            raise ValueError(f"target-shift = {self.target_shift}: expected shifts such as 1,2")
+        given = [int(shift) for shift in self.target_shift.split(",")]
+        count = max(1, len(self.strategic()))
+        return tuple(given[:count] + given[-1:] * (count - len(given)))
+
+    def shift(self, user: int) -> int:
+        """Return the shift of a strategic user's target; the first for one the run knows not."""
+        chosen = sorted(self.strategic())
+        return self.shifts()[chosen.index(user) if user in chosen else 0]
+
+    def allies(self, user: int) -> int:
+        """Return how many strategic users share this one's target, itself included."""
+        same = [other for other in self.strategic() if self.shift(other) == self.shift(user)]
+        return max(1, len(same))
 
     def folder(self) -> Path:
         """Return the absolute folder of the run's results."""

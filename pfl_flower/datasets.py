@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pfl_flower.models import augment
 from pfl_flower.population import UserData
 from pfl_flower.seeding import generator
 
@@ -40,12 +39,19 @@ class Source(ABC):
         The loss the labels are made for.
     most_points : int or None
         Points that one user can draw, where that is limited.
+    bias : bool
+        Whether the last feature is the constant 1.
+    key : str
+        What tells these data from others of the same name: a digest of files; empty where the
+        name says all.
     """
 
     inputs: int
     outputs: int
     loss: str
     most_points: int | None = None
+    bias: bool = False
+    key: str = ""
 
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
@@ -66,14 +72,18 @@ class Images(Source):
     Parameters
     ----------
     train, test : tuple of Tensor
-        Features ``(n, p)`` in [0, 1] and class numbers ``(n,)``.
+        Features ``(n, p)`` and class numbers ``(n,)``. Bytes stand for 255ths; bytes and float16
+        are kept as they are and become float32 when they are drawn.
     label_noise : float
         Fraction of the training labels redrawn uniformly among all classes, in [0, 1].
     seed : int
         Of that redrawing.
+    key : str
+        See ``Source``.
     """
 
     loss = "softmax"
+    bias = True
 
     def __init__(
         self,
@@ -82,10 +92,12 @@ class Images(Source):
         *,
         label_noise: float = 0.0,
         seed: int = 0,
+        key: str = "",
     ) -> None:
-        self._features, labels = augment(train[0]), train[1]
-        self._test = (augment(test[0]), test[1])
-        self.inputs = self._features.shape[1]
+        self._features, labels = train
+        self._test = test
+        self.key = key
+        self.inputs = self._features.shape[1] + 1
         self.most_points = len(labels)
         self.outputs = int(labels.max()) + 1
         self._labels = redraw_labels(labels, self.outputs, label_noise, generator(seed, "noise"))
@@ -95,15 +107,31 @@ class Images(Source):
         if points > len(self._labels):
             raise DataError(f"points-per-user = {points}: expected <= {len(self._labels)}")
         order = torch.randperm(len(self._labels), generator=generator(seed, "draw", user))
-        return UserData(self._features[order[:points]], self._labels[order[:points]])
+        return UserData(ready(self._features[order[:points]]), self._labels[order[:points]])
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """Return the test images, never noised."""
-        return self._test
+        return ready(self._test[0]), self._test[1]
 
     def training_set(self) -> tuple[Tensor, Tensor]:
         """Return all training images, with the noise if there is any."""
-        return self._features, self._labels
+        return ready(self._features), self._labels
+
+
+def ready(stored: Tensor) -> Tensor:
+    """Return features ``(n, p)``, kept as bytes or float16 perhaps, as ``(n, p + 1)`` floats.
+
+    >>> import torch
+    >>> ready(torch.tensor([[0, 51, 255]], dtype=torch.uint8))
+    tensor([[0.0000, 0.2000, 1.0000, 1.0000]])
+    """
+    compact = stored.dtype in (torch.uint8, torch.float16)
+    dtype = torch.float32 if compact else stored.dtype
+    features = torch.ones((len(stored), stored.shape[1] + 1), dtype=dtype)
+    features[:, :-1] = stored
+    if stored.dtype == torch.uint8:
+        features[:, :-1] /= 255
+    return features
 
 
 def redraw_labels(labels: Tensor, classes: int, fraction: float, draw: torch.Generator) -> Tensor:
@@ -205,7 +233,9 @@ class DataSpec:
     Attributes
     ----------
     name : str
-        ``digits``, ``mnist``, ``fashion-mnist``, ``synthetic-linear`` or ``synthetic-logistic``.
+        ``digits``, ``mnist``, ``fashion-mnist``, ``synthetic-linear``, ``synthetic-logistic``,
+        ``cifar10``, ``imagefolder:PATH``, ``cifar10-embeddings`` or
+        ``imagefolder-embeddings:PATH``, where PATH may be relative to the data folder.
     data_dir : str
         Folder of the downloaded sets; empty for ``PFL_DATA_DIR``, or else the cache folder.
     label_noise : float
@@ -214,6 +244,8 @@ class DataSpec:
         Dimension of the synthetic sets.
     seed : int
         Of the noise and of the synthetic models.
+    weights : str
+        File of the network that embeds images; empty for the one that ``train-vgg`` writes.
     """
 
     name: str
@@ -221,6 +253,7 @@ class DataSpec:
     label_noise: float = 0.0
     features: int = 20
     seed: int = 0
+    weights: str = ""
 
 
 @lru_cache(maxsize=8)
@@ -244,6 +277,10 @@ def load_source(spec: DataSpec) -> Source:
         return Synthetic("least-squares", spec.features, spec.seed, label_noise=noise)
     if spec.name == "synthetic-logistic":
         return Synthetic("logistic", spec.features, spec.seed, label_noise=noise)
+    from pfl_flower.embeddings import image_source, is_image_set  # they build on this module
+
+    if is_image_set(spec.name):
+        return image_source(spec)
     raise DataError(f"dataset = {spec.name}: unknown")
 
 
@@ -284,5 +321,4 @@ def _torchvision(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
             f"data-dir = {folder}: {name} is not there and could not be downloaded; put "
             f"torchvision's {name}/raw files there, or set PFL_DATA_DIR ({type(error).__name__})"
         ) from None
-    features = images.data.reshape(len(images.data), -1).to(torch.float32) / 255
-    return features, images.targets.to(torch.int64)
+    return images.data.reshape(len(images.data), -1), images.targets.to(torch.int64)

@@ -20,24 +20,31 @@ class Evaluation:
     ----------
     problem : Problem
         Whose test set and target are used. The target is the laboratory's knowledge: no update of
-        rho depends on it.
+        rho depends on it. Without strategic users a model that is not linear has none.
     """
 
     problem: Problem
     features: Tensor
     labels: Tensor
-    target: Tensor
+    target: Tensor | None
     start: Tensor
+    rivals: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, problem: Problem) -> Evaluation:
         """Return the evaluation of a run."""
         features, labels = problem.test_set
-        return cls(problem, features, labels, problem.target, problem.initial)
+        target, rivals = None, []
+        # Two layers take minutes to learn a target, which nobody aims at without an attacker.
+        if problem.config.strategic() or problem.config.model == "linear":
+            target, *rivals = problem.targets.values()
+        return cls(problem, features, labels, target, problem.initial, tuple(rivals))
 
     @cached_property
     def target_accuracy(self) -> float:
         """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
+        if self.target is None:
+            return float("nan")
         scores = self.problem.model.scores(self.target[None], self.features)
         return float(accuracy(scores, self.problem.relabelled(self.labels)[None])[0])
 
@@ -46,7 +53,7 @@ class Evaluation:
 
         ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
         relabels it (absent for regression); ``loss_true`` is the mean loss per test point;
-        distances are Euclidean.
+        distances are Euclidean, ``distance_to_rival`` to the nearest target of the others.
         """
         scores = self.problem.model.scores(rho[None], self.features)[0]
         labels = self.labels
@@ -55,10 +62,14 @@ class Evaluation:
             wanted = self.problem.relabelled(labels)
             measured["accuracy_true"] = float(accuracy(scores[None], labels[None])[0])
             measured["accuracy_target"] = float(accuracy(scores[None], wanted[None])[0])
-            measured["target_accuracy"] = self.target_accuracy
+            if self.target is not None:
+                measured["target_accuracy"] = self.target_accuracy
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
         measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
-        measured["distance_to_target"] = _norm(rho - self.target)
+        if self.target is not None:
+            measured["distance_to_target"] = _norm(rho - self.target)
+        if self.rivals:
+            measured["distance_to_rival"] = min(_norm(rho - rival) for rival in self.rivals)
         measured["distance_to_start"] = _norm(rho - self.start)
         measured["norm_rho"] = _norm(rho)
         return measured

@@ -38,7 +38,8 @@ def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> t
     else:
         draw(left, curves, "loss_true", "test loss", 0)
         left.set(ylabel="mean loss of the global model")
-    draw(right, curves, "distance_to_target", "to the target", 0)
+    if any("distance_to_target" in row for row in curves[0]):
+        draw(right, curves, "distance_to_target", "to the target", 0)
     draw(right, curves, "distance_to_start", "to the start", 1, style="--")
     draw(right, curves, "norm_rho", "norm", 2, style=":")
     right.set(ylabel="distance of the global model", yscale="log")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,45 +112,80 @@ def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """What a node says of its own work; never used in the mathematics."""
+    """What a node says of its own work; never used in the mathematics.
+
+    Attributes
+    ----------
+    worst_residual, unconverged
+        Of its local solves: the largest residual, and how many missed their tolerance.
+    accuracies : dict
+        Of its honest users' local models, by user.
+    poisoned_points, poisoned_labels, poisoned_residual
+        Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
+    """
 
     worst_residual: float = 0.0
     unconverged: int = 0
-    accuracies: tuple[float, ...] = field(default=())
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+    poisoned_points: int = 0
+    poisoned_labels: float = 0.0
+    poisoned_residual: float = 0.0
 
     @classmethod
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
-        """Return the worst residual, the sum of missed tolerances, and all accuracies."""
+        """Return the largest residuals, the sums of counts, and all accuracies."""
         known = list(several)
         return cls(
             max((metrics.worst_residual for metrics in known), default=0.0),
             sum(metrics.unconverged for metrics in known),
-            tuple(accuracy for metrics in known for accuracy in metrics.accuracies),
+            {user: value for metrics in known for user, value in metrics.accuracies.items()},
+            sum(metrics.poisoned_points for metrics in known),
+            sum(metrics.poisoned_labels for metrics in known),
+            max((metrics.poisoned_residual for metrics in known), default=0.0),
         )
 
     def pack(self) -> MetricRecord:
         """Return Flower's form."""
-        values: dict[str, int | float | list[float]] = {
+        values: dict[str, int | float | list[float] | list[int]] = {
             "worst-residual": self.worst_residual,
             "unconverged": self.unconverged,
         }
         if self.accuracies:
-            values["accuracies"] = list(self.accuracies)
-        return MetricRecord(values)  # type: ignore[arg-type]
+            values["accuracies"] = list(self.accuracies.values())
+            values["accuracy-users"] = list(self.accuracies)
+        if self.poisoned_points:
+            values["poisoned-points"] = self.poisoned_points
+            values["poisoned-labels"] = self.poisoned_labels
+            values["poisoned-residual"] = self.poisoned_residual
+        return MetricRecord(values)
 
     @classmethod
     def unpack(cls, content: RecordDict) -> NodeMetrics:
         """Return the metrics of a reply, with what is missing or absurd left at its default."""
         record = content.metric_records.get(METRICS, MetricRecord())
-        residual, unconverged = record.get("worst-residual"), record.get("unconverged")
-        accuracies = record.get("accuracies")
         return cls(
-            float(residual) if isinstance(residual, int | float) and residual >= 0 else 0.0,
-            unconverged if isinstance(unconverged, int) and 0 <= unconverged < 2**31 else 0,
-            tuple(float(a) for a in accuracies if 0 <= a <= 1)
-            if isinstance(accuracies, list)
-            else (),
+            _amount(record.get("worst-residual")),
+            _count(record.get("unconverged")),
+            _accuracies(record.get("accuracy-users"), record.get("accuracies")),
+            _count(record.get("poisoned-points")),
+            _amount(record.get("poisoned-labels")),
+            _amount(record.get("poisoned-residual")),
         )
+
+
+def _amount(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+
+
+def _accuracies(users: object, values: object) -> dict[int, float]:
+    if not isinstance(users, list) or not isinstance(values, list) or len(users) != len(values):
+        return {}
+    pairs = zip(users, values, strict=True)
+    return {user: float(a) for user, a in pairs if isinstance(user, int) and 0 <= a <= 1}
 
 
 def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:

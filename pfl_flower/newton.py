@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pfl_flower.krylov import Preconditioner, conjugate_gradients
 from pfl_flower.losses import LocalLoss
 from pfl_flower.regularizers import Regularizer
 
@@ -100,6 +101,7 @@ class _Proximal:
 
     def __init__(self, loss: LocalLoss, regularizer: Regularizer, rho: Tensor) -> None:
         self.loss, self.regularizer, self.rho = loss, regularizer, rho
+        self._preconditioner: Preconditioner | None = None
         self.precise = len(rho) < SINGLE_PRECISION_FROM or rho.dtype != torch.float64
 
     def value(self, theta: Tensor) -> Tensor:
@@ -164,18 +166,27 @@ class _Proximal:
         return factor if int(info) == 0 else None
 
     def _conjugate_gradient_direction(self, theta: Tensor, residual: Tensor) -> Direction:
-        def product(vector: Tensor) -> Tensor:
-            local = self.loss.hessian_product(theta[None], vector[None])[0]
-            return local + self.regularizer.hessian_product(self.rho, theta, vector)
-
-        scores = self.loss.loss.factors(self.loss.model.scores(theta[None], self.loss.features))
-        curvature = scores[0] if scores[1] is None else scores[0] - scores[1] ** 2
-        weighted = curvature * (self.loss.weights * self.loss.scale[:, None])[..., None]
-        radius = torch.linalg.vector_norm(self.rho - theta)
-        diagonal = (weighted.transpose(1, 2) @ self.loss.features**2).reshape(-1) + 2 * self.loss.nu
-        diagonal = diagonal + self.regularizer.weight(radius)
+        if self._preconditioner is None or self._preconditioner.tired:
+            radius = torch.linalg.vector_norm(self.rho - theta)
+            weight = float(self.regularizer.weight(radius))
+            self._preconditioner = Preconditioner.at(self.loss, theta, weight)
+        kept = self._preconditioner
         rtol = float(min(0.1, float(residual) ** 0.5))
-        return lambda gradient: conjugate_gradients(product, gradient, diagonal, rtol=rtol)
+
+        def direction(gradient: Tensor) -> Tensor:
+            products = 0
+
+            def product(vector: Tensor) -> Tensor:
+                nonlocal products
+                products += 1
+                local = self.loss.hessian_product(theta[None], vector[None])[0]
+                return local + self.regularizer.hessian_product(self.rho, theta, vector)
+
+            solved = conjugate_gradients(product, gradient, kept, rtol=rtol)
+            kept.longest = max(kept.longest, products)
+            return solved
+
+        return direction
 
     def line_search(
         self, theta: Tensor, step: Tensor, gradient: Tensor, residual: Tensor
@@ -211,36 +222,3 @@ def shortened(step: Tensor, reach: Tensor) -> Tensor:
     """Return the step ``(d,)``, at most ``10 (1 + reach)`` long: a flat function asks for more."""
     longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
     return step if bool(size <= longest) else step * (longest / size)
-
-
-def conjugate_gradients(
-    product: Callable[[Tensor], Tensor],
-    target: Tensor,
-    diagonal: Tensor,
-    *,
-    rtol: float,
-    max_iterations: int = 500,
-) -> Tensor:
-    """Solve ``A x = target``, A positive definite, preconditioned by its diagonal.
-
-    Stops at ``||target - A x|| <= rtol ||target||`` or after ``max_iterations`` products.
-    """
-    solution = torch.zeros_like(target)
-    if not bool(target.any()):
-        return solution
-    residual = target.clone()
-    preconditioned = residual / diagonal
-    direction = preconditioned
-    energy = residual @ preconditioned
-    limit = rtol * torch.linalg.vector_norm(target)
-    for _ in range(max_iterations):
-        image = product(direction)
-        length = energy / (direction @ image)
-        solution = solution + length * direction
-        residual = residual - length * image
-        if torch.linalg.vector_norm(residual) <= limit:
-            break
-        preconditioned = residual / diagonal
-        energy, previous = residual @ preconditioned, energy
-        direction = preconditioned + (energy / previous) * direction
-    return solution

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -15,10 +15,13 @@ from pfl_flower.config import ConfigError, RunConfig
 from pfl_flower.datasets import DataSpec, Source, load_source
 from pfl_flower.losses import LOSSES, PointLoss
 from pfl_flower.models import Linear, Model, TwoLayer
-from pfl_flower.population import Population
+from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import REGULARIZERS, Regularizer
 from pfl_flower.seeding import generator
 from pfl_flower.targets import learn_target
+
+EQUILIBRIUM_LIMIT = 1500
+"""Most parameters of an exact equilibrium, which takes dense Hessians."""
 
 
 def resolve(key: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -84,24 +87,68 @@ class Problem:
 
     def _draw(self, users: tuple[int, ...]) -> Population:
         points, seed = self.config.points(), self.config.seed
+        data = [self.source.draw(user, points[user], seed) for user in users]
+        if self.config.reduction == "scaled-sum":
+            scale = len(points) / sum(points)
+            data = [
+                replace(one, weights=torch.full((len(one.labels),), scale, dtype=torch.float64))
+                for one in data
+            ]
+        return self.population_of(data)
+
+    def population_of(self, users: Sequence[UserData]) -> Population:
+        """Return users with these datasets, who share the run's model, loss and regulariser."""
         return Population(
-            [self.source.draw(user, points[user], seed) for user in users],
+            users,
             model=self.model,
             loss=self.loss,
             regularizer=self.regularizer,
             nu=self.config.nu,
-            reduction=self.config.reduction,
+            reduction="mean" if self.config.reduction == "mean" else "sum",
             dtype=self.dtype,
             device=self.device,
             tolerance=self.config.solver_tolerance,
             max_iterations=self.config.solver_iterations,
         )
 
-    @cached_property
+    def local_start(self, users: tuple[int, ...], centres: Tensor | None = None) -> Tensor:
+        """Return the local models before the first round, ``(k, d)``.
+
+        They are ``centres (k, d)``, rho_0 when absent, plus normal noise of deviation
+        ``initialization-noise`` (Appendix I.3).
+        """
+        start = self.initial.repeat(len(users), 1) if centres is None else centres.clone()
+        scale = self.config.initialization_noise
+        if scale > 0:
+            draws = [generator(self.config.seed, "local start", user) for user in users]
+            noise = [torch.randn(self.model.dim, generator=d, dtype=torch.float64) for d in draws]
+            start += scale * torch.stack(noise).to(start)
+        return start
+
+    @property
     def target(self) -> Tensor:
-        """theta_dagger, ``(d,)``."""
-        target = learn_target(self.source, self.model, self.loss, cache_key=self._target_key())
+        """theta_dagger of the first strategic user, ``(d,)``."""
+        return self.targets[self.config.shifts()[0]]
+
+    @cached_property
+    def targets(self) -> dict[int, Tensor]:
+        """theta_dagger ``(d,)`` by what it adds to a class; several where users compete."""
+        return {shift: self._learn(shift) for shift in dict.fromkeys(self.config.shifts())}
+
+    def _learn(self, shift: int) -> Tensor:
+        key = self._target_key()
+        target = learn_target(self.source, self.model, self.loss, cache_key=key, shift=shift)
         return target.to(self.device, self.dtype)
+
+    @cached_property
+    def in_double(self) -> Problem:
+        """The same problem in float64, in which attacks and equilibria are worked out."""
+        return self if self.dtype == torch.float64 else replace(self, dtype=torch.float64)
+
+    @cached_property
+    def prepared(self) -> dict[Hashable, Any]:
+        """What strategic users have worked out before the first round, see ``plans``."""
+        return {}
 
     @cached_property
     def test_set(self) -> tuple[Tensor, Tensor]:
@@ -110,9 +157,9 @@ class Problem:
         return features.to(self.device, self.dtype), labels.to(self.device)
 
     def relabelled(self, labels: Tensor) -> Tensor:
-        """Return what the attacker wants answered: class + 1 modulo c, or the opposite answer."""
+        """Return what the first attacker wants answered: the class moved, or the opposite."""
         if self.model.outputs > 1:
-            return (labels + 1) % self.model.outputs
+            return (labels + self.config.shifts()[0]) % self.model.outputs
         return -labels
 
     def _target_key(self) -> str:
@@ -127,7 +174,8 @@ def build_problem(config: RunConfig) -> Problem:
     Raises
     ------
     ConfigError
-        If a plug-in cannot be imported, or the device or the user's points cannot be had.
+        If a plug-in cannot be imported, or the device, the user's points or the equilibrium cannot
+        be had.
     DataError
         If the data cannot be had.
     """
@@ -141,6 +189,11 @@ def build_problem(config: RunConfig) -> Problem:
         )
     if config.model == "linear":
         model: Model = Linear(source.inputs, source.outputs)
+        if config.equilibrium and model.dim > EQUILIBRIUM_LIMIT:
+            raise ConfigError(
+                f"equilibrium = true: expected at most {EQUILIBRIUM_LIMIT} parameters, "
+                f"and {config.dataset} has {model.dim}"
+            )
     else:
         model = TwoLayer(source.inputs, source.outputs, hidden=config.hidden)
     regularizer = resolve("regularizer", config.regularizer, REGULARIZERS)(lam=config.lam)

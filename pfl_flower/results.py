@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, Self
 
+from pfl_flower.hardware import hardware
+
 Row = Mapping[str, float | int | str | None]
 
 COLUMNS = (
@@ -27,6 +29,7 @@ COLUMNS = (
     "target_accuracy",
     "loss_true",
     "distance_to_target",
+    "distance_to_rival",
     "distance_to_start",
     "norm_rho",
     "step_norm",
@@ -38,8 +41,16 @@ COLUMNS = (
     "worst_residual",
     "unconverged",
     "local_accuracy",
+    "active_accuracy",
+    "idle_accuracy",
+    "poisoned_points",
+    "poisoned_labels",
+    "poisoned_residual",
     "seconds",
 )
+
+LIMIT_FILE = "limit.npz"
+"""The last rho and the sum of the strategic users' last accepted reports, in a run's folder."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,7 @@ def summarise(
         "versions": versions(),
         "commit": commit(),
         "device": device,
+        "hardware": hardware(device),
         "seconds": round(seconds, 3),
     }
 

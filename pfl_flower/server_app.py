@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import Counter
 from logging import ERROR, INFO
@@ -23,6 +24,7 @@ from pfl_flower.figures import run_figure
 from pfl_flower.messages import pack_rho, unpack_rho
 from pfl_flower.problem import Problem, build_problem
 from pfl_flower.results import (
+    LIMIT_FILE,
     Check,
     RoundsFile,
     behaviour,
@@ -31,6 +33,7 @@ from pfl_flower.results import (
     summarise,
     write_json,
 )
+from pfl_flower.yardstick import measure_equilibrium
 from strategies.parameter_server import ParameterServer
 from strategies.records import RoundRecord
 from strategies.roster import NodesMissingError
@@ -65,7 +68,12 @@ def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
         )
     if config.save_trajectory:
         np.save(folder / "trajectory.npy", torch.stack(book.trajectory).cpu().numpy())
-    _conclude(config, problem, folder, time.perf_counter() - began)
+    book.save_limit(folder / LIMIT_FILE)
+    at_rest = {}
+    if config.equilibrium:
+        say("looking for the exact equilibrium")
+        at_rest = measure_equilibrium(problem, book.evaluation, book.rho)
+    _conclude(config, problem, folder, at_rest, time.perf_counter() - began)
     return folder
 
 
@@ -76,7 +84,8 @@ class Bookkeeper:
         self.config, self.rounds = problem.config, rounds
         self.evaluation = Evaluation.of(problem)
         self.trajectory: list[Tensor] = []
-        self._previous = problem.initial
+        self.rho = self._previous = problem.initial
+        self._strategic_sum = torch.zeros_like(problem.initial)
         self._measured: dict[str, float] = {}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -98,7 +107,6 @@ class Bookkeeper:
             )
             for side in ("honest", "strategic")
         }
-        accuracies = record.accuracies
         self.rounds.write(
             {
                 "seed": self.config.seed,
@@ -112,12 +120,19 @@ class Bookkeeper:
                 "rejection_reasons": ";".join(f"{key}:{n}" for key, n in sorted(reasons.items())),
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
-                "local_accuracy": sum(accuracies) / len(accuracies) if accuracies else None,
+                **_local(record, self.config.points()),
+                **_poison(record),
                 "seconds": record.seconds,
             }
         )
-        self._previous = record.rho
+        self.rho = self._previous = record.rho
+        self._strategic_sum = record.gradient_sum(strategic=True)
         self._log(record)
+
+    def save_limit(self, path: Path) -> None:
+        """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""
+        rho, gradient = (x.double().cpu().numpy() for x in (self.rho, self._strategic_sum))
+        np.savez(path, rho=rho, gradient=gradient)
 
     def _log(self, record: RoundRecord) -> None:
         shown = ("distance_to_target", "accuracy_true", "accuracy_target")
@@ -127,15 +142,41 @@ class Bookkeeper:
         log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
 
 
+def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:
+    """Return the mean accuracies of local models: all, and those with more, or fewer, points."""
+    if not record.accuracies:
+        return {}
+    known = {user: value for user, value in record.accuracies.items() if user < len(points)}
+    measured = {"local_accuracy": statistics.fmean(record.accuracies.values())}
+    mean = statistics.fmean(points)
+    for side, more in (("active", True), ("idle", False)):
+        values = [value for user, value in known.items() if (points[user] > mean) == more]
+        if values and len(values) < len(known):
+            measured[f"{side}_accuracy"] = statistics.fmean(values)
+    return measured
+
+
+def _poison(record: RoundRecord) -> dict[str, float]:
+    said = record.metrics
+    if not said.poisoned_points:
+        return {}
+    return {
+        "poisoned_points": said.poisoned_points,
+        "poisoned_labels": said.poisoned_labels,
+        "poisoned_residual": said.poisoned_residual,
+    }
+
+
 def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
     """Return a run's metrics: its last row, totals over rounds, the worst residual of all."""
     final = {key: value for key, value in rows[-1].items() if key not in ("seed", "round", "eta")}
     if "target_accuracy" in final:
         final["target_gap"] = final["target_accuracy"] - final["accuracy_target"]
-    local = [row["local_accuracy"] for row in rows if "local_accuracy" in row]
+    evaluated = ("local_accuracy", "active_accuracy", "idle_accuracy")
+    local = {key: row[key] for row in rows for key in evaluated if key in row}
     return {
         **final,
-        **({"local_accuracy": local[-1]} if local else {}),
+        **local,
         "rejections_total": sum(row.get("rejections", 0) for row in rows),
         "unconverged_total": sum(row.get("unconverged", 0) for row in rows),
         "worst_residual_ever": max(row.get("worst_residual", 0.0) for row in rows),
@@ -158,9 +199,15 @@ def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check
     return checks
 
 
-def _conclude(config: RunConfig, problem: Problem, folder: Path, seconds: float) -> None:
+def _conclude(
+    config: RunConfig,
+    problem: Problem,
+    folder: Path,
+    at_rest: dict[str, float],
+    seconds: float,
+) -> None:
     rows = read_rounds(folder / "rounds.csv")
-    final = last_metrics(rows)
+    final = {**last_metrics(rows), **at_rest}
     trend = behaviour([row["step_norm"] for row in rows if "step_norm" in row])
     extra = {"behaviour": trend, "estimator": config.estimator}
     summary = summarise(
@@ -182,7 +229,12 @@ def _conclude(config: RunConfig, problem: Problem, folder: Path, seconds: float)
 
 def figure_title(config: RunConfig) -> str:
     """Return the line over a run's figure: what attacked what."""
-    attack = f"under {config.attack} ({config.estimator})" if config.strategic() else "no attack"
+    attack = "no attack"
+    if config.strategic():
+        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
+        detail = how.get(config.attack, "")
+        detail = "from a CGA run" if "/" in detail else detail
+        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
     return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"
 
 
@@ -195,7 +247,10 @@ def _print_table(config: RunConfig, final: dict[str, float], trend: str, seconds
         ("accuracy_true", "accuracy on true labels"),
         ("accuracy_target", "accuracy on the attacker's labels"),
         ("local_accuracy", "accuracy of the honest local models"),
+        ("active_accuracy", "of those with more points than the average"),
+        ("idle_accuracy", "of those with fewer"),
         ("distance_to_target", "||rho - target||"),
+        ("distance_to_rival", "distance to the nearest other target"),
         ("distance_to_start", "||rho - rho_0||"),
         ("norm_rho", "||rho||"),
         ("honest_gradient_norm", "||sum of honest gradients||"),
@@ -203,6 +258,13 @@ def _print_table(config: RunConfig, final: dict[str, float], trend: str, seconds
         ("rejections_total", "rejected reports, all rounds"),
         ("worst_residual_ever", "worst solver residual, all rounds"),
         ("unconverged_total", "local solves that missed their tolerance"),
+        ("poisoned_points", "distinct poisoned queries"),
+        ("poisoned_labels", "poisoned labels, total weight"),
+        ("poisoned_residual", "residual of the poisoned data"),
+        ("equilibrium_accuracy_true", "at equilibrium: accuracy on true labels"),
+        ("equilibrium_accuracy_target", "at equilibrium: on the attacker's labels"),
+        ("equilibrium_distance_to_target", "at equilibrium: ||rho* - target||"),
+        ("equilibrium_gap", "||rho* - rho||"),
     ):
         if key in final:
             table.add_row(meaning, f"{final[key]:.4g}")

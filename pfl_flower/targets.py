@@ -1,8 +1,8 @@
 """The strategic user's target model theta_dagger (Section 5.1).
 
-For images it is learned on the training set with every label moved to the next class, 0 as 1, ...,
-9 as 0 (Appendix G); for synthetic data, whose common model is known, it is the opposite of that
-model.
+For images it is learned on the training set with every label moved by a shift, by 1 in the paper: 0
+as 1, ..., 9 as 0 (Appendix G); for synthetic data, whose common model is known, it is the opposite
+of that model.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ STEPS = 300
 STEP_SIZES = StepSizes(first=0.02, decay=0.99, floor=0.005)
 
 
-def learn_target(source: Source, model: Model, loss: PointLoss, *, cache_key: str) -> Tensor:
-    """Return theta_dagger ``(d,)``, the same on every node.
+def learn_target(
+    source: Source, model: Model, loss: PointLoss, *, cache_key: str, shift: int = 1
+) -> Tensor:
+    """Return theta_dagger ``(d,)`` for labels moved by ``shift``, the same on every node.
 
     Small linear models are solved to the optimum in float64; others take 300 full-batch Adam steps
     in float32 and are kept in the cache folder, under a name derived from ``cache_key`` and the
@@ -43,10 +45,11 @@ def learn_target(source: Source, model: Model, loss: PointLoss, *, cache_key: st
     if isinstance(source, Synthetic):
         return -source.common
     features, labels = source.training_set()
-    relabelled = (labels + 1) % model.outputs
+    relabelled = (labels + shift) % model.outputs
     if isinstance(model, Linear) and model.dim <= EXACT_LIMIT:
         return _solve(features.double(), relabelled, model, loss)
     recipe = f"{cache_key}|{model}|{STEPS}|{STEP_SIZES}|{len(labels)}"
+    recipe += "" if shift == 1 else f"|shift {shift}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -223,7 +224,7 @@ class ParameterServer(Strategy):
             return None
         if self._record is not None:
             self._record.accuracies = accuracies
-        return MetricRecord({"local-accuracy": sum(accuracies) / len(accuracies)})
+        return MetricRecord({"local-accuracy": statistics.fmean(accuracies.values())})
 
     def summary(self) -> None:
         """Log what is about to run."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from logging import WARNING
 
 import torch
@@ -35,8 +36,8 @@ class RoundRecord:
         Users who act strategically.
     metrics : NodeMetrics
         Worst residual and number of local solves that missed their tolerance.
-    accuracies : tuple of float
-        Of the local models, in the rounds that evaluate them.
+    accuracies : dict
+        Of the local models, by user, in the rounds that evaluate them.
     seconds : float
         Wall time of the round.
     """
@@ -48,7 +49,7 @@ class RoundRecord:
     rejections: list[Rejection]
     strategic: frozenset[int]
     metrics: NodeMetrics
-    accuracies: tuple[float, ...] = ()
+    accuracies: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def gradient_sum(self, *, strategic: bool) -> Tensor:

@@ -33,6 +33,28 @@ BAD = [
     ({"update-order": "simultaneous"}, "update-order = simultaneous: expected local-first"),
     ({"target": "negate"}, "target = negate: expected relabel"),
     ({"server-optimizer": "adam"}, "server-lr = auto: expected a number"),
+    ({"target-shift": "0"}, "target-shift = 0: expected shifts such as 1,2"),
+    (
+        {"dataset": "synthetic-linear", "target-shift": 2},
+        "target-shift = 2: expected 1, for synthetic data",
+    ),
+    ({"poisoning": "magic"}, "poisoning = magic: expected auto, single-point"),
+    (
+        {"attack": "data", "poisoning": "repeated"},
+        "poisoning = repeated: expected auto, sampling, indifference, matching, for a softmax",
+    ),
+    (
+        {"attack": "data", "dataset": "synthetic-linear", "poisoning": "matching"},
+        "poisoning = matching: expected auto, single-point, sampling, for a least-squares",
+    ),
+    ({"attack": "data", "reduction": "mean"}, "reduction = mean: expected sum"),
+    ({"initialization": "attack-model"}, "initialization = attack-model: expected global"),
+    ({"poisoning-weight": 0.0}, "poisoning-weight = 0.0: expected greater than 0"),
+    (
+        {"poisoning-box": True, "poisoning-queries": "images"},
+        "poisoning-box = True: expected false, for given images",
+    ),
+    ({"equilibrium": True, "attack": "my.own:Attack"}, "equilibrium = True: expected false"),
     (
         {"server-optimizer": "adam", "server-lr": 0.02},
         "estimator = inferred: expected oracle, or server-optimizer = sgd",
@@ -57,6 +79,13 @@ def test_users_and_sizes() -> None:
     assert parse_config({"strategic-users": "none"}).strategic() == frozenset()
     assert parse_config({"strategic-users": "all"}).strategic() == frozenset(range(11))
     assert parse_config({"strategic-users": 3, "points-per-user": 7}).strategic() == {3}
+
+
+def test_targets_of_strategic_users() -> None:
+    config = parse_config({"strategic-users": "3,7,8", "target-shift": "2,1"})
+    assert config.shifts() == (2, 1, 1)
+    assert [config.shift(user) for user in (3, 7, 8, 0)] == [2, 1, 1, 2]
+    assert [config.allies(user) for user in (3, 7, 8)] == [1, 2, 2]
 
 
 def test_every_key_is_documented() -> None:

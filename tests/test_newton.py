@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pfl_flower import newton
+from pfl_flower import krylov
+from pfl_flower.losses import LocalLoss, Softmax
+from pfl_flower.models import Linear
 from tests import problems
 from tests.problems import draw
 
@@ -99,6 +103,10 @@ def test_hessian_that_vanishes_at_the_start(
     assert solution.residual.item() <= 1e-10
 
 
+def by(diagonal: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda residual: residual / diagonal
+
+
 class TestConjugateGradients:
     def system(self, seed: int, condition: float) -> tuple[Tensor, Tensor]:
         source = problems.generator(seed)
@@ -109,8 +117,8 @@ class TestConjugateGradients:
     @pytest.mark.parametrize("condition", [1.0, 100.0, 1e5])
     def test_equals_a_dense_solve(self, condition: float) -> None:
         matrix, target = self.system(1, condition)
-        got = newton.conjugate_gradients(
-            lambda v: matrix @ v, target, matrix.diagonal(), rtol=1e-12
+        got = krylov.conjugate_gradients(
+            lambda v: matrix @ v, target, by(matrix.diagonal()), rtol=1e-12
         )
         torch.testing.assert_close(got, torch.linalg.solve(matrix, target), rtol=1e-8, atol=1e-10)
 
@@ -123,11 +131,11 @@ class TestConjugateGradients:
             products.append(1)
             return matrix @ vector
 
-        got = newton.conjugate_gradients(product, target, matrix.diagonal(), rtol=rtol)
+        got = krylov.conjugate_gradients(product, target, by(matrix.diagonal()), rtol=rtol)
         error = torch.linalg.vector_norm(target - matrix @ got)
         assert error <= rtol * torch.linalg.vector_norm(target) * (1 + 1e-6)
-        exact = newton.conjugate_gradients(
-            lambda v: matrix @ v, target, matrix.diagonal(), rtol=1e-12
+        exact = krylov.conjugate_gradients(
+            lambda v: matrix @ v, target, by(matrix.diagonal()), rtol=1e-12
         )
         assert torch.linalg.vector_norm(target - matrix @ exact) < error
         assert len(products) < 60
@@ -140,18 +148,71 @@ class TestConjugateGradients:
             products.append(1)
             return matrix @ vector
 
-        newton.conjugate_gradients(product, target, matrix.diagonal(), rtol=1e-12, max_iterations=3)
+        krylov.conjugate_gradients(
+            product, target, by(matrix.diagonal()), rtol=1e-12, max_iterations=3
+        )
         assert len(products) == 3
 
     def test_diagonal_is_solved_at_once(self) -> None:
         diagonal = torch.tensor([1.0, 10.0, 1e6]).double()
         target = torch.ones(3).double()
-        got = newton.conjugate_gradients(
-            lambda v: diagonal * v, target, diagonal, rtol=1e-12, max_iterations=1
+        got = krylov.conjugate_gradients(
+            lambda v: diagonal * v, target, by(diagonal), rtol=1e-12, max_iterations=1
         )
         torch.testing.assert_close(got, 1 / diagonal, rtol=1e-14, atol=0)
 
     def test_nothing_to_solve(self) -> None:
         zero = torch.zeros(3).double()
-        got = newton.conjugate_gradients(lambda v: v, zero, zero + 1, rtol=0.1)
+        got = krylov.conjugate_gradients(lambda v: v, zero, by(zero + 1), rtol=0.1)
         assert torch.equal(got, zero)
+
+
+class TestPreconditioner:
+    @pytest.mark.parametrize("limit", [0, 2000], ids=["diagonal", "blocks"])
+    @pytest.mark.parametrize("case", problems.LOSSES)
+    def test_it_is_positive_definite_and_a_linear_map(
+        self, case: problems.LossCase, limit: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(krylov, "BLOCK_LIMIT", limit)
+        source = problems.generator(8)
+        loss = problems.local_loss(case, users=1, points=30, inputs=4, seed=source)
+        theta = problems.normal(loss.model.dim, seed=source)
+        made = krylov.Preconditioner.at(loss, theta, 2.0)
+        columns = torch.stack([made(e) for e in torch.eye(len(theta)).double()])
+        torch.testing.assert_close(columns, columns.T, rtol=1e-5, atol=1e-8)
+        assert float(torch.linalg.eigvalsh((columns + columns.T) / 2).min()) > 0
+        hessian = loss.hessian(theta[None])[0] + 2.0 * torch.eye(len(theta)).double()
+        spectrum = torch.linalg.eigvals(columns @ hessian).real
+        assert float(spectrum.max() / spectrum.min()) < (60 if limit else 1e6)
+        if case.outputs == 1 and limit:
+            torch.testing.assert_close(
+                columns @ hessian, torch.eye(len(theta)).double(), atol=1e-4, rtol=0
+            )
+
+    def test_blocks_make_an_ill_scaled_softmax_easy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Features of unlike, correlated scales: the diagonal alone takes many more products."""
+        source = problems.generator(9)
+        case = problems.LossCase("softmax", outputs=4)
+        mixing = torch.diag(torch.logspace(-2, 1, 12).double()) @ problems.normal(
+            12, 12, seed=source
+        )
+        features = problems.normal(1, 200, 12, seed=source) @ mixing
+        labels = problems.draw_labels(case, 1, 200, seed=source)
+        loss = LocalLoss.build(Linear(12, 4), Softmax(), features, labels)
+        theta = 0.1 * problems.normal(48, seed=source)
+        target = problems.normal(48, seed=source)
+        counts = []
+        for limit in (0, 2000):
+            monkeypatch.setattr(krylov, "BLOCK_LIMIT", limit)
+            made = krylov.Preconditioner.at(loss, theta, 2.0)
+            products = 0
+
+            def product(vector: Tensor) -> Tensor:
+                nonlocal products
+                products += 1
+                return loss.hessian_product(theta[None], vector[None])[0] + 2.0 * vector
+
+            got = krylov.conjugate_gradients(product, target, made, rtol=1e-8)
+            assert torch.linalg.vector_norm(product(got) - target) < 1e-6
+            counts.append(products)
+        assert 2 * counts[1] < counts[0]

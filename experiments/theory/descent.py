@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -56,11 +57,13 @@ def descend(
     rounds: int,
     start: Tensor,
     tolerance: float = 0.0,
+    far: float = math.inf,
 ) -> Descent:
     """Run ``rho_{t+1} = rho_t - eta sum_n g_n^t`` with a constant step (Section 2.2).
 
-    Ends after ``rounds`` rounds, when a step is at most ``tolerance``, or when rho is no longer
-    finite. Every report of an attack is projected on GRAD(rho_t) and accepted.
+    Ends after ``rounds`` rounds, when a step is at most ``tolerance``, when ``||rho||`` exceeds
+    ``far``, or when rho is no longer finite. Every report of an attack is projected on GRAD(rho_t)
+    and accepted.
     """
     rho, theta = start, start.repeat(population.size, 1)
     states = [attack.init(rho) for attack in attacks]
@@ -86,7 +89,8 @@ def descend(
         step = eta * (total + reports[-1].sum(dim=0))
         rho = rho - step
         path.append(rho)
-        if not bool(rho.isfinite().all()) or float(torch.linalg.vector_norm(step)) <= tolerance:
+        lost = not bool(rho.isfinite().all()) or float(torch.linalg.vector_norm(rho)) > far
+        if lost or float(torch.linalg.vector_norm(step)) <= tolerance:
             break
     return Descent(torch.stack(path), torch.stack(reports), torch.stack(honest), theta, worst)
 

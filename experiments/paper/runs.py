@@ -1,0 +1,185 @@
+"""Runs that a figure is made of: several configurations for one seed, kept when finished."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.engines import run_once
+from experiments.progress import measured, watching
+from experiments.runner import final_metrics, finished
+from experiments.study import Result, Setting
+from pfl_flower.config import RunConfig, Scalar
+from pfl_flower.figures import PALETTE
+from pfl_flower.results import Check, read_rounds
+
+Keys = Mapping[str, Scalar]
+
+COLUMNS = (
+    "accuracy_true",
+    "accuracy_target",
+    "distance_to_target",
+    "distance_to_start",
+    "norm_rho",
+    "local_accuracy",
+    "active_accuracy",
+    "idle_accuracy",
+)
+ENDINGS = (
+    *COLUMNS,
+    "target_accuracy",
+    "poisoned_points",
+    "poisoned_labels",
+    "poisoned_residual",
+    "rejections_total",
+    "seconds_total",
+)
+"""What is kept of a run's last round; the run's own summary has the rest."""
+MOST_POINTS = 400
+"""Rows of a curve that are kept for drawing."""
+
+MNIST: Keys = {
+    "dataset": "mnist",
+    "points-per-user": "6000",
+    "nu": 0.0,
+    "lam": 1.0,
+    "dtype": "float32",
+    "local-solver": "adam",
+    "local-lr": 0.02,
+    "local-lr-decay": 0.99,
+    "local-lr-floor": 0.005,
+}
+"""Ten honest users of 6,000 draws and one Adam step a round (Appendix G)."""
+
+THREAT_MODEL: Keys = {
+    "server-optimizer": "sgd",
+    "server-lr": "auto",
+    "estimator": "inferred",
+    "update-order": "local-first",
+}
+"""The protocol of Section 5.1: the attacker knows rho and eta, and the server steps by SGD."""
+
+PAPER: Keys = {
+    "server-optimizer": "adam",
+    "server-lr": 0.02,
+    "server-lr-decay": 0.99,
+    "server-lr-floor": 0.005,
+    "estimator": "oracle",
+    "update-order": "simultaneous",
+}
+"""The protocol of the paper's experiments: Adam on the server too, which gives the sum away."""
+
+PROTOCOLS: Mapping[str, Keys] = {"threat model": THREAT_MODEL, "paper": PAPER}
+
+
+def slug(label: str) -> str:
+    """Return a label as the name of a folder.
+
+    >>> slug("threat model, squared-l2")
+    'threat-model-squared-l2'
+    """
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+
+
+def configured(setting: Setting, label: str, keys: Keys) -> RunConfig:
+    """Return the configuration of a variant; local models are evaluated only where keys say so."""
+    base = {"evaluate-every": 0, **keys}
+    return setting.options.configure(base, setting.folder, setting.seed, slug(label))
+
+
+def run_variant(setting: Setting, label: str, keys: Keys) -> RunConfig:
+    """Run one configuration to its end, unless it was, and return it.
+
+    Raises
+    ------
+    RunFailedError
+        If it did not finish.
+    """
+    config = configured(setting, label, keys)
+    if not finished(config, setting.options):
+
+        def show(row: Mapping[str, float]) -> None:
+            rounds = f"round {row.get('round', 0):.0f}/{config.rounds}"
+            setting.say(f"{label}, {rounds}  {measured(dict(row))}")
+
+        with watching(config.folder() / "rounds.csv", show):
+            run_once(config, setting.options)
+    return config
+
+
+def run_variants(setting: Setting, variants: Mapping[str, Keys]) -> dict[str, Any]:
+    """Run every variant; return metrics ``label: name`` and curves by label and column."""
+    metrics: dict[str, float] = {}
+    curves: dict[str, Any] = {}
+    for label, keys in variants.items():
+        config = run_variant(setting, label, keys)
+        ended = final_metrics(config)
+        metrics |= {f"{label}: {key}": ended[key] for key in ENDINGS if key in ended}
+        curves[label] = curve(config.folder() / "rounds.csv")
+    return {"metrics": metrics, "curves": curves}
+
+
+def curve(path: Path) -> dict[str, dict[str, list[float]]]:
+    """Return ``round`` and value of each column of a run, at most 400 rows of each."""
+    rows = read_rounds(path)
+    kept = {}
+    for column in COLUMNS:
+        points = [(row["round"], row[column]) for row in rows if column in row]
+        if points:
+            chosen = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+            kept[column] = {
+                "round": [points[i][0] for i in chosen],
+                "value": [points[i][1] for i in chosen],
+            }
+    return kept
+
+
+def worst(
+    results: Sequence[Result], metric: str, pick: Callable[[Sequence[float]], float]
+) -> float:
+    """Return ``pick`` of a metric over the seeds, not a number where one is missing."""
+    values = [float(result["metrics"].get(metric, "nan")) for result in results]
+    broken = [value for value in values if value != value]
+    return broken[0] if broken else pick(values)
+
+
+def draw_curve(
+    axes: Axes,
+    results: Sequence[Result],
+    variant: str,
+    column: str,
+    *,
+    colour: int,
+    label: str,
+    style: str = "-",
+) -> None:
+    """Draw a column of a variant: its mean over seeds and a band of one deviation."""
+    found = [result["curves"].get(variant, {}).get(column) for result in results]
+    if not all(found):
+        return
+    rounds = found[0]["round"]
+    values = np.array([one["value"] for one in found], dtype=float)
+    values[~np.isfinite(values)] = np.nan
+    mean = values.mean(axis=0)
+    axes.plot(rounds, mean, style, color=PALETTE[colour], label=label, linewidth=1.5)
+    if len(values) > 1:
+        spread = values.std(axis=0)
+        low = np.maximum(mean - spread, values.min(axis=0))
+        axes.fill_between(rounds, low, mean + spread, color=PALETTE[colour], alpha=0.2, linewidth=0)
+
+
+def at_most(results: Sequence[Result], metric: str, bound: float) -> Check:
+    """Return the check that a metric of every seed is at most ``bound``."""
+    value = worst(results, metric, max)
+    return Check(metric, value, f"<= {bound:g}", value <= bound)
+
+
+def at_least(results: Sequence[Result], metric: str, bound: float) -> Check:
+    """Return the check that a metric of every seed is at least ``bound``."""
+    value = worst(results, metric, min)
+    return Check(metric, value, f">= {bound:g}", value >= bound)

@@ -1,0 +1,161 @@
+"""Theorem 4: CGA against squared l2 brings rho to the target, at a linear rate.
+
+DOC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.cga import ALPHA, Array, Duel, forecast, proven, rate
+from experiments.theory.games import draw_game, relative
+from experiments.theory.phase import agreement, draw_diagram, measure_diagram
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.results import Check
+
+LOSSES, STYLES = ("least-squares", "logistic"), ("-", ":")
+USERS, QUICK_USERS, LAM, NU = (1, 10), (1, 3), 1.0, 0.1
+FACTORS = 3, 6, 12
+"""The step sizes ``1/(factor L)``."""
+ROUNDS = 150
+ROUNDING, CLEAR = 1e-13, 1e-11
+"""Steps shorter than these multiples of ``1 + ||target||`` are, or feel, rounding errors."""
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Follow CGA at step sizes that the theorem covers, then map what happens at others."""
+    cases = []
+    for loss in LOSSES:
+        for users in QUICK_USERS if setting.quick else USERS:
+            setting.say(f"{loss}, {users} users")
+            game = draw_game(loss, seed=setting.seed, users=users, nu=NU)
+            duel = Duel(game=game, lam=LAM, idle=setting.control)
+            cases += [_covered(duel, factor) for factor in FACTORS]
+    diagram = measure_diagram(setting)
+    worst = {what: max(case["found"][what] for case in cases) for what in cases[0]["found"]}
+    return {"metrics": worst | agreement(diagram), "cases": cases, "diagram": diagram}
+
+
+def _covered(duel: Duel, factor: int) -> dict[str, Any]:
+    """Return how CGA with ``eta = 1/(factor L)`` compares with each line of the proof."""
+    eta = 1 / (factor * duel.smoothness)
+    scale = 1 + float(torch.linalg.vector_norm(duel.target))
+    run = duel.play(eta, tolerance=ROUNDING * scale, rounds=ROUNDS)
+    u = run.steps[run.steps > ROUNDING * scale].numpy()
+    bound = proven(u)
+    clear = int((run.steps > CLEAR * scale).sum()) - 1
+    middle = clear // 2
+    fitted = _fitted(u, middle, clear)
+    errors = (run.rho[middle - 1 : middle + 1] - duel.target).numpy()
+    predicted = forecast(errors, eta * duel.hessian, clear + 1 - middle)
+    changes = torch.diff(run.honest, dim=0, prepend=torch.zeros_like(run.honest[:1]))
+    off = torch.linalg.vector_norm(run.rho[1:] - duel.target + eta * changes, dim=1)
+    found = {
+        "near": float(
+            torch.linalg.vector_norm(duel.centre)
+            / torch.linalg.vector_norm(duel.target - duel.centre)
+        ),
+        "target": relative(run.limit, duel.target),
+        "equation 168": float(off.max()) / scale,
+        "recursion": float((u[2:] / (u[1:-1] + u[:-2])).max()) / (eta * duel.smoothness),
+        "bound": float((u[1:] / bound[1:]).max()),
+        "rate": fitted,
+        "sharp": fitted / rate(1 / factor),
+        "off root": abs(fitted / rate(eta * duel.curvature) - 1),
+        "off prediction": abs(fitted / _fitted(predicted, 0, clear - middle) - 1),
+        "rounds": len(u),
+        "h/L": duel.curvature / duel.smoothness,
+    }
+    place = {"loss": duel.game.loss, "users": len(duel.game.users), "factor": factor}
+    return {**place, "found": found, "u": u.tolist(), "bound": bound.tolist()}
+
+
+def _fitted(u: Array, first: int, last: int) -> float:
+    """Return the mean rate of decay between two entries."""
+    return float((u[last] / u[first]) ** (1 / (last - first)))
+
+
+CLAIMS = (
+    ("target", "rho reaches the target, to", 1e-8),
+    ("equation 168", "rho - target is -eta (G_t - G_{t-1}), to", 1e-12),
+    ("recursion", "u_t over eta L (u_{t-1} + u_{t-2})", 1 + 1e-6),
+    ("bound", "u_t over C (sqrt 7/3)^t", 1 + 1e-6),
+    ("rate", "fitted rate (sqrt 7/3 = 0.8819)", ALPHA),
+    ("sharp", "fitted rate over the root of x^2 = eta L (x + 1)", 1 + 1e-6),
+    ("off root", "fitted rate against the root of x^2 + eta h x - eta h", 0.1),
+    ("off prediction", "fitted rate against e_{t+1} = -eta H (e_t - e_{t-1})", 1e-4),
+    ("wrong cells", "cells that are not as eta h < 1/2 says", 0),
+    ("wrong edges", "numbers of users that are not so at 0.89 and 1.11 of the boundary", 0),
+)
+"""What is measured, its check, and the most that the worst case of the worst seed may be."""
+BEYOND = "cells past eta = 1/(3L) that converge"
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return a check for each claim, on all cases and seeds."""
+    checks = []
+    for what, name, limit in CLAIMS:
+        worst = max(_values(results, what))
+        checks.append(Check(name, worst, f"<= {limit:.6g}", worst <= limit))
+    for what, name in (("beyond", BEYOND), ("fled", "cells that diverge")):
+        least = min(_values(results, what))
+        checks.append(Check(name, least, ">= 1", least >= 1))
+    near = max(_values(results, "near"))
+    checks.append(Check("||rho*_honest|| over the way to the target", near, "<= 1", near <= 1))
+    return checks
+
+
+def _values(results: Sequence[Result], what: str) -> list[float]:
+    return [result["metrics"][what] for result in results]
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw the steps of CGA under the proof's bounds, and where it converges."""
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_steps(left, results)
+    draw_diagram(right, [result["diagram"] for result in results])
+    save(figure, folder, "thm4-cga-convergence")
+
+
+def _draw_steps(axes: Axes, results: Sequence[Result]) -> None:
+    cases = [case for result in results for case in result["cases"]]
+    users = max(case["users"] for case in cases)
+    for colour, factor in zip(PALETTE, FACTORS, strict=False):
+        for case in cases:
+            if (case["users"], case["factor"]) == (users, factor):
+                style = STYLES[LOSSES.index(case["loss"])]
+                rounds = np.arange(1, len(case["u"]) + 1)
+                axes.plot(rounds, case["u"], style, color=colour, linewidth=1.0)
+        axes.plot([], [], color=colour, label=rf"$\eta = 1/({factor}L)$")
+    for style, loss in zip(STYLES, LOSSES, strict=True):
+        axes.plot([], [], style, color="grey", label=loss)
+    slowest = max(cases, key=lambda case: (case["users"], len(case["u"])))
+    rounds = np.arange(2, len(slowest["u"]) + 1)
+    axes.plot(rounds, slowest["bound"][1:], "--", color="black", label="Theorem 4's bound")
+    axes.set(
+        yscale="log",
+        xlabel="round $t$",
+        ylabel=r"$u_t = \|\rho_{t+1} - \rho_t\|$",
+        title=f"{users} honest users, a line for each seed",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
+
+
+STUDY = Study(
+    name="thm4-cga-convergence",
+    title="Theorem 4: CGA against squared l2 converges to the target, and how far past its bound",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=(*(name for _, name, _ in CLAIMS), BEYOND),
+)

@@ -1,0 +1,52 @@
+"""Theorem 2: personalised least-squares regression is locally PAC* learning.
+
+Claim: with squared l2, l2 or smooth l2, sub-Gaussian queries and sub-Gaussian noise, whatever the
+others' datasets, an honest user who answers I queries by theta_dagger learns it: ``||theta*_h(D) -
+theta_dagger|| <= epsilon`` with probability ``1 - delta`` from some I on. Measured: standard normal
+queries and noise against the adversaries of ``experiments.theory.pac``, I from 10 to 100,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.pac import Case, measure_pac, normal_queries
+from experiments.theory.pac_report import draw_pac, judge_pac, success
+from pfl_flower.regularizers import L2, SmoothL2, SquaredL2
+from pfl_flower.results import Check
+
+NAME = "thm2-linear-pac"
+CASES = {
+    "squared-l2": Case(normal_queries, SquaredL2(lam=1.0)),
+    "l2": Case(normal_queries, L2(lam=30.0)),
+    "smooth-l2": Case(normal_queries, SmoothL2(lam=30.0)),
+}
+"""Strengths that let the adversaries pull about equally hard, ``||grad R|| ~ 30``."""
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Return distances to theta_dagger by I, and their exponents."""
+    return measure_pac(setting, "least-squares", CASES)
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return six checks for each regulariser, and one on the residuals."""
+    return judge_pac(results, CASES)
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw distance and bias against I."""
+    draw_pac(results, CASES, folder, NAME)
+
+
+STUDY = Study(
+    name=NAME,
+    title="Theorem 2: an honest user of linear regression learns theta_dagger, whoever else lies",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=success(CASES),
+)

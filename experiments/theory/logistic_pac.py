@@ -1,0 +1,51 @@
+"""Theorem 3: personalised logistic regression is locally PAC* learning.
+
+Claim: as Theorem 2's, for labels drawn from theta_dagger's probabilities and queries whose support
+is bounded and spans R^d. Measured: queries uniform in a cube, and coordinate vectors: their support
+spans R^d and has no interior, which Lemma 29 in the proof asks for and Theorem 3 does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.pac import Case, axis_queries, cube_queries, measure_pac
+from experiments.theory.pac_report import draw_pac, judge_pac, success
+from pfl_flower.regularizers import L2, SmoothL2, SquaredL2
+from pfl_flower.results import Check
+
+NAME = "thm3-logistic-pac"
+CASES = {
+    "squared-l2": Case(cube_queries, SquaredL2(lam=1.0)),
+    "l2": Case(cube_queries, L2(lam=30.0)),
+    "smooth-l2": Case(cube_queries, SmoothL2(lam=30.0)),
+    "squared-l2, axes": Case(axis_queries, SquaredL2(lam=1.0)),
+}
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Return distances to theta_dagger by I, and their exponents."""
+    return measure_pac(setting, "logistic", CASES)
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return six checks for each regulariser, and one on the residuals."""
+    return judge_pac(results, CASES)
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw distance and bias against I."""
+    draw_pac(results, CASES, folder, NAME)
+
+
+STUDY = Study(
+    name=NAME,
+    title="Theorem 3: an honest user of logistic regression learns theta_dagger, whoever else lies",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=success(CASES),
+)

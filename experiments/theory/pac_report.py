@@ -1,0 +1,132 @@
+"""How local PAC* learning is judged and drawn, whatever the loss and the regularisers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.study import Result
+from experiments.theory.games import SETTLED
+from experiments.theory.pac import ENOUGH, Case
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.results import Check
+
+GUARANTEED, TYPICAL = -0.25, -0.4
+"""Exponents in I: the proofs' for every seed, and nearly that of statistics for their mean."""
+Values = np.ndarray[Any, np.dtype[np.float64]]
+CLAIMS = (
+    "exponent of the distance in I, worst seed",
+    "exponent of the distance in I, mean",
+    "distance at the largest I",
+    "distance at the largest I, two opposed honest users",
+)
+"""Checks of each case that honest answers make pass."""
+
+
+def success(cases: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the checks that must fail where the honest user answers by noise."""
+    return tuple(f"{label}: {claim}" for label in cases for claim in CLAIMS)
+
+
+def judge_pac(results: Sequence[Result], cases: Mapping[str, Case]) -> list[Check]:
+    """Return the checks of every case on all seeds, and one on the equilibria's residuals."""
+    checks = []
+    for label in cases:
+        exponents = _values(results, "exponent", label)
+        mean = sum(exponents) / len(exponents)
+        last, pair = (max(_values(results, what, label)) for what in ("last", "pair"))
+        values = (
+            (max(exponents), GUARANTEED),
+            (mean, TYPICAL),
+            (last, ENOUGH),
+            (pair, ENOUGH),
+        )
+        for claim, (value, limit) in zip(CLAIMS, values, strict=True):
+            checks.append(Check(f"{label}: {claim}", value, f"<= {limit:g}", value <= limit))
+        first = min(_values(results, "first", label))
+        name = f"{label}: distance at I = 10, where adversaries win"
+        checks.append(Check(name, first, ">= 1", first >= 1))
+        biases = [value + 1 for value in _values(results, "exponent bias", label)]
+        bias = max(biases, key=abs)
+        name = f"{label}: exponent of the adversaries' bias, from -1"
+        checks.append(Check(name, bias, "0 +- 0.1", abs(bias) <= 0.1))
+    residual = max(max(_values(results, "residual", label)) for label in cases)
+    expected = f"<= {SETTLED:g}"
+    checks.append(Check("equilibria: worst residual", residual, expected, residual <= SETTLED))
+    return checks
+
+
+def _values(results: Sequence[Result], what: str, label: str) -> list[float]:
+    return [result["metrics"][f"{what}: {label}"] for result in results]
+
+
+def draw_pac(results: Sequence[Result], cases: Mapping[str, Case], folder: Path, name: str) -> None:
+    """Draw the distance to theta_dagger and the adversaries' part in it against I."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True)
+    sizes = np.array(results[0]["sizes"], dtype=float)
+    for axes, what in zip(panels, ("distance", "bias"), strict=True):
+        for index, label in enumerate(cases):
+            _band(axes, sizes, _stacked(results, label, what), index, label)
+        axes.set(xscale="log", yscale="log", xlabel="honest points $I$")
+        axes.grid(alpha=0.3)
+    _draw_alone(panels[0], sizes, results, cases)
+    panels[0].axhline(ENOUGH, color="black", linewidth=0.8)
+    first = next(iter(cases))
+    _guide(panels[0], sizes, _stacked(results, first, "distance"), -0.5, "$I^{-1/2}$")
+    _guide(panels[1], sizes, _stacked(results, first, "bias"), -1.0, "$I^{-1}$")
+    panels[0].set_ylabel(r"$\|\theta_h^*(\mathcal{D}) - \theta_h^\dagger\|$")
+    panels[1].set_ylabel(
+        r"$\|\theta_h^*(\mathcal{D}) - \mathrm{argmin}\,\mathcal{L}_h(\theta, \mathcal{D}_h)\|$"
+    )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    save(figure, folder, name)
+
+
+def _stacked(results: Sequence[Result], label: str, what: str) -> Values:
+    return np.concatenate([np.array(result["curves"][label][what]) for result in results])
+
+
+def _band(axes: Axes, sizes: Values, values: Values, index: int, label: str) -> None:
+    """Draw the median over seeds and datasets, and the range; curves may lie on one another."""
+    colour, style = PALETTE[index], ("-", "--", ":", "-.")[index]
+    width = 2.6 - 0.3 * index
+    axes.plot(sizes, np.median(values, axis=0), style, color=colour, linewidth=width, label=label)
+    low, high = values.min(axis=0), values.max(axis=0)
+    axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+
+
+def _draw_alone(
+    axes: Axes, sizes: Values, results: Sequence[Result], cases: Mapping[str, Case]
+) -> None:
+    """Draw, once for each kind of queries, what the user would learn on its own."""
+    first: dict[object, str] = {}
+    for label, case in cases.items():
+        first.setdefault(case.queries, label)
+    for label in first.values():
+        _, _, kind = label.partition(",")
+        median = np.median(_stacked(results, label, "alone"), axis=0)
+        axes.plot(
+            sizes,
+            median,
+            marker=".",
+            color="grey",
+            linewidth=0.8,
+            linestyle="-." if kind else "-",
+            label=f"alone,{kind}" if kind else "alone",
+        )
+
+
+def _guide(axes: Axes, sizes: Values, values: Values, exponent: float, label: str) -> None:
+    """Draw a power law above the upper half of the curves, and name it."""
+    upper = sizes[len(sizes) // 2 :]
+    line = 2 * values.max(axis=0)[-1] * (upper / upper[-1]) ** exponent
+    axes.plot(upper, line, color="black", linewidth=1.0)
+    middle = len(upper) // 2
+    axes.annotate(label, (upper[middle], line[middle]), (4, 4), textcoords="offset points")

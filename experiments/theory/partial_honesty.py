@@ -1,0 +1,298 @@
+"""Proposition 2: out of reach of the target, CGA ends up pointing at it with all its might.
+
+DOC
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.descent import Descent, descend, envelope_smoothness
+from experiments.theory.games import Game, draw_game, far_target, honest_optimum, relative
+from pfl_flower.attacks.cga import CounterGradient
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.population import Population
+from pfl_flower.reachable import reachable_limit
+from pfl_flower.regularizers import L2, Regularizer, SmoothL2, SquaredL2
+from pfl_flower.results import Check
+
+CASES = tuple((loss, kind) for loss in ("least-squares", "logistic") for kind in (SmoothL2, L2))
+NAMES = {SmoothL2: "smooth l2", L2: "l2"}
+USERS, POINTS, DIM, NU = 5, 20, 5, 0.1
+MISSED, REACHED = 0.1, 2.0
+"""lam over ``||sum_n grad L_n(target)||``: too little for the target, or enough."""
+COALITIONS, QUICK_COALITIONS = (1, 2, 3, 4, 5), (1, 2, 5)
+ROUNDS, QUARREL, STILL = 3000, 300, 1e-10
+APART = 3, 30, 300
+"""Step sizes ``1/(factor L)`` of two attackers who do not coordinate."""
+FIRST, LAST = 8, 14
+"""Rounds between which their growth is measured."""
+SILVER = 1 + math.sqrt(2)
+"""The larger root, in absolute value, of ``x^2 + 2 x - 1 = 0``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Siege:
+    """Honest users, a target, and how many CGA users attack; none of them in the control."""
+
+    game: Game
+    regularizer: Regularizer
+    idle: bool
+
+    @classmethod
+    def of(cls, setting: Setting, loss: str, kind: type[Regularizer], share: float) -> Siege:
+        """Draw honest users, and lam as a share of their pull at a far target."""
+        game = draw_game(loss, seed=setting.seed, users=USERS, points=POINTS, dim=DIM, nu=NU)
+        unit = SquaredL2(lam=1.0)
+        target = far_target(game, honest_optimum(game, unit))
+        pull = game.population(unit).gradient(target.repeat(USERS, 1)).sum(dim=0)
+        coupling = kind(lam=share * _norm(pull))
+        return cls(game=game, regularizer=coupling, idle=setting.control)
+
+    @cached_property
+    def honest(self) -> Population:
+        """The honest users."""
+        return self.game.population(self.regularizer)
+
+    @cached_property
+    def centre(self) -> Tensor:
+        """rho*_honest, ``(d,)``."""
+        return honest_optimum(self.game, self.regularizer)
+
+    @cached_property
+    def target(self) -> Tensor:
+        """theta_dagger, ``(d,)``."""
+        return far_target(self.game, self.centre)
+
+    def play(
+        self, attackers: int = 1, *, coalition: int = 1, factor: float = 3, rounds: int = ROUNDS
+    ) -> Descent:
+        """Run CGA users who share the correction among ``coalition``, with ``1/(factor L)``."""
+        attack = CounterGradient(target=self.target, coalition=coalition)
+        return descend(
+            self.honest,
+            [] if self.idle else [attack] * attackers,
+            eta=1 / (factor * envelope_smoothness(self.honest)),
+            rounds=rounds,
+            start=torch.zeros_like(self.target),
+            tolerance=STILL,
+        )
+
+    def reach(self, attackers: int = 1) -> Tensor:
+        """Return the limit ``(d,)`` that theory says so many attackers hold."""
+        found = reachable_limit(
+            self.honest, self.target, radius=attackers * self.regularizer.radius
+        )
+        if not found.converged:
+            raise RuntimeError(f"no reachable limit: residual {found.residual:.2g}")
+        return found.rho
+
+    def shares(self, rho: Tensor) -> Tensor:
+        """Return distances to the target ``(...)`` over the honest optimum's."""
+        away = torch.linalg.vector_norm(self.target - self.centre)
+        return torch.linalg.vector_norm(rho - self.target, dim=-1) / away
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
+
+
+def _sent(run: Descent) -> Tensor:
+    """Return the attackers' summed reports, ``(T, d)``: 0 where there is no attacker."""
+    return run.reports.sum(dim=1)
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Let CGA converge where the target is out of reach and where it is not; then with company."""
+    outside, inside, curves = [], [], {}
+    for loss, kind in CASES:
+        setting.say(f"{loss}, {kind.__name__}")
+        found, curves[f"{loss}, {NAMES[kind]}"] = _outside(Siege.of(setting, loss, kind, MISSED))
+        outside.append(found)
+        inside.append(_inside(Siege.of(setting, loss, kind, REACHED)))
+    setting.say("coalitions")
+    sizes = QUICK_COALITIONS if setting.quick else COALITIONS
+    company, found = _company(Siege.of(setting, *CASES[0], MISSED), sizes)
+    lone = Siege.of(setting, *CASES[0], REACHED)
+    metrics = {
+        **_worst(outside),
+        **_worst(inside),
+        **found,
+        "quarrel": relative(lone.play(2, rounds=QUARREL).limit, lone.target),
+        **_apart(setting),
+    }
+    return {"metrics": metrics, "curves": curves, "company": company}
+
+
+def _worst(cases: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {what: max(case[what] for case in cases) for what in cases[0]}
+
+
+def _outside(siege: Siege) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return by how much CGA's limit is not what Proposition 2 says, and the run by round."""
+    run, expected = siege.play(), siege.reach()
+    away = run.rho[:-1] - siege.target
+    cosines = torch.nn.functional.cosine_similarity(_sent(run), away, dim=1)
+    shares = siege.shares(run.rho)
+    found = {
+        "norm": abs(_norm(_sent(run)[-1]) / siege.regularizer.radius - 1),
+        "cosine": 1 - float(cosines[-1]),
+        "limit": relative(run.limit, expected),
+        "nearer": float(shares[-1]),
+        "reach": 1 - float(siege.shares(expected)),
+        "near": _norm(siege.centre) / _norm(siege.target - siege.centre),
+        "rounds": len(run.steps),
+    }
+    return found, {"distance": shares.tolist(), "cosine": cosines.tolist()}
+
+
+def _inside(siege: Siege) -> dict[str, float]:
+    """Return CGA's miss of a target within reach, and the share of its might that this takes."""
+    run = siege.play()
+    return {
+        "perfect": relative(run.limit, siege.target),
+        "effort": _norm(_sent(run)[-1]) / siege.regularizer.radius,
+        "rounds inside": len(run.steps),
+    }
+
+
+def _company(
+    siege: Siege, sizes: Sequence[int]
+) -> tuple[dict[str, Sequence[float]], dict[str, float]]:
+    """Return what coalitions reach out of what theory says, and two who do not coordinate."""
+    runs = [siege.play(size, coalition=size).limit for size in sizes]
+    limits = [siege.reach(size) for size in sizes]
+    apart = siege.play(2).limit
+    shares = siege.shares(torch.stack(runs)).tolist()
+    company = {
+        "sizes": sizes,
+        "shares": shares,
+        "limits": siege.shares(torch.stack(limits)).tolist(),
+        "apart": [float(siege.shares(apart))],
+    }
+    return company, {
+        "coalition": max(relative(*pair) for pair in zip(runs, limits, strict=True)),
+        "two": shares[1] / shares[0],
+        "majority": relative(runs[-1], siege.target),
+        "apart": relative(apart, limits[1]),
+    }
+
+
+def _apart(setting: Setting) -> dict[str, float]:
+    """Return how fast two who do not coordinate drive rho away under squared l2.
+
+    Each cancels what it saw of the other: ``e_{t+1} = -2 e_t + e_{t-1} - eta (G_t - G_{t-1})``, so
+    that along an eigenvector ``x^2 + (2 + eta h) x - (1 + eta h) = 0``.
+    """
+    siege = Siege.of(setting, CASES[0][0], SquaredL2, 1.0)
+    found, worst = {}, 0.0
+    for factor in APART:
+        steps = siege.play(2, factor=factor, rounds=LAST + 1).steps
+        growth = float(steps[LAST] / steps[FIRST]) ** (1 / (LAST - FIRST))
+        worst = max(worst, SILVER / growth, growth / fled(1 / factor))
+        found[f"growth at 1/({factor}L)"] = growth
+    return {"growth": worst, **found}
+
+
+def fled(step: float) -> float:
+    """Return the growth per round of two CGA users apart, ``step = eta h``.
+
+    >>> round(fled(0.0), 4), round(fled(1 / 3), 4)
+    (2.4142, 2.8054)
+    """
+    return (2 + step + math.sqrt(8 + 8 * step + step * step)) / 2
+
+
+CLAIMS = (
+    ("norm", "out of reach: ||g_inf|| is lam, to", 1e-6),
+    ("cosine", "out of reach: 1 - cosine of g_inf and rho_inf - target", 1e-6),
+    ("limit", "out of reach: rho_inf is the reachable limit, to", 1e-6),
+    ("nearer", "out of reach: distance to the target over the honest optimum's", 0.99),
+    ("perfect", "within reach: rho_inf is the target, to", 1e-6),
+    ("coalition", "coalitions of k end at the limit of radius k lam, to", 1e-6),
+    ("two", "two coordinated attackers' distance over one's", 0.99),
+    ("majority", "as many attackers as honest users reach the target, to", 1e-6),
+    ("apart", "two apart, out of reach: end where two coordinated do, to", 1e-6),
+    ("growth", "two apart, squared l2: out of [1 + sqrt 2, root for L], factor", 1 + 1e-6),
+)
+"""What is measured, its check, and the most that the worst case of the worst seed may be."""
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return a check for each claim, on all cases and seeds."""
+    checks = []
+    for what, name, limit in CLAIMS:
+        worst = max(result["metrics"][what] for result in results)
+        checks.append(Check(name, worst, f"<= {limit:.7g}", worst <= limit))
+    for what, name, limit in (
+        ("effort", "within reach: ||g_inf|| over lam", 0.99),
+        ("reach", "out of reach: how much of the way the limit goes", 0.99),
+        ("near", "||rho*_honest|| over the way to the target", 1),
+    ):
+        worst = max(result["metrics"][what] for result in results)
+        checks.append(Check(name, worst, f"<= {limit:g}", worst <= limit))
+    least = min(result["metrics"]["quarrel"] for result in results)
+    name = "two apart, within reach: miss the target"
+    return [*checks, Check(name, least, ">= 0.001", least >= 1e-3)]
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw CGA's way to its limit, and how far coalitions get."""
+    figure = Figure(figsize=(11.0, 3.9), layout="constrained")
+    distance, cosine, company = figure.subplots(1, 3)
+    for colour, name in zip(PALETTE, results[0]["curves"], strict=False):
+        for result in results:
+            curve = result["curves"][name]
+            for axes, what in ((distance, "distance"), (cosine, "cosine")):
+                rounds = np.arange(1, len(curve[what]) + 1)
+                axes.plot(rounds, curve[what], color=colour, linewidth=0.9)
+        distance.plot([], [], color=colour, label=name)
+    for axes in (distance, cosine):
+        axes.set(xscale="log", xlabel="round $t$")
+        axes.grid(alpha=0.3)
+    distance.set_ylabel("distance to the target / honest optimum's")
+    cosine.set_ylabel(r"cosine of $g_s^t$ and $\rho_t - \theta^\dagger$")
+    _draw_company(company, [result["company"] for result in results])
+    for place, axes in (("outside lower left", distance), ("outside lower right", company)):
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc=place, ncols=2, frameon=False)
+    save(figure, folder, "prop2-partial-honesty")
+
+
+def _draw_company(axes: Axes, companies: Sequence[dict[str, Any]]) -> None:
+    sizes = companies[0]["sizes"]
+    for number, company in enumerate(companies):
+        label = None if number else r"$\mathrm{argmin}\ F + k \lambda \|\rho - \theta^\dagger\|$"
+        axes.plot([0, *sizes], [1, *company["limits"]], color="grey", linewidth=0.9, label=label)
+        label = None if number else "CGA, coalition of $k$"
+        axes.plot(sizes, company["shares"], "o", color=PALETTE[0], markersize=4, label=label)
+        label = None if number else "two who do not coordinate"
+        axes.plot([2], company["apart"], "x", color=PALETTE[1], markersize=7, label=label)
+    axes.set(xlabel="attackers $k$", ylabel="distance of the limit / honest optimum's")
+    axes.grid(alpha=0.3)
+
+
+STUDY = Study(
+    name="prop2-partial-honesty",
+    title="Proposition 2: CGA out of reach of its target points at it, with all of lam",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=tuple(name for _, name, _ in CLAIMS),
+    setting=(
+        "5 honest users of 20 points in 5 dimensions, nu = 0.1; least squares and logistic; smooth "
+        "l2 and l2; constant eta = 1/(3L), exact local solves, until a step is at most 1e-10."
+    ),
+)

@@ -1,0 +1,201 @@
+"""Lemma 1: an equilibrium with a dataset is that of a model attack with its local model.
+
+DOC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.games import Game, draw_game, honest_optimum, relative, settled
+from pfl_flower.equivalence import honest_sum
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.population import Population, UserData
+from pfl_flower.regularizers import REGULARIZERS
+from pfl_flower.results import Check
+from pfl_flower.seeding import generator
+
+LOSSES = "least-squares", "logistic"
+CASES = {
+    "squared-l2": ("squared-l2", 12, 2.0),
+    "l2": ("l2", 12, 2.0),
+    "smooth-l2": ("smooth-l2", 12, 2.0),
+    "l2 at its kink": ("l2", 3, 0.5),
+}
+"""Regulariser, and the number and the scale of the strategic user's queries: few and short ones
+pull with less than lam, so that theta_s* = rho* under l2."""
+LAM = 4.0
+EXACT = 1e-8
+RIVALS, QUICK_RIVALS = 400, 200
+SHIFTS = tuple(round(-1 + 0.1 * step, 1) for step in range(21))
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Compare both equilibria, and those of models around theta_s*."""
+    metrics: dict[str, float] = {}
+    curves: dict[str, list[float]] = {}
+    shifts = SHIFTS[::5] if setting.quick else SHIFTS
+    for loss in LOSSES:
+        for case in CASES:
+            setting.say(f"{loss}, {case}")
+            found, curves[f"{case}: {loss}"] = _compare(setting, loss, case, shifts)
+            metrics |= {f"{what}, {case}: {loss}": value for what, value in found.items()}
+    return {"metrics": metrics, "shifts": shifts, "curves": curves}
+
+
+def arbitrary_data(game: Game, points: int, scale: float) -> UserData:
+    """Return points that no model explains: normal queries, answers at random."""
+    draw = generator(game.seed, "lemma1", game.loss, points)
+    queries = scale * torch.randn((points, game.dim), generator=draw, dtype=torch.float64)
+    answers = 4.0 * torch.randn(points, generator=draw, dtype=torch.float64)
+    return UserData(queries, answers if game.loss == "least-squares" else answers.sign())
+
+
+def held(population: Population, model: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rho*(theta_spade), ``(d,)``, and the honest local models.
+
+    Where rho* coincides with theta_spade under l2, Newton's method has no certificate, but there
+    is one: 0 is a subgradient at theta_spade if and only if the honest sum is in the ball. Where it
+    is not, Newton's method can land on theta_spade and stick: it starts below that value.
+    """
+    kink, others = population.regularizer.kink, honest_sum(population, model).value
+    if float(torch.linalg.vector_norm(others)) <= kink:
+        return model, _local_models(population, model)
+    found = settled(population, model, start=_below(population, model, others) if kink else None)
+    return found.rho, found.theta
+
+
+def _local_models(population: Population, rho: Tensor) -> Tensor:
+    return population.solve(rho, rho.expand(population.size, -1)).theta
+
+
+def _below(population: Population, model: Tensor, others: Tensor) -> Tensor:
+    """Return a rho at which LOSS_s is less than at theta_spade, down the honest gradient."""
+
+    def value(rho: Tensor) -> float:
+        return modified_loss(population, rho, _local_models(population, rho), model)
+
+    step, at_kink = others / torch.linalg.vector_norm(others), value(model)
+    while not value(model - step) < at_kink:
+        step = step / 2
+    return model - step
+
+
+def modified_loss(population: Population, rho: Tensor, theta: Tensor, model: Tensor) -> float:
+    """Return LOSS_s (Equation 38): the strategic user's theta is theta_spade, its data are none."""
+    coupling = population.regularizer
+    local = population.value(theta) + coupling.value(rho, theta)
+    return float(local.sum() + coupling.value(rho, model))
+
+
+def _compare(
+    setting: Setting, loss: str, case: str, shifts: Sequence[float]
+) -> tuple[dict[str, float], list[float]]:
+    name, points, scale = CASES[case]
+    game = draw_game(loss, seed=setting.seed, users=3, points=20, dim=4)
+    coupling = REGULARIZERS[name](lam=LAM)
+    honest, centre = game.population(coupling), honest_optimum(game, coupling)
+    full = settled(game.population(coupling, arbitrary_data(game, points, scale)))
+    local, others = full.theta[-1], full.theta[:-1]
+    model = centre if setting.control else local
+    rho, theta = held(honest, model)
+    found = {
+        "rho": relative(rho, full.rho),
+        "local models": relative(theta, others),
+        "rival": _best_rival(setting, honest, full.rho, others, model),
+        "apart": float(torch.linalg.vector_norm(local - full.rho)),
+        "moved": float(torch.linalg.vector_norm(centre - full.rho)),
+    }
+    slid = [held(honest, model + shift * (centre - local))[0] for shift in shifts]
+    curve = [float(torch.linalg.vector_norm(one - full.rho)) / found["moved"] for one in slid]
+    return found, curve
+
+
+def _best_rival(
+    setting: Setting, population: Population, rho: Tensor, theta: Tensor, model: Tensor
+) -> float:
+    """Return by how much the best of random models around them lowers LOSS_s, relatively.
+
+    Half of the rivals move all models together: that keeps them at the kink of l2.
+    """
+    draw = generator(setting.seed, "lemma1", "rivals")
+    best = value = modified_loss(population, rho, theta, model)
+    for rival in range(QUICK_RIVALS if setting.quick else RIVALS):
+        moves = torch.randn((1 + len(theta), len(rho)), generator=draw, dtype=torch.float64)
+        moves = moves[:1].expand(moves.shape) if rival % 2 else moves
+        moves = 10 ** (-4 * torch.rand((), generator=draw, dtype=torch.float64)) * moves
+        tried = modified_loss(population, rho + moves[0], theta + moves[1:], model)
+        best = min(best, tried)
+    return (value - best) / (1 + abs(value))
+
+
+WHATS = {"rho": EXACT, "local models": EXACT, "rival": 1e-12}
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return three checks for each case, on both losses and all seeds, and two of the set-up."""
+    checks = []
+    for case in CASES:
+        for what, limit in WHATS.items():
+            worst = max(_values(results, f"{what}, {case}"))
+            checks.append(Check(f"{case}: {what}", worst, f"<= {limit:g}", worst <= limit))
+    for case in CASES:
+        apart = _values(results, f"apart, {case}")
+        if case == "l2 at its kink":
+            checks.append(Check(f"{case}: ||theta_s* - rho*||", max(apart), "0", max(apart) == 0))
+        else:
+            name = f"{case}: ||theta_s* - rho*||"
+            checks.append(Check(name, min(apart), ">= 0.01", min(apart) >= 0.01))
+    return checks
+
+
+def _values(results: Sequence[Result], what: str) -> list[float]:
+    return [result["metrics"][f"{what}: {loss}"] for result in results for loss in LOSSES]
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw how rho*(theta_spade) leaves rho*(D) as theta_spade leaves theta_s*."""
+    figure = Figure(figsize=(8.0, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    shifts = results[0]["shifts"]
+    for axes, loss in zip(panels, LOSSES, strict=True):
+        for colour, case in zip(PALETTE, CASES, strict=False):
+            values = np.array([result["curves"][f"{case}: {loss}"] for result in results])
+            axes.plot(shifts, np.median(values, axis=0), color=colour, label=case)
+            axes.fill_between(
+                shifts,
+                values.min(axis=0),
+                values.max(axis=0),
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.set(
+            title=loss,
+            xlabel=r"$\theta_\spadesuit$ moved from $\theta_s^*(\mathcal{D})$ towards $\rho^*_{honest}$",
+        )
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel(
+        r"$\|\rho^*(\theta_\spadesuit) - \rho^*(\mathcal{D})\|$ / $\|\rho^*_{honest} - \rho^*(\mathcal{D})\|$"
+    )
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    save(figure, folder, "lemma1-reduction")
+
+
+STUDY = Study(
+    name="lemma1-reduction",
+    title="Lemma 1: data poisoning is a model attack with the data's own local model",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=tuple(f"{case}: {what}" for case in CASES for what in WHATS),
+)

@@ -1,0 +1,237 @@
+"""Theorem 5: one data point moves a linear regression's global model to any target.
+
+DOC
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.study import Result, Setting, Study
+from experiments.theory.descent import descend, envelope_smoothness
+from experiments.theory.games import Game, draw_game, far_target, honest_optimum, relative
+from pfl_flower.attacks.data import Aim, single_point
+from pfl_flower.equivalence import honest_sum, model_from_gradient
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.population import UserData
+from pfl_flower.regularizers import SquaredL2
+from pfl_flower.results import Check
+from pfl_flower.seeding import generator
+
+INSTANCES, QUICK_INSTANCES = 20, 6
+"""Per seed."""
+RUNS, QUICK_RUNS = 4, 2
+"""Instances in which the equilibrium is also reached by federated descent, from the first on."""
+DIMS, USERS, LAMS = (2, 50), (1, 20), (0.1, 10.0)
+"""Ranges of d, of N and of lam (in logarithm), each uniform."""
+NUS = 0.0, 0.1
+ROUNDS, STILL = 20_000, 1e-12
+TOLERANCE = 1e-6
+VARIANTS = {
+    "none": "no attack",
+    "wrong term": r"$Q = g_\infty + 2\nu\theta_\spadesuit$",
+    "no local term": r"$Q = g_\infty$",
+    "printed": r"$Q = -g_\infty$, as printed",
+    "theorem": r"$Q = g_\infty - 2\nu\theta_\spadesuit$, ours",
+}
+"""What is tried, as the figure calls it, from the worst to the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """Honest users of a linear regression, and a target far from their optimum."""
+
+    game: Game
+    coupling: SquaredL2
+    target: Tensor
+
+    @classmethod
+    def draw(cls, seed: int, index: int) -> Instance:
+        """Draw d, N and lam; nu alternates, and ``2 d`` queries a user span R^d without it.
+
+        The first instance of each nu has the largest d and N.
+        """
+        draw = generator(seed, "thm5", index)
+        share = torch.rand(3, generator=draw, dtype=torch.float64).tolist()
+        dim, users = (
+            high if index < len(NUS) else low + int(part * (high - low + 1))
+            for part, (low, high) in zip(share, (DIMS, USERS), strict=False)
+        )
+        game = draw_game(
+            "least-squares",
+            seed=1000 * seed + index,
+            users=users,
+            points=2 * dim,
+            dim=dim,
+            nu=NUS[index % 2],
+        )
+        coupling = SquaredL2(lam=LAMS[0] * (LAMS[1] / LAMS[0]) ** share[2])
+        target = far_target(game, honest_optimum(game, coupling))
+        return cls(game=game, coupling=coupling, target=target)
+
+    def aim(self) -> Aim:
+        """Return theta_spade and g_inf, which cancels the honest sum at the target."""
+        pull = honest_sum(self.game.population(self.coupling), self.target).value
+        spade = model_from_gradient(self.coupling, self.target, -pull).value
+        return self.game.aim(self.coupling, self.target, spade)
+
+    def points(self) -> dict[str, UserData | None]:
+        """Return the theorem's point, and what a slip in its formula makes of it."""
+        aim = self.aim()
+        gradient, local = aim.gradient, 2 * aim.nu * aim.attack_model
+        return {
+            "theorem": single_point(aim).user(),
+            "no local term": _point(gradient, aim.attack_model),
+            "wrong term": _point(gradient + local, aim.attack_model),
+            "printed": _point(-gradient, aim.attack_model),
+            "none": None,
+        }
+
+    def solve(self, point: UserData | None) -> Tensor:
+        """Return rho* from the joint normal equations, ``(d,)``.
+
+        The first-order conditions of LOSS in (rho, theta_1, ..., theta_m) are linear:
+
+            2 lam m rho - 2 lam sum_n theta_n                       = 0
+            (2 nu I + 2 lam I + X_n^T X_n) theta_n - 2 lam rho      = X_n^T A_n     for every n.
+        """
+        users = [*self.game.users, *([] if point is None else [point])]
+        dim, pull = self.game.dim, 2 * self.coupling.lam * np.eye(self.game.dim)
+        size = dim * (1 + len(users))
+        matrix, right = np.zeros((size, size)), np.zeros(size)
+        shared = slice(0, dim)
+        matrix[shared, shared] = len(users) * pull
+        for number, user in enumerate(users, start=1):
+            own = slice(number * dim, (number + 1) * dim)
+            queries, answers = user.features.numpy(), user.labels.numpy()
+            matrix[own, own] = pull + 2 * self.game.nu * np.eye(dim) + queries.T @ queries
+            matrix[own, shared] = matrix[shared, own] = -pull
+            right[own] = queries.T @ answers
+        return torch.from_numpy(np.linalg.solve(matrix, right)[shared])
+
+    def descend(self, point: UserData | None) -> tuple[Tensor, int]:
+        """Return the limit of federated gradient descent, ``(d,)``, and its rounds."""
+        population = self.game.population(self.coupling, *([] if point is None else [point]))
+        eta = 1 / envelope_smoothness(population)
+        run = descend(
+            population,
+            eta=eta,
+            rounds=ROUNDS,
+            start=torch.zeros_like(self.target),
+            tolerance=STILL,
+        )
+        return run.limit, len(run.steps)
+
+
+def _point(query: Tensor, attack_model: Tensor) -> UserData:
+    """Return Appendix H's ``A = Q^T theta_spade - 1`` to a query."""
+    return UserData(query[None], (query @ attack_model - 1)[None])
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Return, over random instances, the misses of each point from the joint equations."""
+    count, runs = (QUICK_INSTANCES, QUICK_RUNS) if setting.quick else (INSTANCES, RUNS)
+    rows: list[dict[str, float]] = []
+    descents: list[dict[str, float]] = []
+    for index in range(count):
+        setting.say(f"instance {index + 1} of {count}")
+        instance = Instance.draw(setting.seed, index)
+        points = instance.points()
+        if setting.control:
+            points["theorem"] = None
+        place = {"d": instance.game.dim, "N": len(instance.game.users), "nu": instance.game.nu}
+        misses = {
+            name: relative(instance.solve(point), instance.target) for name, point in points.items()
+        }
+        rows.append({**place, "lam": instance.coupling.lam, **misses})
+        if index < runs:
+            limit, rounds = instance.descend(points["theorem"])
+            descents.append({"miss": relative(limit, instance.target), "rounds": rounds})
+    local = [row for row in rows if row["nu"] > 0]
+    metrics = {
+        "worst theorem": max(row["theorem"] for row in rows),
+        "worst descent": max(run["miss"] for run in descents),
+        "rounds": max(run["rounds"] for run in descents),
+        "least no local term": min(row["no local term"] for row in local),
+        "least wrong term": min(row["wrong term"] for row in local),
+        "least printed": min(row["printed"] for row in rows),
+        "least none": min(row["none"] for row in rows),
+        "instances": len(rows),
+        "largest d": max(row["d"] for row in rows),
+        "largest N": max(row["N"] for row in rows),
+    }
+    return {"metrics": metrics, "rows": rows, "descents": descents}
+
+
+HITS = (
+    ("worst theorem", "one point, joint normal equations: miss"),
+    ("worst descent", "one point, federated descent: miss"),
+)
+"""What must be at most ``TOLERANCE``, in the worst instance."""
+MISSES = (
+    ("least none", "no attack: miss"),
+    ("least no local term", "nu = 0.1, local term left out: miss"),
+    ("least wrong term", "nu = 0.1, local term of the wrong sign: miss"),
+    ("least printed", "Q and the honest sum of one sign, as printed: miss"),
+)
+"""What must be more than that, in the best instance."""
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return a check for the theorem's point, for each slip, and for what was drawn."""
+    checks = []
+    for what, name in HITS:
+        worst = max(result["metrics"][what] for result in results)
+        checks.append(Check(name, worst, f"<= {TOLERANCE:g}", worst <= TOLERANCE))
+    for what, name in MISSES:
+        least = min(result["metrics"][what] for result in results)
+        checks.append(Check(name, least, f"> {TOLERANCE:g}", least > TOLERANCE))
+    return checks
+
+
+def draw(results: Sequence[Result], folder: Path) -> None:
+    """Draw the misses of all instances against d."""
+    rows = [row for result in results for row in result["rows"]]
+    figure = Figure(figsize=(7.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, label) in zip(PALETTE, VARIANTS.items(), strict=False):
+        for nu, marker in zip(NUS, "o^", strict=True):
+            # Without nu there is no local term to get wrong, with it that hides the sign of Q.
+            if (nu == 0 and name.endswith("term")) or (nu > 0 and name == "printed"):
+                continue
+            cells = [(row["d"], row[name]) for row in rows if row["nu"] == nu]
+            axes.plot(*np.array(cells).T, marker, color=colour, markersize=4, alpha=0.7)
+        axes.plot([], [], "s", color=colour, label=label)
+    for nu, marker in zip(NUS, "o^", strict=True):
+        axes.plot([], [], marker, color="grey", label=rf"$\nu = {nu:g}$")
+    axes.axhline(TOLERANCE, color="black", linewidth=0.8, linestyle="--", label="tolerance")
+    axes.set(
+        yscale="log",
+        xlabel="dimension $d$",
+        ylabel=r"$\|\rho^* - \theta^\dagger\| \;/\; (1 + \|\theta^\dagger\|)$",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    save(figure, folder, "thm5-single-point")
+
+
+STUDY = Study(
+    name="thm5-single-point",
+    title="Theorem 5: one data point holds a linear regression's global model at any target",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    success=tuple(name for _, name in HITS),
+    setting=(
+        "Least squares, squared l2; per seed 20 draws of d in 2 .. 50, of N in 1 .. 20 users of "
+        "2 d points, of lam in 0.1 .. 10; nu = 0 and 0.1 in turn."
+    ),
+)

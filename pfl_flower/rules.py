@@ -1,0 +1,103 @@
+"""Which run-config values rule out which others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pfl_flower.config import RunConfig
+
+METHODS_FOR = {
+    "least-squares": ("auto", "single-point", "sampling"),
+    "logistic": ("auto", "sampling", "indifference", "matching", "repeated"),
+    "softmax": ("auto", "sampling", "indifference", "matching"),
+}
+"""The poisonings that each loss admits."""
+
+
+class Rule(NamedTuple):
+    """A key, whether its value is wrong, and what would be right."""
+
+    key: str
+    wrong: bool
+    right: str
+
+
+def rules(config: RunConfig) -> list[Rule]:
+    """Return the rules of all combinations of keys."""
+    return [*_solver_rules(config), *_attack_rules(config), *_poison_rules(config)]
+
+
+def _solver_rules(config: RunConfig) -> list[Rule]:
+    exact = config.local_solver == "exact"
+    linear = config.model == "linear"
+    adam = config.server_optimizer == "adam"
+    return [
+        Rule("model", exact and not linear, "linear, for exact solves"),
+        Rule("model", config.synthetic and not linear, "linear, for synthetic data"),
+        Rule("model", config.equilibrium and not linear, "linear, for an exact equilibrium"),
+        Rule("dtype", exact and config.dtype != "float64", "float64, for exact solves"),
+        Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
+        Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
+        Rule("server-lr", adam and config.server_lr == "auto", "a number, under Adam"),
+    ]
+
+
+def _attack_rules(config: RunConfig) -> list[Rule]:
+    negate, relabel = config.target == "negate", config.target == "relabel"
+    fixed = config.attack in ("model", "data") and config.attack_model == "exact"
+    known = config.attack in ("cga", "model", "data") or not config.strategic()
+    return [
+        Rule("target", config.synthetic and relabel, "negate, for synthetic data"),
+        Rule("target", not config.synthetic and negate, "relabel, for images"),
+        Rule(
+            "target-shift",
+            config.synthetic and set(config.shifts()) != {1},
+            "1, for synthetic data, which have one target",
+        ),
+        Rule(
+            "estimator",
+            config.inverts_adam,
+            "oracle, or server-optimizer = sgd: Equation 5 cannot be inverted under Adam",
+        ),
+        Rule(
+            "attack-model",
+            fixed and config.model != "linear",
+            "the folder of a CGA run, for a model that is not linear",
+        ),
+        Rule("equilibrium", config.equilibrium and not known, "false, for an attack of your own"),
+    ]
+
+
+def _poison_rules(config: RunConfig) -> list[Rule]:
+    data, linear = config.attack == "data", config.model == "linear"
+    admitted = METHODS_FOR[config.loss]
+    builtin = ":" not in config.poisoning
+    return [
+        Rule(
+            "poisoning",
+            data and builtin and config.poisoning not in admitted,
+            f"{', '.join(admitted)}, for a {config.loss} loss",
+        ),
+        Rule(
+            "poisoning",
+            data and builtin and not linear and config.poisoning != "sampling",
+            "sampling, for a model that is not linear",
+        ),
+        Rule("reduction", data and config.reduction != "sum", "sum, for data poisoning"),
+        Rule(
+            "initialization",
+            config.initialization == "attack-model" and not data,
+            "global, unless attack = data",
+        ),
+        Rule(
+            "poisoning-queries",
+            config.poisoning_queries == "images" and config.synthetic,
+            "gaussian or uniform, for synthetic data",
+        ),
+        Rule(
+            "poisoning-box",
+            config.poisoning_box and config.poisoning_queries == "images",
+            "false, for given images",
+        ),
+    ]
