@@ -1,19 +1,22 @@
-"""The command line: ``python -m experiments run NAME`` and ``python -m experiments list``."""
+"""The command line: ``python -m experiments list``, ``run NAME``, ``reproduce``, ``report``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments import train_vgg
 from experiments.claims import description, preset_names
 from experiments.engines import RunFailedError
 from experiments.options import Options, parse_seeds, parse_settings
+from experiments.report import report
+from experiments.reproduce import reproduce
 from experiments.runner import run_preset, show
 from experiments.studies import STUDIES
 from experiments.study import find_study, run_study
@@ -31,46 +34,71 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="list presets and experiments")
     run = commands.add_parser("run", help="run one of them")
     run.add_argument("name", metavar="NAME", help="a preset or an experiment, see list")
-    run.add_argument("--engine", choices=("inprocess", "simulation"), default="inprocess")
-    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    run.add_argument("--seeds", metavar="1,2,3", help="one run each (default: its own)")
     run.add_argument("--rounds", type=int, metavar="N", help="instead of the preset's number")
     run.add_argument("--nodes", type=int, metavar="N", help="number of nodes")
-    run.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
-    run.add_argument("--quick", action="store_true", help="a study's smaller sizes")
     run.add_argument(
         "--control",
         action="store_true",
         help="a study with an idle attacker: passes if every claim of success fails",
     )
-    run.add_argument("--fresh", action="store_true", help="run finished seeds again")
-    run.add_argument(
-        "--keep", action="store_true", help="keep finished seeds even if the code has changed"
-    )
     run.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
     )
+    reproduce_ = commands.add_parser("reproduce", help="run all studies, or those named")
+    reproduce_.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
+    for command in (run, reproduce_):
+        _add_common(command)
+    page = commands.add_parser("report", help="one HTML page and a table of all studies' results")
+    page.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
+    page.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
+    train_vgg.add_parser(commands)
     return top
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", choices=("inprocess", "simulation"), default="inprocess")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--seeds", metavar="1,2,3", help="one run each (default: its own)")
+    command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
+    command.add_argument("--quick", action="store_true", help="a study's smaller sizes")
+    command.add_argument("--fresh", action="store_true", help="run finished seeds again")
+    command.add_argument(
+        "--keep", action="store_true", help="keep finished seeds even if the code has changed"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 passed, 1 a check failed, 2 bad input."""
     parsed = parser().parse_args(arguments)
     console = Console()
-    if parsed.command == "list":
-        _list(console)
-        return PASSED
     try:
-        options = _options(parsed)
-        summary = _run(parsed.name, options, console)
+        return COMMANDS[parsed.command](parsed, console)
     except (ConfigError, DataError, NodesMissingError) as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
     except RunFailedError as error:
         print(error, file=sys.stderr)
         return FAILED
+
+
+def _run_one(parsed: argparse.Namespace, console: Console) -> int:
+    options = _options(parsed)
+    summary = _run(parsed.name, options, console)
     show(summary, options.output / parsed.name, console)
     return PASSED if summary["passed"] else FAILED
+
+
+def _reproduce(parsed: argparse.Namespace, console: Console) -> int:
+    names = parsed.names or list(STUDIES)
+    outcomes = reproduce(names, _options(parsed), console)
+    return PASSED if all(outcome.verdict == "passed" for outcome in outcomes) else FAILED
+
+
+def _report(parsed: argparse.Namespace, console: Console) -> int:
+    output = Path(parsed.output).expanduser().absolute()
+    for path in report(output, parsed.names or list(STUDIES), console):
+        console.print(f"  {path}", soft_wrap=True)
+    return PASSED
 
 
 def _run(name: str, options: Options, console: Console) -> dict[str, Any]:
@@ -87,25 +115,25 @@ def _run(name: str, options: Options, console: Console) -> dict[str, Any]:
 
 def _options(parsed: argparse.Namespace) -> Options:
     for key in ("rounds", "nodes"):
-        value = getattr(parsed, key)
+        value = getattr(parsed, key, None)
         if value is not None and value < 1:
             raise ConfigError(f"--{key} {value}: expected at least 1")
     return Options(
         engine=parsed.engine,
         device=parsed.device,
         seeds=parse_seeds(parsed.seeds) if parsed.seeds else None,
-        rounds=parsed.rounds,
+        rounds=getattr(parsed, "rounds", None),
         output=Path(parsed.output).expanduser().absolute(),
-        settings=parse_settings(parsed.settings),
-        nodes=parsed.nodes,
+        settings=parse_settings(getattr(parsed, "settings", [])),
+        nodes=getattr(parsed, "nodes", None),
         fresh=parsed.fresh,
         keep=parsed.keep,
         quick=parsed.quick,
-        control=parsed.control,
+        control=getattr(parsed, "control", False),
     )
 
 
-def _list(console: Console) -> None:
+def _list(parsed: argparse.Namespace, console: Console) -> int:
     presets = {name: description(name) for name in preset_names()}
     studies = {name: find_study(place).title for name, place in STUDIES.items()}
     for title, entries in (("presets", presets), ("studies", studies)):
@@ -115,6 +143,16 @@ def _list(console: Console) -> None:
         for name, text in entries.items():
             table.add_row(name, text)
         console.print(table)
+    return PASSED
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
+    "list": _list,
+    "run": _run_one,
+    "reproduce": _reproduce,
+    "report": _report,
+    "train-vgg": train_vgg.run,
+}
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ class Claim:
 
 
 SOLVED = Claim("unconverged_total", "==", 0)
+AT_REST = Claim("equilibrium_converged", "==", 1)
 QUIET = Claim("rejections_total", "==", 0)
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {
@@ -55,6 +56,29 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     ),
     "digits-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
     "digits-smooth-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
+    **{
+        f"digits-squared-l2-{attack}": (
+            Claim("accuracy_target", ">=", 0.95),
+            Claim("accuracy_true", "<=", 0.02),
+            Claim("equilibrium_distance_to_target", "<", 1e-6),
+            Claim("equilibrium_accuracy_target", ">=", 0.95),
+            AT_REST,
+            SOLVED,
+            QUIET,
+        )
+        for attack in ("model", "data")
+    },
+    **{
+        f"digits-{regularizer}-{attack}": (
+            Claim("accuracy_true", ">=", 0.90),
+            Claim("equilibrium_accuracy_true", ">=", 0.90),
+            AT_REST,
+            SOLVED,
+            QUIET,
+        )
+        for regularizer in ("l2", "smooth-l2")
+        for attack in ("model", "data")
+    },
     "digits-squared-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
     "digits-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
     "digits-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),

@@ -52,13 +52,13 @@ def _contents(entries: Sequence[Entry]) -> Markup:
 def _opening(entries: Sequence[Entry]) -> Markup:
     found = [entry.status for entry in entries]
     counts = [f"{found.count(word)} {word}" for word in get_args(Status) if word in found]
-    lead = "An equivalence between data poisoning and Byzantine gradient attacks, reproduced: "
+    lead = "An equivalence between data poisoning and Byzantine gradient attacks, reproduced; "
     rows = [line for entry in entries for line in _summary_rows(entry)]
     heads = ("study", "checks", "quantity", "paper", "ours", "deviation")
     return element(
         "header",
         element("h1", TITLE),
-        element("p", lead, f"{len(entries)} studies, {', '.join(counts)}.", class_="lead"),
+        element("p", lead, f"studies: {', '.join(counts)}.", class_="lead"),
         _origin(entries),
         table("All studies", heads, rows),
         element("p", f"Ours: mean ± standard deviation over seeds. Deviation: {DEVIATION}."),

@@ -130,7 +130,6 @@ def run_study(study: Study, options: Options, console: Console) -> dict[str, Any
     """
     if not study.has_runs and (options.settings or options.rounds or options.nodes):
         raise ConfigError(f"NAME = {study.name}: expected no --set, --rounds or --nodes")
-    began = time.perf_counter()
     folder = options.output / study.name
     seeds = options.seeds or study.seeds
     results = [_measured(study, seed, folder / f"seed-{seed}", options, console) for seed in seeds]
@@ -145,8 +144,13 @@ def run_study(study: Study, options: Options, console: Console) -> dict[str, Any
         finals=[result["metrics"] for result in results],
         checks=checks,
         device=str(choose_device(options.device)),
-        seconds=time.perf_counter() - began,
-        extra={"title": study.title, "success": study.success, "control": options.control},
+        seconds=sum(result["seconds"] for result in results),
+        extra={
+            "commits": [result["commit"] for result in results],
+            "title": study.title,
+            "success": study.success,
+            "control": options.control,
+        },
     )
     if options.control:
         missed = [check for check in checks if check.name in study.success]

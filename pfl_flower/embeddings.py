@@ -129,7 +129,7 @@ def embed(network: VGG13, images: Tensor, device: torch.device) -> Tensor:
             batch = unit(images[start : start + BATCH], device)
             found[start : start + BATCH] = network.embed(batch).to(torch.float16).cpu()
             now, done = time.monotonic(), start + len(batch)
-            if now - said > SAY_SECONDS:
+            if now - said > SAY_SECONDS and done < len(images):
                 left = (now - began) * (len(images) - done) / done
                 say(f"  {done:,} of {len(images):,}, {left / 60:.1f} minutes left")
                 said = now

@@ -29,6 +29,24 @@ def superlink(tmp_path_factory):  # type: ignore[no-untyped-def]
     patch.undo()
 
 
+SYNTHETIC = {"dataset": "synthetic-logistic", "features": 6, "nu": 0.1, "evaluate-every": 0}
+
+
+@pytest.mark.parametrize("attack", ["model", "data"])
+def test_disguised_attacks_agree_on_both_engines(
+    attack: str, superlink: None, tmp_path: Path
+) -> None:
+    """Each process of Ray's works out theta_spade and its data by itself, and finds the same."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=2)  # type: ignore[arg-type]
+        config = options.configure({**DIGITS, **SYNTHETIC, "attack": attack}, tmp_path / engine, 1)
+        run_once(config, options)
+        found.append(np.load(config.folder() / "trajectory.npy"))
+    assert np.abs(found[0][-1] - found[0][0]).max() > 0.1
+    assert np.abs(found[0] - found[1]).max() <= 1e-9
+
+
 def test_ray_and_in_process_runs_agree(superlink: None, tmp_path: Path) -> None:
     """Honest and strategic users on different nodes, every round to 1e-9."""
     found = []

@@ -3,8 +3,8 @@
 Claimed by the paper: 2,000 points near the indifference subspace, with the learning started near
 theta_spade, bring rho to the target within 250 rounds. Measured: those 250 rounds; the same run
 continued, in which the poisoned user's local model drifts, because nothing but the noise fixes the
-scale of theta_spade inside span(y_a); and the minimiser of LOSS that both are on their way to. Beside
-it ``matching``, the cheapest data that hold the target at equilibrium.
+scale of theta_spade inside span(y_a); and the minimiser of LOSS that both are on their way to.
+Beside it ``matching``, the cheapest data that hold the target at equilibrium.
 """
 
 from __future__ import annotations
