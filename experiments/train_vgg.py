@@ -158,7 +158,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             console.print(f"kept from before: {output}", soft_wrap=True)
             return 0
     report = train(images, recipe, output, device=device, console=console)
-    text = f"test accuracy {report['test_accuracy']:.4f} after {recipe.epochs} epochs"
+    text = f"test accuracy {report['test_accuracy']:.4f}, epochs: {recipe.epochs}"
     if report["reduced"]:
         text += f", a reduced schedule: {EPOCHS['cuda']} are a full one"
     console.print(text)

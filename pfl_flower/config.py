@@ -22,6 +22,10 @@ Count = Annotated[int, Field(ge=1)]
 
 ATTACK_NAMES = ("cga", "model", "data")
 POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
+DATASET = re.compile(
+    r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"
+    r"|imagefolder(-embeddings)?:.+"
+)
 SYNTHETIC_LOSSES = {"synthetic-linear": "least-squares", "synthetic-logistic": "logistic"}
 PLUGIN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
@@ -49,10 +53,16 @@ class RunConfig(BaseModel):
     dtype: Literal["float32", "float64"] = Field("float64", description="precision of the run")
     save_trajectory: bool = Field(False, description="keep rho of every round in trajectory.npy")
 
-    dataset: Literal[
-        "digits", "mnist", "fashion-mnist", "synthetic-linear", "synthetic-logistic"
-    ] = Field("digits", description="where users draw their points")
+    dataset: str = Field(
+        "digits",
+        description="digits, mnist, fashion-mnist, cifar10, cifar10-embeddings, "
+        "imagefolder:PATH, imagefolder-embeddings:PATH, synthetic-linear or synthetic-logistic",
+    )
     data_dir: str = Field("", description="folder of downloaded sets; empty: PFL_DATA_DIR")
+    embedding_weights: str = Field(
+        "",
+        description="weights of the network that embeds images; empty: those of train-vgg",
+    )
     features: Count = Field(20, description="dimension of the synthetic sets")
     label_noise: Fraction = Field(0.0, description="fraction of training labels redrawn at random")
     users: Count = Field(11, description="number N of users; their ids are 0 .. N-1")
@@ -177,6 +187,13 @@ class RunConfig(BaseModel):
             return float(value)
         return value
 
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, value: str) -> str:
+        if not DATASET.fullmatch(value):
+            raise ValueError(f"expected {cls.model_fields['dataset'].description}")
+        return value
+
     @field_validator("name")
     @classmethod
     def _one_folder(cls, value: str) -> str:
@@ -200,6 +217,11 @@ class RunConfig(BaseModel):
     def synthetic(self) -> bool:
         """Whether the data are made, by models that are known."""
         return self.dataset in SYNTHETIC_LOSSES
+
+    @property
+    def embedded(self) -> bool:
+        """Whether images are seen through a network's last layer but one."""
+        return self.dataset.split(":")[0].endswith("-embeddings")
 
     @property
     def simultaneous(self) -> bool:

@@ -164,7 +164,9 @@ class Problem:
 
     def _target_key(self) -> str:
         config = self.config
-        return f"{config.dataset}-{config.label_noise}-{config.seed if config.label_noise else 0}"
+        noise = f"{config.label_noise}-{config.seed if config.label_noise else 0}"
+        files = f"-{self.source.key}" if self.source.key else ""
+        return f"{config.dataset}-{noise}{files}"
 
 
 @lru_cache(maxsize=2)
@@ -180,7 +182,12 @@ def build_problem(config: RunConfig) -> Problem:
         If the data cannot be had.
     """
     spec = DataSpec(
-        config.dataset, config.data_dir, config.label_noise, config.features, config.seed
+        config.dataset,
+        config.data_dir,
+        config.label_noise,
+        config.features,
+        config.seed,
+        config.embedding_weights,
     )
     source = load_source(spec)
     if source.most_points is not None and max(config.points()) > source.most_points:

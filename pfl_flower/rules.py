@@ -100,4 +100,9 @@ def _poison_rules(config: RunConfig) -> list[Rule]:
             config.poisoning_box and config.poisoning_queries == "images",
             "false, for given images",
         ),
+        Rule(
+            "poisoning-box",
+            config.poisoning_box and config.embedded,
+            "false, for embeddings, which are not in [0, 1]",
+        ),
     ]

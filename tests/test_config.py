@@ -18,7 +18,12 @@ BAD = [
     ({"rounds": 0}, "rounds = 0: expected greater than or equal to 1"),
     ({"rounds": 1.5}, "rounds = 1.5: expected a valid integer"),
     ({"rounds": "ten"}, "rounds = 'ten': expected a valid integer"),
-    ({"dataset": "cifar"}, "dataset = 'cifar': expected 'digits'"),
+    ({"dataset": "cifar"}, "dataset = 'cifar': expected digits, mnist"),
+    ({"dataset": "imagefolder:"}, "dataset = 'imagefolder:': expected digits, mnist"),
+    (
+        {"dataset": "cifar10-embeddings", "poisoning-box": True},
+        "poisoning-box = True: expected false, for embeddings",
+    ),
     ({"server-lr": "fast"}, "server-lr = 'fast': expected auto or a positive number"),
     ({"server-lr": 0.0}, "server-lr = 0.0: expected auto or a positive number"),
     ({"strategic-users": 11}, "strategic-users = 11: expected ids 0 to 10"),

@@ -14,7 +14,8 @@ from experiments.theory import equivalence, model_attack, reduction
 from experiments.theory.chain import Chain
 from experiments.theory.games import draw_game, honest_optimum, settled
 from experiments.theory.model_attack import SingleSteps
-from pfl_flower.regularizers import L2
+from pfl_flower.population import Population
+from pfl_flower.regularizers import L2, SmoothL2
 
 STUDIES = [equivalence.STUDY, reduction.STUDY, model_attack.STUDY]
 MISSES = {
@@ -52,7 +53,7 @@ def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Pa
     for what in MISSES[study.name]:
         cases = {key: value for key, value in metrics.items() if key.startswith(what)}
         assert cases
-        assert min(cases.values()) > 1e-3, cases
+        assert min(cases.values()) > 1e-4, cases
 
 
 def test_single_steps_are_those_of_torch_adam() -> None:
@@ -114,9 +115,8 @@ def test_a_model_that_newton_would_stick_to_does_not_hold_rho() -> None:
 
 
 def test_settled_refuses_what_is_not_an_equilibrium() -> None:
-    """Model attacks whose pull under l2 is larger than all honest users can stand."""
-    game = draw_game("least-squares", seed=1, users=3, points=20, dim=4)
-    population = game.population(L2(lam=4.0))
-    far = honest_optimum(game, population.regularizer) + 3.0
+    game, coupling = draw_game("logistic", seed=1, users=3, points=20, dim=4), SmoothL2(lam=4.0)
+    problem = {"model": game.model, "loss": game.point_loss, "nu": game.nu}
+    hasty = Population(game.users, regularizer=coupling, max_iterations=1, **problem)
     with pytest.raises(RuntimeError, match="no equilibrium"):
-        settled(population, far, far, far, far)
+        settled(hasty)

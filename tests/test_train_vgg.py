@@ -163,7 +163,7 @@ def test_the_command_trains_keeps_and_replaces(tmp_path: Path, monkeypatch: Patc
     monkeypatch.setattr(train_vgg, "Recipe", partial(Recipe, width=16))
     tree, output = write_tree(tmp_path / "tree", train=6), tmp_path / "network.pt"
     said = command(tree, output, "--images", "8")
-    assert "after 1 epochs, a reduced schedule: 60 are a full one" in said
+    assert "epochs: 1, a reduced schedule: 60 are a full one" in said
     assert report(output)["train_images"] == 8
     assert load_weights(output).classes == 2
     before = output.read_bytes()

@@ -81,11 +81,19 @@ class Duel:
         """The largest eigenvalue h of that Hessian."""
         return float(np.linalg.eigvalsh(self.hessian)[-1])
 
-    def play(self, eta: float, *, tolerance: float, rounds: int, far: float = math.inf) -> Descent:
-        """Run CGA, or nothing, from 0."""
+    def play(
+        self,
+        eta: float,
+        *,
+        tolerance: float,
+        rounds: int,
+        far: float = math.inf,
+        attackers: int = 1,
+    ) -> Descent:
+        """Run CGA users who do not know of each other, or nothing, from 0."""
         return descend(
             self.honest,
-            [] if self.idle else [CounterGradient(target=self.target)],
+            [] if self.idle else [CounterGradient(target=self.target)] * attackers,
             eta=eta,
             rounds=rounds,
             start=torch.zeros_like(self.target),

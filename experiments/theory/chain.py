@@ -87,9 +87,11 @@ class Chain:
         return self.centre if self.idle else self.settle(**attack)
 
     def counter_gradient(self, *, idle: bool = False) -> Descent:
-        """Run CGA, or nothing, with the step size that Theorem 4 covers."""
+        """Run CGA with the step size that Theorem 4 covers, or nothing."""
+        if idle:
+            return self._descend([], 1 / envelope_smoothness(self.honest, constant=False))
         eta = 1 / (3 * envelope_smoothness(self.honest))
-        return self._descend([] if idle else [CounterGradient(target=self.target)], eta)
+        return self._descend([CounterGradient(target=self.target)], eta)
 
     def sequence(self, gradients: Callable[[int], Tensor], *, idle: bool = False) -> Descent:
         """Run an attack that sends given gradients, or nothing."""

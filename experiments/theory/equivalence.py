@@ -96,7 +96,7 @@ def _reachable(
         "lam": chain.regularizer.lam,
         "theta_spade": float(torch.linalg.vector_norm(spade)),
     }
-    return found, {"rho": rho, "theta": theta}
+    return found, {"rho": rho, "theta": theta, "spread": spread}
 
 
 def _by_size(

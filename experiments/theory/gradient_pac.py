@@ -11,6 +11,11 @@ L(theta_dagger, D)|| <= B I^alpha``. Measured: the three constants are fitted on
 3,162 points, and the inequality is then tried on fresh datasets of up to 100,000 points from other
 theta_dagger, in random directions, along the deficit, along the Hessian's flattest axis, and in
 the worst direction that descent on the sphere finds at each radius.
+
+Seeds 1 to 5: alpha 0.49 +- 0.03 and 0.51 +- 0.02 for linear and logistic regression (at most 0.53;
+statistics say 1/2), A 0.35 and 0.025, B 6.7 and 2.4; no violation in 175 fresh datasets of each,
+the closest 0.28 B I^alpha away. At 100,000 points the gradient points away from theta_dagger from
+r = 0.1 on. Where answers are noise, alpha is 0.96 to 1.00 and the inequality is violated.
 """
 
 from __future__ import annotations
@@ -182,6 +187,8 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     _draw_deficits(panels[0], results)
     for axes, loss in zip(panels[1:], QUERIES, strict=True):
         _draw_slopes(axes, results, loss)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=5, frameon=False)
     save(figure, folder, NAME)
 
 
@@ -204,16 +211,17 @@ def _draw_deficits(axes: Axes, results: Sequence[Result]) -> None:
 
 
 def _draw_slopes(axes: Axes, results: Sequence[Result], loss: str) -> None:
-    sizes = results[0]["sizes"]
+    """Draw the two sides of (4) over ``I min(r, r^2)``, for the seed that comes closest to it."""
+    tightest = min(results, key=lambda result: result["metrics"][f"margin: {loss}"])
+    sizes, curves = tightest["sizes"], tightest["curves"][loss]
+    constants, floor = Constants(*curves["constants"]), np.minimum(1.0, RADII)
     shown = [index for index, points in enumerate(sizes) if points in (100, 1000, 10000, 100000)]
-    floor = np.minimum(1.0, RADII)
     for colour, index in zip(PALETTE, shown, strict=False):
         points = sizes[index]
-        lowest = np.min([r["curves"][loss]["lowest"][index] for r in results], axis=0)
+        lowest = np.array(curves["lowest"][index])
         axes.plot(RADII, lowest / (points * floor), color=colour, label=f"$I = {points}$")
-        constants = [Constants(*r["curves"][loss]["constants"]) for r in results]
-        bounds = [[c.bound(points, radius) for radius in RADII] for c in constants]
-        axes.plot(RADII, np.max(bounds, axis=0) / (points * floor), ":", color=colour)
+        bounds = np.array([constants.bound(points, radius) for radius in RADII])
+        axes.plot(RADII, bounds / (points * floor), ":", color=colour)
     axes.plot([], [], ":", color="grey", label=r"$A - B I^{\alpha - 1} / \min(1, r)$")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xscale("log")
@@ -221,7 +229,6 @@ def _draw_slopes(axes: Axes, results: Sequence[Result], loss: str) -> None:
     axes.set(xlabel=r"$r = \|\theta - \theta^\dagger\|$", title=loss)
     axes.set_ylabel(r"$\min_u\, u^T \nabla\mathcal{L}(\theta^\dagger + r u)\; /\; I \min(1, r)$")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
 
 
 STUDY = Study(

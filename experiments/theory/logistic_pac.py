@@ -3,6 +3,12 @@
 Claim: as Theorem 2's, for labels drawn from theta_dagger's probabilities and queries whose support
 is bounded and spans R^d. Measured: queries uniform in a cube, and coordinate vectors: their support
 spans R^d and has no interior, which Lemma 29 in the proof asks for and Theorem 3 does not.
+
+Seeds 1 to 5, three datasets of each size. In the cube the distance falls above 1,000 points as
+``I^{-0.61 +- 0.06}`` (squared l2) and ``I^{-0.66 +- 0.05}`` (l2 and smooth l2): the adversaries'
+``1/I`` (exponent -0.97) still counts there beside the user's own ``I^{-1/2}``. It stays below 0.1
+from I = 9,300 to 10,000 on, and is at most 0.032 at 100,000. With coordinate vectors the theorem
+holds as well: exponent -0.58, below 0.1 from 24,000 on, at most 0.083 at 100,000.
 """
 
 from __future__ import annotations

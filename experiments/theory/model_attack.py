@@ -41,7 +41,7 @@ from pfl_flower.server_steps import StepSizes
 from pfl_flower.solvers import Solution
 
 LOSSES = "least-squares", "logistic"
-ROUNDS, LONG, QUICK_LONG = 250, 1500, 500
+ROUNDS, LONG, QUICK_LONG = 250, 1500, 250
 """Rounds of the paper's experiments, and for how long the model attacks are followed."""
 LOCAL_STEPS = StepSizes(first=0.02, decay=0.99, floor=0.005)
 """Step sizes of the local models, as in the paper's experiments."""

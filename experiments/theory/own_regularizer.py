@@ -8,6 +8,10 @@ found by its name as a run-config's ``regularizer`` is:
     Quartic     lam (r^2 + r^4)      R's gradient has no bound
     LogCosh     lam log cosh r       quadratic near 0, straight far out
     LogGrowth   lam log(1 + r^2)     not convex: LOSS has several minima, and the lowest counts
+
+Seeds 1 to 5: the distance falls as ``I^{-0.50 +- 0.04}`` above 1,000 points for each (no seed
+slower than -0.456), the adversaries' part as ``I^{-1.00}``; it stays below 0.1 from I = 1,020 +-
+280 on and is at most 0.014 at 100,000.
 """
 
 from __future__ import annotations

@@ -77,9 +77,13 @@ def draw_pac(results: Sequence[Result], cases: Mapping[str, Case], folder: Path,
         axes.grid(alpha=0.3)
     _draw_alone(panels[0], sizes, results, cases)
     panels[0].axhline(ENOUGH, color="black", linewidth=0.8)
-    first = next(iter(cases))
-    _guide(panels[0], sizes, _stacked(results, first, "distance"), -0.5, "$I^{-1/2}$")
-    _guide(panels[1], sizes, _stacked(results, first, "bias"), -1.0, "$I^{-1}$")
+    panels[0].annotate(
+        rf"$\varepsilon = {ENOUGH:g}$", (sizes[0], ENOUGH), (0, 4), textcoords="offset points"
+    )
+    guides = (("distance", -0.5, "$I^{-1/2}$"), ("bias", -1.0, "$I^{-1}$"))
+    for axes, (what, exponent, text) in zip(panels, guides, strict=True):
+        top = max(_stacked(results, label, what)[:, -1].max() for label in cases)
+        _guide(axes, sizes, 2 * top, exponent, text)
     panels[0].set_ylabel(r"$\|\theta_h^*(\mathcal{D}) - \theta_h^\dagger\|$")
     panels[1].set_ylabel(
         r"$\|\theta_h^*(\mathcal{D}) - \mathrm{argmin}\,\mathcal{L}_h(\theta, \mathcal{D}_h)\|$"
@@ -123,10 +127,9 @@ def _draw_alone(
         )
 
 
-def _guide(axes: Axes, sizes: Values, values: Values, exponent: float, label: str) -> None:
-    """Draw a power law above the upper half of the curves, and name it."""
+def _guide(axes: Axes, sizes: Values, last: float, exponent: float, label: str) -> None:
+    """Draw a power law that ends at ``last`` over the upper half of the sizes, and name it."""
     upper = sizes[len(sizes) // 2 :]
-    line = 2 * values.max(axis=0)[-1] * (upper / upper[-1]) ** exponent
+    line = last * (upper / upper[-1]) ** exponent
     axes.plot(upper, line, color="black", linewidth=1.0)
-    middle = len(upper) // 2
-    axes.annotate(label, (upper[middle], line[middle]), (4, 4), textcoords="offset points")
+    axes.annotate(label, (upper[1], line[1]), (6, 4), textcoords="offset points")

@@ -17,12 +17,12 @@ from pfl_flower.figures import PALETTE
 
 LAM, POINTS, NU = 20.0, 10, 0.1
 """Strong coupling and few points, so that h is far below L, by a share that depends on N."""
-CROWDS, QUICK_CROWDS = (1, 2, 3, 5, 8, 12, 20), (1, 4)
+CROWDS, QUICK_CROWDS = (1, 2, 4, 7, 12, 20), (1, 4)
 STEPS, QUICK_STEPS = 15, 5
 """Number of step sizes, from ``eta L = 1/6`` to 8."""
 NEAR, EDGES = 0.1, (0.89, 1.11)
 """Relative distance to the boundary within which a cell is not judged, and cells just outside."""
-ROUNDS = 250
+ROUNDS = 200
 
 
 def measure_diagram(setting: Setting) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""The studies that run whole configurations: their runs, what is kept, and what is drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments.options import Options
+from experiments.paper import cga, data, model, runs, sums
+from experiments.paper.runs import at_least, at_most, curve, run_variants, slug
+from experiments.study import Setting, run_study
+from pfl_flower.config import ConfigError, parse_config
+from pfl_flower.joint import joint_minimum
+from pfl_flower.problem import build_problem
+from pfl_flower.yardstick import attacked_equilibrium, with_poison
+from tests.runs import TINY, configure
+
+VARIANTS = {"one, lam": {**TINY, "lam": 1.0}, "other": {**TINY, "regularizer": "l2"}}
+QUIET = Console(quiet=True)
+
+
+def setting(folder: Path, **options: object) -> Setting:
+    return Setting(seed=3, folder=folder, options=Options(**options))  # type: ignore[arg-type]
+
+
+def test_variants_leave_metrics_and_curves_and_are_kept(tmp_path: Path) -> None:
+    found = run_variants(setting(tmp_path, keep=True), VARIANTS)
+    assert found["metrics"]["one, lam: distance_to_target"] > 0
+    assert found["curves"]["other"]["distance_to_target"]["round"] == [0, 1, 2, 3, 4, 5, 6]
+    assert (tmp_path / "one-lam" / "summary.json").exists()
+    rows = tmp_path / "other" / "rounds.csv"
+    before = rows.stat().st_mtime_ns
+    assert run_variants(setting(tmp_path, keep=True), VARIANTS) == found
+    assert rows.stat().st_mtime_ns == before
+    run_variants(setting(tmp_path, keep=True, fresh=True), VARIANTS)
+    assert rows.stat().st_mtime_ns > before
+
+
+def test_another_configuration_is_run_again(tmp_path: Path) -> None:
+    run_variants(setting(tmp_path, keep=True), VARIANTS)
+    other = {"other": {**VARIANTS["other"], "lam": 0.5}}
+    run_variants(setting(tmp_path, keep=True), other)
+    kept = json.loads((tmp_path / "other" / "summary.json").read_text())
+    assert kept["config"]["lam"] == 0.5
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
+    lines = ["round,accuracy_true,norm_rho"] + [f"{t},{t / 5000},1" for t in range(5001)]
+    (tmp_path / "rounds.csv").write_text("\n".join(lines))
+    kept = curve(tmp_path / "rounds.csv")["accuracy_true"]
+    assert len(kept["round"]) == runs.MOST_POINTS
+    assert (kept["round"][0], kept["round"][-1], kept["value"][-1]) == (0, 5000, 1.0)
+
+
+def test_checks_take_the_worst_seed_and_fail_on_what_is_missing() -> None:
+    results = [{"metrics": {"a": value}} for value in (0.2, 0.9)]
+    assert at_most(results, "a", 0.9).passed
+    assert not at_most(results, "a", 0.5).passed
+    assert at_least(results, "a", 0.2).passed
+    assert not at_least(results, "a", 0.5).passed
+    assert not at_least([*results, {"metrics": {}}], "a", 0.0).passed
+    assert math.isnan(float(at_most([{"metrics": {}}], "a", 1.0).value))
+
+
+def test_every_variant_of_every_figure_is_a_valid_configuration(tmp_path: Path) -> None:
+    for quick in (True, False):
+        asked = Setting(seed=1, quick=quick, folder=tmp_path)
+        figures = [cga.variants(asked)]
+        for lams, noise, rounds in (((1.0,), 0.6, 200), (sums.LAMS, 0.6, 200), ((1.0,), 0.0, 1000)):
+            figures.append(sums.variants(asked, sums.MODELS, lams, noise, rounds))
+        for variants in figures:
+            assert len({slug(label) for label in variants}) == len(variants)
+            for keys in variants.values():
+                parse_config(keys)
+
+
+def test_set_reaches_the_runs_of_a_study_and_no_others(tmp_path: Path) -> None:
+    from experiments.theory.projection import STUDY
+
+    with pytest.raises(ConfigError, match="expected no --set"):
+        run_study(STUDY, Options(output=tmp_path, settings={"lam": 2.0}), QUIET)
+    options = Options(settings={"lam": 2.0}, rounds=4)
+    asked = Setting(seed=1, folder=tmp_path, options=options)
+    config = runs.configured(asked, "x", {"rounds": 9})
+    assert (config.lam, config.rounds) == (2.0, 4)
+
+
+@pytest.mark.parametrize("study", [cga.STUDY, model.STUDY, data.STUDY, sums.TABLE1, sums.LAMBDA])
+def test_success_and_printed_numbers_name_what_is_measured(study) -> None:  # type: ignore[no-untyped-def]
+    """Judged and drawn on made-up results, so that a wrong name is seen without hours of runs."""
+    assert study.setting
+    assert study.has_runs
+    made = np.linspace(0, 1, 5).tolist()
+    labels = {printed.metric.split(":")[0] for printed in study.printed}
+    labels |= {name.split(":")[0] for name in study.success}
+    curves = {
+        label: {column: {"round": [0, 1, 2, 3, 4], "value": made} for column in runs.COLUMNS}
+        for label in labels
+    }
+    metrics = {
+        f"{label}: {column}": 0.5
+        for label in labels
+        for column in ("accuracy_true", "accuracy_target", "distance_to_target")
+    }
+    results = [{"metrics": metrics, "curves": curves}] * 2
+    names = {check.name for check in study.judge(results)}
+    assert set(study.success) <= names
+
+
+@pytest.mark.parametrize("regularizer", ["squared-l2", "smooth-l2"])
+def test_the_joint_minimum_is_the_equilibrium(regularizer: str) -> None:
+    for attack in ("data", "model"):
+        problem = build_problem(configure(attack=attack, regularizer=regularizer))
+        exact = attacked_equilibrium(problem)
+        if attack == "data":
+            found = joint_minimum(with_poison(problem), tolerance=1e-7, max_iterations=5000)
+        else:
+            from pfl_flower.plans import plan
+
+            models = plan(problem, 4).attack_model[None]
+            honest = problem.population((0, 1, 2, 3))
+            found = joint_minimum(honest, attack_models=models, tolerance=1e-7, max_iterations=5000)
+        assert found.converged
+        gap = float((found.rho - exact.rho).norm()) / (1 + float(exact.rho.norm()))
+        assert gap < 1e-5
+
+
+def test_the_joint_minimum_wants_a_differentiable_regularizer() -> None:
+    problem = build_problem(configure(regularizer="l2"))
+    with pytest.raises(ValueError, match="differentiable"):
+        joint_minimum(problem.population((0, 1)))
