@@ -1,4 +1,4 @@
-"""One poisoned user against N honest ones: what weight of the paper's data moves the equilibrium."""
+"""One poisoned user against N honest ones: what weight of the paper's data moves rho*."""
 
 from __future__ import annotations
 

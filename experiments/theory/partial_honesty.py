@@ -1,6 +1,22 @@
-"""Proposition 2: out of reach of the target, CGA ends up pointing at it with all its might.
+"""Proposition 2: out of reach of the target, CGA ends up pointing at it with all of lam.
 
-DOC
+Claim: where GRAD is a ball, if CGA converges then rho_inf is the target or ``g_inf = lam u``, u the
+unit vector of ``rho_inf - target``. Measured for smooth l2 and, as the proof is the same, l2, with
+a constant eta = 1/(3L) from the honest optimum: whether CGA converges, and whether it does so to
+``argmin F + lam ||rho - target||`` (``pfl_flower.reachable``); the same of coalitions of k, with
+k lam; and what two attackers do who do not share the correction.
+
+Seeds 1 .. 5, 4 honest users: CGA converged in every case, in up to 400 rounds, with ``||g_inf|| =
+lam`` to 4e-16, 1 - cosine below 2e-21 and the limit as predicted to 8e-10, at 0.62 to 0.80 of the
+honest optimum's distance. It is almost honest from the start: 1 - cosine never exceeds 1.3e-5, for
+``(rho - target)/eta`` dwarfs what is cancelled. Targets within reach are held with at most 0.53
+lam. As many coordinated attackers as honest users reach the target.
+
+Two who do not coordinate diverge under squared l2 at every step size, by 2.418 a round at eta =
+1/(300L) and by 2.77 at 1/(3L), as the roots say (1 + sqrt 2 = 2.414 for eta -> 0). A ball tames
+them. Out of reach they end where two coordinated ones do, since both reports are on the sphere
+anyway; within reach they jump about the target, after 100 rounds 1.5 to 3 % of ``1 + ||target||``
+away.
 """
 
 from __future__ import annotations
@@ -34,7 +50,7 @@ NAMES = {SmoothL2: "smooth l2", L2: "l2"}
 USERS, QUICK_USERS, POINTS, DIM, NU = 4, 3, 20, 5, 0.1
 MISSED, ALLIED, REACHED = 0.2, 0.05, 2.0
 """lam over ``||sum_n grad L_n(target)||``: too little for one, for a few, or enough."""
-ROUNDS, QUARREL, STILL = 3000, 100, 1e-10
+ROUNDS, QUARREL, STILL = 3000, 60, 1e-9
 APART = 3, 30, 300
 """Step sizes ``1/(factor L)`` of two attackers who do not coordinate."""
 FIRST, LAST = 10, 16
@@ -273,7 +289,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         axes.set(xscale="log", xlabel="round $t$")
         axes.grid(alpha=0.3)
     distance.set_ylabel("relative distance to the target")
-    askew.set(yscale="log", ylabel=r"1 - cosine of $g_s^t$ and $\rho_t - \theta^\dagger$")
+    askew.set(
+        yscale="log",
+        ylim=(1e-24, 1e-3),
+        ylabel=r"1 - cosine of $g_s^t$ and $\rho_t - \theta^\dagger$",
+    )
     _draw_company(company, [result["company"] for result in results])
     for axes in (distance, company):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False)
@@ -302,6 +322,6 @@ STUDY = Study(
     success=tuple(name for _, name, _ in CLAIMS),
     setting=(
         "5 honest users of 20 points in 5 dimensions, nu = 0.1; least squares and logistic; smooth "
-        "l2 and l2; constant eta = 1/(3L), exact local solves, until a step is at most 1e-10."
+        "l2 and l2; constant eta = 1/(3L), exact local solves, until a step is at most 1e-9."
     ),
 )

@@ -1,4 +1,8 @@
-"""Where CGA against squared l2 converges: step sizes against numbers of honest users."""
+"""Where CGA against squared l2 converges: step sizes against numbers of honest users.
+
+Predicted: where ``eta h < 1/2``, h the largest eigenvalue of the honest envelope's Hessian, and
+nowhere else: see ``experiments.theory.cga.rate``.
+"""
 
 from __future__ import annotations
 

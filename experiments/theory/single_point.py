@@ -1,6 +1,20 @@
 """Theorem 5: one data point moves a linear regression's global model to any target.
 
-DOC
+Claim (squared l2, least squares): some point (Q, A) of the strategic user makes rho* the target.
+Appendix H's construction, with the local term that it leaves out and with the sign of g_inf, is
+
+    Q = g_inf - 2 nu theta_spade,  A = Q^T theta_spade - 1,  theta_spade = target - g_inf/(2 lam),
+
+g_inf minus the honest sum at the target. Measured: how far rho* is from the target, by the joint
+normal equations of all users, which share no code with the laboratory's solvers, and in some
+instances by federated descent.
+
+100 instances over seeds 1 .. 5, d from 2 to 50, N from 1 to 20: at most 2e-10 from the target
+(relative to ``1 + ||target||``), 8e-14 by descent, where no attack is 0.45 to 1.0 away. Without the
+local term the point misses by 7e-4 to 0.11 at nu = 0.1, with its opposite by 1.5e-3 to 0.83. As our
+text of Appendix H prints it, Q is the honest sum itself, the opposite of ``grad_rho R(target,
+theta_spade)``: that misses by 7e-6 to 0.06 at nu = 0. The slip is small because a long Q pins
+theta_s along itself whatever its sign, up to ``2/||Q||``.
 """
 
 from __future__ import annotations
