@@ -52,7 +52,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     scene = binary_scene(setting.seed, idle=setting.control)
     metrics, drawn = _measure(setting, scene, BINARY)
     if not scene.idle:
-        metrics["binary left"] = Trial.of(scene).left(QUICK_LONG if setting.quick else LONG)
+        metrics["binary left"] = Trial(scene, scene.centre).left(
+            QUICK_LONG if setting.quick else LONG
+        )
     exact = drawn["curves"]["repeated"][-1]["labels"]
     metrics["binary repeated over bound by hand"] = exact / bound_by_hand(scene) - 1
     scenes = {"binary": drawn}

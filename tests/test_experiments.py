@@ -13,6 +13,8 @@ from experiments import claims
 from experiments.__main__ import main
 from experiments.claims import CLAIMS, Claim, preset, preset_names
 from experiments.options import parse_settings
+from experiments.studies import STUDIES
+from experiments.study import find_study
 from pfl_flower.config import parse_config
 
 SMALL = ["--rounds", "3", "--set", "points-per-user=60", "evaluate-every=2"]
@@ -81,6 +83,8 @@ def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
 
 BAD = [
     (["nope"], "NAME = nope: expected one of digits-l2"),
+    (["digits-l2", "--quick"], "--quick: expected a study"),
+    (["thm5-single-point", "--set", "lam=1"], "NAME = thm5-single-point: expected no --set"),
     (["digits-l2", "--set", "lamm=1"], "lamm = 1: unknown key"),
     (["digits-l2", "--set", "lam=-1"], "lam = -1: expected greater than 0"),
     (["digits-l2", "--set", "lam"], "--set lam: expected key=value"),
@@ -122,6 +126,41 @@ def test_a_claim_fails_on_its_worst_seed_and_on_what_is_not_a_number() -> None:
     assert claim.check([good, bad]).value == 0.5
     assert not claim.check([good, broken]).passed
     assert not Claim("x", "<", 1).check([{"x": float("nan")}]).passed
+
+
+def test_studies_are_reproduced_and_reported_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One study for one seed, kept the second time, then on the page and in the table."""
+    common = ["prop1-projection", "--output", str(tmp_path)]
+    assert main(["reproduce", *common, "--quick", "--seeds", "1", "--keep"]) == 0
+    assert main(["reproduce", *common, "--quick", "--seeds", "1", "--keep"]) == 0
+    assert "kept from before" in capsys.readouterr().out
+    assert main(["report", *common]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Proposition 1" in page
+    assert "data:image/png;base64," in page
+    assert "prop1-projection" in (tmp_path / "report.md").read_text()
+
+
+def test_every_study_is_found_and_named_as_registered() -> None:
+    for name, place in STUDIES.items():
+        study = find_study(place)
+        assert study.name == name
+        assert study.title
+        assert study.success or study.has_runs
+        seeds = 3 if study.has_runs else 5
+        assert len(study.seeds) >= seeds or study.name in FEW_SEEDS
+
+
+FEW_SEEDS = {
+    "fig3-data-poisoning",
+    "table1-sum-vs-mean",
+    "fig4-13-lambda",
+    "fig14-15-no-noise",
+    "budget-curve",
+}
+"""Figures whose runs take long; theorems have at least five seeds."""
 
 
 def test_settings_are_toml_or_words() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,11 @@ from rich.console import Console
 
 from experiments.options import Options
 from experiments.study import Setting, Study, run_study
-from experiments.theory import equivalence, model_attack, reduction
+from experiments.theory import equivalence, games, model_attack, reduction
 from experiments.theory.chain import Chain
 from experiments.theory.games import draw_game, honest_optimum, settled
 from experiments.theory.model_attack import SingleSteps
-from pfl_flower.population import Population
-from pfl_flower.regularizers import L2, SmoothL2
+from pfl_flower.regularizers import L2
 
 STUDIES = [equivalence.STUDY, reduction.STUDY, model_attack.STUDY]
 MISSES = {
@@ -114,9 +115,13 @@ def test_a_model_that_newton_would_stick_to_does_not_hold_rho() -> None:
     assert float(torch.linalg.vector_norm(total + pull)) < 1e-8
 
 
-def test_settled_refuses_what_is_not_an_equilibrium() -> None:
-    game, coupling = draw_game("logistic", seed=1, users=3, points=20, dim=4), SmoothL2(lam=4.0)
-    problem = {"model": game.model, "loss": game.point_loss, "nu": game.nu}
-    hasty = Population(game.users, regularizer=coupling, max_iterations=1, **problem)
+@pytest.mark.parametrize("residuals", [(1e-7, 0.0), (0.0, 1e-7), (math.nan, 0.0), (0.0, math.nan)])
+def test_settled_refuses_large_residuals(
+    residuals: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game, coupling = draw_game("logistic", seed=1, users=3, points=20, dim=4), L2(lam=4.0)
+    found = settled(game.population(coupling))
+    worse = replace(found, residual=residuals[0], local_residual=residuals[1])
+    monkeypatch.setattr(games, "equilibrium", lambda *_, **__: worse)
     with pytest.raises(RuntimeError, match="no equilibrium"):
-        settled(hasty)
+        settled(game.population(coupling))

@@ -61,7 +61,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     for loss, name in CASES[::3] if setting.quick else CASES:
         setting.say(f"{loss}, {name}")
         chain = Chain.of(setting, loss, name)
-        found, curves[chain.name] = _reachable(chain, sizes, draws=2 if setting.quick else 5)
+        found, curves[chain.name] = _reachable(chain, sizes, draws=8 if setting.quick else 5)
         metrics |= {f"{what}: {chain.name}": value for what, value in found.items()}
     for loss in LOSSES[1:] if setting.quick else LOSSES:
         setting.say(f"{loss}, smooth-l2, out of reach")

@@ -138,9 +138,10 @@ def settled(population: Population, *models: Tensor, start: Tensor | None = None
     """
     attack_models = torch.stack(models) if models else None
     found = equilibrium(population, attack_models=attack_models, start=start)
-    worst = max(found.residual, found.local_residual)
-    if not worst <= SETTLED:
-        raise RuntimeError(f"no equilibrium: residual {worst:.2g}")
+    if not (found.residual <= SETTLED and found.local_residual <= SETTLED):
+        raise RuntimeError(
+            f"no equilibrium: residuals {found.residual:.2g}, {found.local_residual:.2g}"
+        )
     return found
 
 
