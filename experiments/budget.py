@@ -54,7 +54,7 @@ from pfl_flower.results import Check
 
 INF = math.inf
 SEEDS = 1, 2, 3, 4, 5
-LONG, QUICK_LONG = 8000, 3000
+LONG, QUICK_LONG = 8000, 4000
 """Rounds after which a transient has passed, or is passing."""
 Amounts = Mapping[str, tuple[float, ...]]
 BINARY: Amounts = {
@@ -122,7 +122,7 @@ LIMITS: Mapping[str, tuple[str, float, float]] = {
     "below bound feasible": ("feasible ones among them", -INF, 0),
     "indifference equilibrium": ("2,000 indifferent labels at equilibrium", -INF, 0.5),
     "indifference transient": ("2,000 indifferent labels, transient", 0.25, INF),
-    "excess": ("their transient over their equilibrium", 0.2, INF),
+    "excess": ("their transient over their equilibrium", 0.1, INF),
     "owed to the start": ("share of it that the start alone gives", 0.75, INF),
     "labels alone": ("transient of the labels without the start", -INF, 0.15),
     "random over indifferent": ("2,000 random labels over them", 0.05, INF),

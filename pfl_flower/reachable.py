@@ -89,13 +89,17 @@ def reachable_limit(
         good = others.residual <= population.tolerance
         return Limit(target, -others.value, True, 0.0, others.residual, good)
     honest = equilibrium(population, tolerance=tolerance)
-    found = equilibrium(
-        population,
-        attack_models=target[None],
-        attack_regularizer=L2(lam=radius),
-        start=honest.rho,
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-    )
+    for start in (honest.rho, target):
+        found = equilibrium(
+            population,
+            attack_models=target[None],
+            attack_regularizer=L2(lam=radius),
+            start=start,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
+        # Just out of reach, a step from afar can land on the target, the kink, and stay there.
+        if found.converged:
+            break
     gradient = -population.report(found.rho, found.theta).sum(dim=0)
     return Limit(found.rho, gradient, False, found.residual, found.local_residual, found.converged)

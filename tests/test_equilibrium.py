@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.theory.games import draw_game, far_target, honest_optimum
 from pfl_flower.equilibrium import Equilibrium, equilibrium
 from pfl_flower.population import Population
+from pfl_flower.reachable import reachable_limit
+from pfl_flower.regularizers import SmoothL2
 from tests import problems, reference
 
 SMOOTH = ["squared-l2", "smooth-l2"]
@@ -209,3 +212,17 @@ def test_federated_gradient_descent_arrives(case: problems.LossCase, name: str) 
     assert distances[-1] <= 1e-6
     assert all(b <= a + 1e-12 for a, b in itertools.pairwise(distances))
     torch.testing.assert_close(theta, expected.theta, rtol=0, atol=1e-5)
+
+
+def test_a_target_just_out_of_reach_is_not_taken_for_the_limit() -> None:
+    """From the honest optimum Newton's method lands on the target, a kink, and is stuck there."""
+    game = draw_game("least-squares", seed=1, users=4, points=20, dim=5, nu=0.1)
+    coupling = SmoothL2(lam=18.146)
+    target = far_target(game, honest_optimum(game, coupling))
+    limit = reachable_limit(game.population(coupling), target, radius=3 * coupling.lam)
+    assert limit.converged
+    assert not limit.reached
+    assert torch.linalg.vector_norm(limit.rho - target) > 1e-3
+    torch.testing.assert_close(
+        torch.linalg.vector_norm(limit.gradient), torch.tensor(54.438).double()
+    )

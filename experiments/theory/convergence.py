@@ -172,4 +172,8 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     success=(*(name for _, name, _ in CLAIMS), BEYOND),
+    setting=(
+        "1 and 10 honest users of 40 points in 5 dimensions, nu = 0.1, lam = 1; exact solves, "
+        "from 0, until a step is rounding. Phase diagram: least squares, 10 points, lam = 20."
+    ),
 )
