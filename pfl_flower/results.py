@@ -16,6 +16,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, Self
 
+import numpy as np
+from torch import Tensor
+
 from pfl_flower.hardware import hardware
 
 Row = Mapping[str, float | int | str | None]
@@ -215,6 +218,14 @@ def commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return answers[0] + ("-dirty" if answers[1] else "")
+
+
+def write_limit(path: Path, rho: Tensor, gradient: Tensor) -> None:
+    """Keep where a gradient attack held rho and the gradient ``(d,)`` that did, in one move."""
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    with partial.open("wb") as file:
+        np.savez(file, rho=rho.double().cpu().numpy(), gradient=gradient.double().cpu().numpy())
+    os.replace(partial, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -32,6 +32,7 @@ from pfl_flower.results import (
     say,
     summarise,
     write_json,
+    write_limit,
 )
 from pfl_flower.yardstick import measure_equilibrium
 from strategies.parameter_server import ParameterServer
@@ -131,8 +132,7 @@ class Bookkeeper:
 
     def save_limit(self, path: Path) -> None:
         """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""
-        rho, gradient = (x.double().cpu().numpy() for x in (self.rho, self._strategic_sum))
-        np.savez(path, rho=rho, gradient=gradient)
+        write_limit(path, self.rho, self._strategic_sum)
 
     def _log(self, record: RoundRecord) -> None:
         shown = ("distance_to_target", "accuracy_true", "accuracy_target")

@@ -23,6 +23,7 @@ from experiments.paper.runs import (
     at_most,
     configured,
     draw_curve,
+    exact_limit,
     run_variants,
 )
 from experiments.study import Printed, Result, Setting, Study
@@ -50,6 +51,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     """Run both methods, read what they were after 250 rounds, and find their equilibria."""
     attack: Keys = {
         "attack": "data",
+        "attack-model": "exact" if setting.control else exact_limit(setting, MNIST),
         "estimator": "inferred",
         "initialization": "attack-model",
         "initialization-noise": 0.1,

@@ -21,6 +21,7 @@ from experiments.paper.runs import (
     at_least,
     at_most,
     draw_curve,
+    exact_limit,
     run_variant,
     run_variants,
 )
@@ -38,7 +39,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     source = run_variant(
         setting, "source", {**MNIST, **PROTOCOLS["threat model"], "rounds": CGA_ROUNDS}
     )
-    models = {"last": str(source.folder()), "exact": "exact"}
+    models = {"last": str(source.folder()), "exact": exact_limit(setting, MNIST)}
     variants: dict[str, Keys] = {}
     for protocol, keys in PROTOCOLS.items():
         for name, model in models.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,9 @@ from experiments.runner import final_metrics, finished
 from experiments.study import Result, Setting
 from pfl_flower.config import RunConfig, Scalar
 from pfl_flower.figures import PALETTE
-from pfl_flower.results import Check, read_rounds
+from pfl_flower.plans import reach
+from pfl_flower.problem import build_problem
+from pfl_flower.results import LIMIT_FILE, Check, read_rounds, write_limit
 
 Keys = Mapping[str, Scalar]
 
@@ -110,6 +114,24 @@ def run_variant(setting: Setting, label: str, keys: Keys) -> RunConfig:
         with watching(config.folder() / "rounds.csv", show):
             run_once(config, setting.options)
     return config
+
+
+def exact_limit(setting: Setting, keys: Keys) -> str:
+    """Return a folder with the limit of an exact attack, worked out once for all variants.
+
+    It stands for the run that ``attack-model`` can name: rho and the gradient that holds it there,
+    from the honest users' exact responses.
+    """
+    config = configured(setting, "exact", {**keys, "attack": "cga"})
+    asked = json.dumps({**config.flat(), "rounds": 0}, sort_keys=True)
+    folder = setting.folder / f"exact-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+    if not (folder / LIMIT_FILE).exists():
+        setting.say("the honest users' exact responses at the target")
+        problem = build_problem(config)
+        limit = reach(problem, min(config.strategic()))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient)
+    return str(folder)
 
 
 def run_variants(setting: Setting, variants: Mapping[str, Keys]) -> dict[str, Any]:
