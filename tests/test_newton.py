@@ -184,6 +184,9 @@ class TestPreconditioner:
         hessian = loss.hessian(theta[None])[0] + 2.0 * torch.eye(len(theta)).double()
         spectrum = torch.linalg.eigvals(columns @ hessian).real
         assert float(spectrum.max() / spectrum.min()) < (60 if limit else 1e6)
+        if case.outputs > 1 and limit:
+            same = torch.ones_like(theta)
+            torch.testing.assert_close(hessian @ made(same), same, rtol=1e-6, atol=0)
         if case.outputs == 1 and limit:
             torch.testing.assert_close(
                 columns @ hessian, torch.eye(len(theta)).double(), atol=1e-4, rtol=0
