@@ -60,3 +60,11 @@ def test_an_aggregation_rule_of_ones_own() -> None:
     rows = torch.stack([records[0].accepted[user] for user in range(5)])
     expected = -records[0].eta * 5 * rows.median(dim=0).values
     assert torch.allclose(records[0].rho, expected, rtol=1e-12)
+
+
+def test_links_and_pictures_are_there() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    files = [target for target in targets if "://" not in target]
+    assert len(files) >= 6
+    for target in files:
+        assert (README.parent / target).exists(), target
