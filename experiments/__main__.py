@@ -21,7 +21,7 @@ from experiments.runner import run_preset, show
 from experiments.studies import STUDIES
 from experiments.study import find_study, run_study
 from pfl_flower.config import ConfigError
-from pfl_flower.datasets import DataError
+from pfl_flower.sources import DataError
 from strategies.roster import NodesMissingError
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pfl_flower.datasets import DataError, DataSpec, Images, cache_folder, data_folder
+from pfl_flower.datasets import DataSpec, cache_folder, data_folder
 from pfl_flower.imagefolder import ImageSet
 from pfl_flower.imagesets import read_images
 from pfl_flower.results import say
+from pfl_flower.sources import DataError, Images
 from pfl_flower.tensorfile import load_tensors, save_tensors
 from pfl_flower.vgg import LEAST_PIXELS, VGG13, load_weights, unit
 

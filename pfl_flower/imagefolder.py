@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.datasets import DataError, cache_folder
+from pfl_flower.datasets import cache_folder
 from pfl_flower.results import say
+from pfl_flower.sources import DataError
 from pfl_flower.tensorfile import load_tensors, save_tensors
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pfl_flower.datasets import DataError
 from pfl_flower.imagefolder import ImageSet, read_tree
+from pfl_flower.sources import DataError
 
 CIFAR_TREES = ("cifar10-imagefolder", "cifar10-imagefolder.tar")
 

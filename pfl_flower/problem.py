@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from pfl_flower.config import ConfigError, RunConfig
-from pfl_flower.datasets import DataSpec, Source, load_source
+from pfl_flower.datasets import DataSpec, load_source
 from pfl_flower.losses import LOSSES, PointLoss
 from pfl_flower.models import Linear, Model, TwoLayer
 from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import REGULARIZERS, Regularizer
 from pfl_flower.seeding import generator
+from pfl_flower.sources import Source
 from pfl_flower.targets import learn_target
 
 EQUILIBRIUM_LIMIT = 1500

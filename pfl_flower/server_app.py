@@ -18,7 +18,6 @@ from rich.table import Table
 from torch import Tensor
 
 from pfl_flower.config import ConfigError, RunConfig, parse_config
-from pfl_flower.datasets import DataError
 from pfl_flower.evaluation import Evaluation
 from pfl_flower.figures import run_figure
 from pfl_flower.messages import pack_rho, unpack_rho
@@ -34,6 +33,7 @@ from pfl_flower.results import (
     write_json,
     write_limit,
 )
+from pfl_flower.sources import DataError
 from pfl_flower.yardstick import measure_equilibrium
 from strategies.parameter_server import ParameterServer
 from strategies.records import RoundRecord

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.datasets import Source, Synthetic, cache_folder
+from pfl_flower.datasets import cache_folder
 from pfl_flower.local_steps import StepState, optimizer_step
 from pfl_flower.losses import LocalLoss, PointLoss
 from pfl_flower.models import Linear, Model
@@ -24,6 +24,7 @@ from pfl_flower.regularizers import SquaredL2
 from pfl_flower.seeding import generator
 from pfl_flower.server_steps import StepSizes
 from pfl_flower.solvers import ProximalSolver
+from pfl_flower.sources import Source, Synthetic
 
 RIDGE = 0.1
 """Coefficient of ||theta||^2 in an exactly solved target."""

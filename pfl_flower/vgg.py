@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from pfl_flower.datasets import DataError
+from pfl_flower.sources import DataError
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 """Of CIFAR-10's training images in [0, 1], by channel."""

@@ -6,15 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pfl_flower.datasets import (
-    DataError,
-    DataSpec,
-    Synthetic,
-    data_folder,
-    load_source,
-    redraw_labels,
-)
+from pfl_flower.datasets import DataSpec, data_folder, load_source
 from pfl_flower.seeding import generator
+from pfl_flower.sources import DataError, Synthetic, redraw_labels
 
 
 def test_digits_are_the_real_ones_and_split_once() -> None:

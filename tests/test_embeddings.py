@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pfl_flower import embeddings
-from pfl_flower.datasets import DataError, DataSpec, load_source
+from pfl_flower.datasets import DataSpec, load_source
 from pfl_flower.embeddings import embed, weights_file
 from pfl_flower.imagefolder import read_tree
 from pfl_flower.seeding import generator
+from pfl_flower.sources import DataError
 from pfl_flower.vgg import VGG13, load_weights, unit
 from tests.images import write_tar, write_tree
 

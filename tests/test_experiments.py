@@ -181,3 +181,14 @@ def test_the_command_line_lists_and_fails_from_the_shell() -> None:
     failed = subprocess.run([*command, "run", "nope"], capture_output=True, text=True, check=False)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
+
+
+def test_an_idle_attacker_fails_the_claims_of_every_attack(tmp_path: Path) -> None:
+    """What the digits presets claim of an attack does not hold of honest users alone."""
+    idle = ["--set", "strategic-users=none", "points-per-user=60", "evaluate-every=0"]
+    for name in ("digits-squared-l2", "digits-squared-l2-model", "digits-squared-l2-data"):
+        assert run(name, "--output", str(tmp_path), "--rounds", "3", *idle) == 1
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        failed = {check["name"] for check in summary["checks"] if not check["passed"]}
+        attacks = {c.metric for c in CLAIMS[name] if c.metric.startswith(("acc", "dist", "equ"))}
+        assert failed == attacks - {"equilibrium_converged"}

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from pfl_flower import imagefolder
-from pfl_flower.datasets import DataError, DataSpec, Images, load_source, ready
+from pfl_flower.datasets import DataSpec, load_source
 from pfl_flower.imagefolder import ImageSet, read_tree
 from pfl_flower.imagesets import read_images
+from pfl_flower.sources import DataError, Images, ready
 from tests.images import picture, write, write_tar, write_tree
 
 Patch = pytest.MonkeyPatch
