@@ -183,6 +183,7 @@ def test_the_command_line_lists_and_fails_from_the_shell() -> None:
     assert "Traceback" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_an_idle_attacker_fails_the_claims_of_every_attack(tmp_path: Path) -> None:
     """What the digits presets claim of an attack does not hold of honest users alone."""
     idle = ["--set", "strategic-users=none", "points-per-user=60", "evaluate-every=0"]
