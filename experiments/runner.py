@@ -93,6 +93,9 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         shown = check["value"]
         shown = f"{shown:.4g}" if isinstance(shown, float) else shown
         console.print(f"{word}  {check['name']} = {shown}, expected {check['expected']}")
+    if summary.get("control"):
+        ending = "failed, as it must" if summary["passed"] else "did NOT fail"
+        console.print(f"control, nobody attacks: every claim of success {ending}")
     if "behaviour" in summary:
         console.print(f"steps of rho are {', '.join(summary['behaviour'])}")
     for path in sorted(folder.iterdir()):

@@ -143,6 +143,14 @@ def test_studies_are_reproduced_and_reported_from_the_command_line(
     assert "prop1-projection" in (tmp_path / "report.md").read_text()
 
 
+def test_a_control_passes_when_its_claims_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["prop1-projection", "--control", "--seeds", "1", "--output", str(tmp_path)]
+    assert run(*arguments) == 0
+    assert "every claim of success failed, as it must" in capsys.readouterr().out
+
+
 def test_every_study_is_found_and_named_as_registered() -> None:
     for name, place in STUDIES.items():
         study = find_study(place)
