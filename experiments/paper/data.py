@@ -162,8 +162,8 @@ STUDY = Study(
     setting=(
         "As Figure 1's under the paper's protocol, squared l2; the poisoned user's local model "
         "starts at theta_spade + 0.1 noise and takes the same Adam steps; theta_spade from CGA's "
-        "last gradient for indifference, from exact responses for matching; 4,000 rounds (500 in the "
-        "quick form), of which the paper shows 250; equilibria by L-BFGS from a cold start."
+        "last gradient for indifference, from exact responses for matching; 4,000 rounds (500 in "
+        "the quick form), of which the paper shows 250; equilibria by L-BFGS from a cold start."
     ),
     printed=(
         Printed(
