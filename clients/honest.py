@@ -54,7 +54,10 @@ class HonestClient(Client):
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
         kept = self.recall("honest")
-        theta = self.start()
+        known = kept.get("users", torch.zeros(0, dtype=torch.int64)).tolist()
+        newcomers = not set(self.users) <= set(known)
+        shape = len(self.users), self.problem.model.dim
+        theta = self.start() if newcomers else self.problem.initial.new_zeros(shape)
         fresh = StepState.init(theta)
         start = {
             "theta": theta,
@@ -62,7 +65,6 @@ class HonestClient(Client):
             "first": fresh.first,
             "second": fresh.second,
         }
-        known = kept.get("users", torch.zeros(0, dtype=torch.int64)).tolist()
         for row, user in enumerate(self.users):
             if user in known:
                 for name in start.keys() & kept.keys():
