@@ -12,6 +12,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision."""
@@ -60,14 +61,24 @@ def draw(axes: Axes, curves: Curves, key: str, label: str, colour: int, style: s
     values[~np.isfinite(values)] = np.nan
     if axes.get_yscale() == "log" or key.startswith(("distance", "norm")):
         values[values <= 0] = np.nan
+    draw_band(axes, rounds[:length], values, label, colour, style)
+
+
+def draw_band(
+    axes: Axes,
+    rounds: Sequence[float],
+    values: NDArray[np.float64],
+    label: str,
+    colour: int,
+    style: str = "-",
+) -> None:
+    """Draw the mean of ``values (seeds, rounds)`` and a band of one standard deviation."""
     mean = values.mean(axis=0)
-    axes.plot(rounds[:length], mean, style, color=PALETTE[colour], label=label, linewidth=1.6)
-    if len(columns) > 1:
+    axes.plot(rounds, mean, style, color=PALETTE[colour], label=label, linewidth=1.6)
+    if len(values) > 1:
         spread = values.std(axis=0)
         low = np.maximum(mean - spread, values.min(axis=0))
-        axes.fill_between(
-            rounds[:length], low, mean + spread, color=PALETTE[colour], alpha=0.2, linewidth=0
-        )
+        axes.fill_between(rounds, low, mean + spread, color=PALETTE[colour], alpha=0.2, linewidth=0)
 
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from experiments.options import Options
+from experiments.paper.runs import PAPER
 from experiments.runner import run_preset
 
 CONSOLE = Console(quiet=True)
@@ -64,16 +65,6 @@ def test_mnist_under_the_threat_model(name: str, tmp_path: Path) -> None:
     result = mnist(name, tmp_path)
     assert result["passed"], result["checks"]
     assert result["config"]["estimator"] == "inferred"
-
-
-PAPER = {
-    "server-optimizer": "adam",
-    "server-lr": 0.02,
-    "server-lr-decay": 0.99,
-    "server-lr-floor": 0.005,
-    "estimator": "oracle",
-    "update-order": "simultaneous",
-}
 
 
 @pytest.mark.slow

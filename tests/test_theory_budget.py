@@ -2,18 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from experiments import budget, budget_scene
 from experiments.budget_scene import Scene, binary_scene
 from experiments.budget_trial import METHODS, Trial
 from experiments.judging import within
-from experiments.options import Options
-from experiments.study import Study, run_study
+from experiments.study import Study
 from experiments.theory import alpha_growth
 from experiments.theory.duel import LAM, Duel
 from experiments.theory.games import draw_game
@@ -26,25 +23,21 @@ from pfl_flower.population import UserData
 from pfl_flower.problem import build_problem
 from pfl_flower.regularizers import SquaredL2
 from tests.runs import configure, play, trajectory
+from tests.studies import run_quick
 
 STUDIES = [alpha_growth.STUDY, budget.STUDY]
 
 
-def run(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
-    options = Options(output=folder, seeds=(1,), quick=True, control=control, fresh=True)
-    return run_study(study, options, Console(quiet=True))
-
-
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_study_passes(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path)
+    summary = run_quick(study, tmp_path)
     assert summary["passed"], [check for check in summary["checks"] if not check["passed"]]
     assert (tmp_path / study.name / f"{study.name}.png").is_file()
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_control_fails_every_success_check(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path, control=True)
+    summary = run_quick(study, tmp_path, control=True)
     passed = [check["name"] for check in summary["checks"] if check["passed"]]
     assert summary["passed"] and not set(passed) & set(study.success)
 

@@ -7,23 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
-from experiments.options import Options
-from experiments.study import Study, run_study
+from experiments.study import Study
 from experiments.theory import convergence, partial_honesty, single_point
 from experiments.theory.cga import ALPHA, Duel, forecast, proven, rate
 from experiments.theory.games import draw_game, settled
 from experiments.theory.partial_honesty import fled
 from experiments.theory.single_point import Instance
 from pfl_flower.equivalence import honest_sum
+from tests.studies import run_quick
 
 STUDIES = [convergence.STUDY, single_point.STUDY, partial_honesty.STUDY]
-
-
-def run(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
-    options = Options(output=folder, seeds=(1,), quick=True, control=control, fresh=True)
-    return run_study(study, options, Console(quiet=True))
 
 
 def result(study: Study, folder: Path) -> dict[str, Any]:
@@ -33,7 +27,7 @@ def result(study: Study, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_study_passes(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path)
+    summary = run_quick(study, tmp_path)
     assert summary["passed"], [check for check in summary["checks"] if not check["passed"]]
     folder = tmp_path / study.name
     assert (folder / f"{study.name}.png").stat().st_size > 10_000
@@ -42,7 +36,7 @@ def test_study_passes(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_an_idle_user_fails_every_check(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path, control=True)
+    summary = run_quick(study, tmp_path, control=True)
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
     assert failed == set(study.success)

@@ -4,19 +4,17 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
-from experiments.options import Options
-from experiments.study import Setting, Study, run_study
+from experiments.study import Setting, Study
 from experiments.theory import equivalence, games, model_attack, reduction
 from experiments.theory.chain import Chain
 from experiments.theory.games import draw_game, honest_optimum, settled
 from experiments.theory.model_attack import SingleSteps
 from pfl_flower.regularizers import L2
+from tests.studies import run_quick
 
 STUDIES = [equivalence.STUDY, reduction.STUDY, model_attack.STUDY]
 MISSES = {
@@ -30,14 +28,9 @@ MISSES = {
 """Metrics that an idle user must miss in every case, not only in the worst."""
 
 
-def run(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
-    options = Options(output=folder, seeds=(1,), quick=True, control=control, fresh=True)
-    return run_study(study, options, Console(quiet=True))
-
-
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_study_passes(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path)
+    summary = run_quick(study, tmp_path)
     assert summary["passed"], [check for check in summary["checks"] if not check["passed"]]
     folder = tmp_path / study.name
     assert (folder / f"{study.name}.png").stat().st_size > 10_000
@@ -46,7 +39,7 @@ def test_study_passes(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Path) -> None:
-    summary = run(study, tmp_path, control=True)
+    summary = run_quick(study, tmp_path, control=True)
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
     assert failed == set(study.success)

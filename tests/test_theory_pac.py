@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from scipy.optimize import brentq, minimize
 
-from experiments.options import Options
-from experiments.study import Setting, Study, run_study
+from experiments.study import Setting, Study
 from experiments.theory import gradient_pac, linear_pac, logistic_pac, own_regularizer
 from experiments.theory.gradient_sample import QUERIES, Sample
 from experiments.theory.own_regularizer import (
@@ -27,6 +25,7 @@ from pfl_flower.losses import LOSSES, LocalLoss
 from pfl_flower.models import Linear
 from pfl_flower.regularizers import Regularizer, SmoothL2
 from pfl_flower.seeding import generator
+from tests.studies import run_quick
 
 STUDIES = [module.STUDY for module in (linear_pac, logistic_pac, own_regularizer, gradient_pac)]
 OWN = [Quartic(lam=0.5), LogCosh(lam=3.0), LogGrowth(lam=2.0)]
@@ -37,8 +36,7 @@ def name_of(value: object) -> str:
 
 
 def measured(study: Study, folder: Path, *, control: bool) -> dict[str, bool]:
-    options = Options(output=folder, seeds=(1,), quick=True, control=control)
-    summary = run_study(study, options, Console(quiet=True))
+    summary = run_quick(study, folder, control=control)
     assert summary["passed"] is True
     return {check["name"]: check["passed"] for check in summary["checks"]}
 

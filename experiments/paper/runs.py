@@ -13,11 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.engines import run_once
+from experiments.judging import within
 from experiments.progress import measured, watching
 from experiments.runner import final_metrics, finished
 from experiments.study import Result, Setting
 from pfl_flower.config import RunConfig, Scalar
-from pfl_flower.figures import PALETTE
+from pfl_flower.figures import draw_band
 from pfl_flower.plans import reach
 from pfl_flower.problem import build_problem
 from pfl_flower.results import LIMIT_FILE, Check, read_rounds, write_limit
@@ -187,21 +188,14 @@ def draw_curve(
     rounds = found[0]["round"]
     values = np.array([one["value"] for one in found], dtype=float)
     values[~np.isfinite(values)] = np.nan
-    mean = values.mean(axis=0)
-    axes.plot(rounds, mean, style, color=PALETTE[colour], label=label, linewidth=1.5)
-    if len(values) > 1:
-        spread = values.std(axis=0)
-        low = np.maximum(mean - spread, values.min(axis=0))
-        axes.fill_between(rounds, low, mean + spread, color=PALETTE[colour], alpha=0.2, linewidth=0)
+    draw_band(axes, rounds, values, label, colour, style)
 
 
 def at_most(results: Sequence[Result], metric: str, bound: float) -> Check:
     """Return the check that a metric of every seed is at most ``bound``."""
-    value = worst(results, metric, max)
-    return Check(metric, value, f"<= {bound:g}", value <= bound)
+    return within(results, metric, metric, high=bound)
 
 
 def at_least(results: Sequence[Result], metric: str, bound: float) -> Check:
     """Return the check that a metric of every seed is at least ``bound``."""
-    value = worst(results, metric, min)
-    return Check(metric, value, f">= {bound:g}", value >= bound)
+    return within(results, metric, metric, low=bound)
