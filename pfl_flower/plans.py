@@ -102,8 +102,9 @@ def poisoned_population(problem: Problem, users: tuple[int, ...]) -> Population:
     """Return strategic users with their fabricated data, in the run's precision."""
     key = "poisoned", users
     if key not in problem.prepared:
-        data = [fabricate(problem, user).user() for user in users]
-        problem.prepared[key] = problem.population_of(data)
+        data = [fabricate(problem, user) for user in users]
+        soft = all(one.labels.ndim == 2 for one in data)
+        problem.prepared[key] = problem.population_of([one.user(soft=soft) for one in data])
     found: Population = problem.prepared[key]
     return found
 

@@ -46,6 +46,7 @@ ENDINGS = (
     "gradient_norm",
     "worst_residual",
     "target_accuracy",
+    "target_gap",
     "poisoned_points",
     "poisoned_labels",
     "poisoned_residual",
@@ -232,8 +233,9 @@ def draw_curve(
     colour: int,
     label: str,
     style: str = "-",
+    scale: float = 1.0,
 ) -> None:
-    """Draw a column of a variant: its mean over seeds and a band of one deviation."""
+    """Draw ``scale`` times a column of a variant: mean over seeds, a band of one deviation."""
     asked = [result["curves"].get(variant, {}).get(column) for result in results]
     found = [one for one in asked if one]
     if not found:
@@ -241,7 +243,7 @@ def draw_curve(
     rounds = found[0]["round"]
     values = np.array([one["value"] for one in found], dtype=float)
     values[~np.isfinite(values)] = np.nan
-    draw_band(axes, rounds, values, label, colour, style)
+    draw_band(axes, rounds, scale * values, label, colour, style)
 
 
 def at_most(results: Sequence[Result], metric: str, bound: float) -> Check:
