@@ -1,0 +1,188 @@
+"""A SuperLink with TLS and registered SuperNodes on loopback, by the scripts that README names."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.engines import COMPLETED, ROOT, run_status
+from pfl_flower import client_app, server_app
+from pfl_flower.config import parse_config
+from pfl_flower.inprocess import run_in_process
+from tests.superlink import free_port
+
+SCRIPTS = ROOT / "experiments" / "deployment"
+NODES = ("alice", "bob", "eve")
+STRANGER = "mallory"
+RUN = {
+    "name": "site",
+    "rounds": 2,
+    "users": 3,
+    "strategic-users": "2",
+    "points-per-user": "30",
+    "evaluate-every": 0,
+    "save-trajectory": True,
+}
+PATIENCE = 240.0
+
+
+def make_keys(folder: Path, *names: str) -> None:
+    command = [str(SCRIPTS / "make_keys.sh"), str(folder), "127.0.0.1", *names]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_keys_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    make_keys(keys, "alice")
+    first = {path.name: path.read_bytes() for path in keys.iterdir()}
+    make_keys(keys, "alice", "bob")
+    assert {name: (keys / name).read_bytes() for name in first if name != "ca.srl"} == {
+        name: content for name, content in first.items() if name != "ca.srl"
+    }
+    for private in ("ca.key", "server.key", "alice", "bob"):
+        assert (keys / private).stat().st_mode & 0o077 == 0
+    chain = ["openssl", "verify", "-CAfile", str(keys / "ca.crt"), str(keys / "server.pem")]
+    subprocess.run(chain, check=True, capture_output=True)
+    host = ["openssl", "x509", "-noout", "-checkip", "127.0.0.1", "-in", str(keys / "server.pem")]
+    assert b"does match" in subprocess.run(host, check=True, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("script", ["make_keys.sh", "superlink.sh", "supernode.sh"])
+def test_scripts_say_what_they_want(script: str) -> None:
+    done = subprocess.run([str(SCRIPTS / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+class Site:
+    """A deployment in a folder: what is started is stopped with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.keys, self.port = folder, folder / "keys", free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        (folder / "home").mkdir()
+        (folder / "home" / "config.toml").write_text(
+            f'[superlink]\ndefault = "site"\n[superlink.site]\n'
+            f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.keys / "ca.crt"}"\n'
+        )
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "FLWR_HOME": str(folder / "home"),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "OMP_NUM_THREADS": "1",
+            "PFL_BIND": "127.0.0.1",
+        }
+
+    def start(self, name: str, script: str, *arguments: str, **environment: str) -> None:
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(SCRIPTS / script), *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**self.environment, **environment},
+                start_new_session=True,
+            )
+
+    def start_node(self, name: str) -> None:
+        role = "strategic" if name == "eve" else "honest"
+        config = f'role="{role}" data-path="{self.folder / f"data-{name}"}"'
+        place = str(self.keys), name, f"127.0.0.1:{self.port}", config
+        self.start(name, "supernode.sh", *place, PFL_NODE_PORT=str(free_port()))
+
+    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("flwr")), *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False
+        )
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def online(self) -> int:
+        try:
+            nodes = json.loads(self.flwr("supernode", "list", "site", "--format", "json").stdout)
+        except ValueError:
+            return 0
+        return sum(node["status"] == "online" for node in nodes["nodes"])
+
+
+@contextmanager
+def site(folder: Path) -> Iterator[Site]:
+    made = Site(folder)
+    try:
+        yield made
+    finally:
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for process in made.processes.values():
+                try:
+                    os.killpg(process.pid, sign)
+                except ProcessLookupError:
+                    continue
+            time.sleep(2)
+        for process in made.processes.values():
+            process.wait(timeout=10)
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(1)
+
+
+def in_process(folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+    config = parse_config({**RUN, "output-dir": str(folder)})
+    run_in_process(
+        server_app.app,
+        client_app.app,
+        nodes=len(NODES),
+        run_config=config.flat(),
+        node_configs={NODES.index("eve"): {"role": "strategic"}},
+    )
+    return np.load(folder / "site" / "trajectory.npy")
+
+
+@pytest.mark.slow
+def test_registered_nodes_run_as_in_one_process_and_strangers_are_refused(tmp_path: Path) -> None:
+    make_keys(tmp_path / "keys", *NODES, STRANGER)
+    with site(tmp_path) as place:
+        place.start("link", "superlink.sh", str(place.keys), str(place.port))
+        wait_until(lambda: "running on https" in place.log("link"), "the SuperLink")
+        for name in NODES:
+            done = place.flwr("supernode", "register", str(place.keys / f"{name}.pub"), "site")
+            assert "registered" in done.stdout, done.stdout + done.stderr
+            place.start_node(name)
+        place.start_node(STRANGER)
+        wait_until(lambda: place.online() == len(NODES), "the registered nodes")
+        wait_until(lambda: "Exit Code" in place.log(STRANGER), "the stranger's refusal")
+        settings = {
+            **RUN,
+            "output-dir": str(tmp_path / "out"),
+            "min-nodes": len(NODES),
+            "reply-timeout": PATIENCE,
+        }
+        config = tmp_path / "run.toml"
+        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.items()))
+        done = place.flwr("run", str(ROOT), "site", "--stream", "--run-config", str(config))
+        said = done.stdout + done.stderr
+        assert run_status(said, place.environment) == COMPLETED, said[-2000:]
+        assert place.online() == len(NODES)
+    processes = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True)
+    assert str(tmp_path) not in processes.stdout
+    trajectory = np.load(tmp_path / "out" / "site" / "trajectory.npy")
+    expected = in_process(tmp_path / "alone")
+    assert trajectory.shape == expected.shape
+    assert np.abs(trajectory - expected).max() < 1e-9
+    assert np.abs(expected[-1] - expected[0]).max() > 0.1
