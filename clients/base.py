@@ -17,7 +17,7 @@ from pfl_flower.problem import Problem
 class Answer:
     """One gradient ``(d,)`` per user, and what the client says of its work."""
 
-    gradients: dict[int, Tensor]
+    gradients: Mapping[int, Tensor]
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
 
 
@@ -36,6 +36,13 @@ class Client(ABC):
 
     def __init__(self, problem: Problem, users: tuple[int, ...], state: RecordDict) -> None:
         self.problem, self.users, self.state = problem, users, state
+
+    def asked(self, broadcast: Broadcast) -> tuple[int, ...]:
+        """Return those of the users that the broadcast asks."""
+        if broadcast.users == self.users:
+            return self.users
+        mine = frozenset(self.users)
+        return tuple(user for user in broadcast.users if user in mine)
 
     @abstractmethod
     def report(self, broadcast: Broadcast) -> Answer:

@@ -27,7 +27,7 @@ class Broadcast:
     round : int
         t, from 1.
     users : tuple of int
-        Ids of the users that the node acts for, ascending.
+        Ids of the users that are asked, ascending.
     last_accepted : tuple of int
         For each of them the round of its last accepted report, 0 if there is none.
     rho : Tensor
@@ -36,6 +36,8 @@ class Broadcast:
         eta_t, and the sum of the step sizes of the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
+    members : tuple of int
+        Ids of all users that the node acts for, ascending; those asked when left out.
     """
 
     round: int
@@ -45,6 +47,12 @@ class Broadcast:
     eta: float
     eta_sum: float
     honest_sum: Tensor | None = None
+    members: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take those asked for all."""
+        if not self.members:
+            object.__setattr__(self, "members", self.users)
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -78,6 +86,8 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
             "eta-sum": broadcast.eta_sum,
         }
     )
+    if broadcast.members != broadcast.users:
+        config["members"] = list(broadcast.members)
     content = ArrayRecord({RHO: arrays[RHO]})
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
@@ -96,6 +106,7 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
+        members=_integers(config, "members") if "members" in config else (),
     )
 
 

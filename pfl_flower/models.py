@@ -38,9 +38,18 @@ class Model(ABC):
     def dim(self) -> int:
         """Number of parameters d."""
 
+    @property
+    def width(self) -> int:
+        """Most numbers that one point takes on its way through the model."""
+        return self.outputs
+
     @abstractmethod
     def scores(self, theta: Tensor, features: Tensor) -> Tensor:
         """Scores ``(k, n, c)`` of ``theta (k, d)`` on features ``(k, n, q)`` or ``(n, q)``."""
+
+    def shared_scores(self, theta: Tensor, features: Tensor) -> Tensor:
+        """Scores ``(k, m, c)`` on points ``(m, q)`` that all models are shown."""
+        return self.scores(theta, features)
 
     @abstractmethod
     def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -65,6 +74,11 @@ class Linear(Model):
         weights = theta.view(-1, self.outputs, self.inputs)
         return features @ weights.transpose(-1, -2)
 
+    def shared_scores(self, theta: Tensor, features: Tensor) -> Tensor:
+        """One product for all models: they are the rows of one matrix ``(k c, q)``."""
+        scores = theta.reshape(-1, self.inputs) @ features.T
+        return scores.view(-1, self.outputs, len(features)).transpose(1, 2)
+
     def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Zeros: the problem is convex, and 0 favours no class."""
         return torch.zeros((users, self.dim), dtype=dtype)
@@ -84,6 +98,11 @@ class TwoLayer(Model):
     def dim(self) -> int:
         """``h q + c (h + 1)``."""
         return self.hidden * self.inputs + self.outputs * (self.hidden + 1)
+
+    @property
+    def width(self) -> int:
+        """The hidden layer."""
+        return max(self.hidden + 1, self.outputs)
 
     def layers(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return views ``W1 (k, h, q)`` and ``W2 (k, c, h + 1)`` of ``theta (k, d)``."""
@@ -122,3 +141,18 @@ def predict(scores: Tensor) -> Tensor:
 def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
     """Fraction of points whose predicted class is the label: ``(k,)`` for scores ``(k, n, c)``."""
     return (predict(scores) == labels).to(torch.float64).mean(dim=-1)
+
+
+SCORES_AT_ONCE = 2**21
+"""Scores, or hidden units, held at a time while many models are judged."""
+
+
+def accuracy_of_each(model: Model, theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    """Accuracy ``(k,)`` of models ``theta (k, d)`` on shared points ``(m, q)``, ``(m,)``."""
+    block = max(1, SCORES_AT_ONCE // (len(labels) * model.width))
+    return torch.cat(
+        [
+            accuracy(model.shared_scores(part, features), labels)
+            for part in torch.split(theta, block)
+        ]
+    )

@@ -6,12 +6,13 @@ Without replacement within a user, independent across users, whatever node the u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pfl_flower.population import UserData
-from pfl_flower.seeding import generator
+from pfl_flower.seeding import generator, seed_of
+from pfl_flower.stacking import UserData
 
 
 class DataError(ValueError):
@@ -48,6 +49,16 @@ class Source(ABC):
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return the user's own dataset of ``points`` points."""
+
+    def draw_many(self, users: Sequence[int], points: int, seed: int) -> UserData:
+        """Return what ``draw`` gives each of several users, stacked: ``(k, points, q)``."""
+        first = self.draw(users[0], points, seed)
+        features = first.features.new_empty((len(users), *first.features.shape))
+        labels = first.labels.new_empty((len(users), *first.labels.shape))
+        for row, user in enumerate(users):
+            data = self.draw(user, points, seed) if row else first
+            features[row], labels[row] = data.features, data.labels
+        return UserData(features, labels)
 
     @abstractmethod
     def test_set(self) -> tuple[Tensor, Tensor]:
@@ -206,6 +217,30 @@ class Synthetic(Source):
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return ``points`` queries answered by the user's preferred model."""
         return self.answer(self.preferred(user), points, generator(seed, "draw", user))
+
+    def draw_many(self, users: Sequence[int], points: int, seed: int) -> UserData:
+        """Return the same draws; per user only what its own generators must do."""
+        if self.label_noise > 0:
+            return super().draw_many(users, points, seed)
+        own = torch.empty((len(users), self.inputs), dtype=torch.float64)
+        queries = torch.empty((len(users), points, self.inputs), dtype=torch.float64)
+        chance, draw = torch.empty((len(users), points), dtype=torch.float64), torch.Generator()
+        for user, row in zip(users, own.unbind(), strict=True):
+            row.normal_(generator=draw.manual_seed(seed_of(self.seed, "preferred", user)))
+        models, scores = self.common + self.spread * own, torch.empty_like(chance)
+        regression = self.loss == "least-squares"
+        rows = zip(users, queries.unbind(), models.unbind(), scores.unbind(), chance, strict=True)
+        for user, query, model, score, luck in rows:
+            draw.manual_seed(seed_of(seed, "draw", user))
+            query.normal_(generator=draw)
+            torch.mv(query, model, out=score)
+            if regression:
+                luck.normal_(generator=draw)
+            else:
+                luck.uniform_(generator=draw)
+        if regression:
+            return UserData(queries, scores + self.noise * chance)
+        return UserData(queries, torch.where(chance < torch.sigmoid(scores), 1.0, -1.0))
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """Return queries answered by the common model."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import INFO
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -24,6 +25,7 @@ from pfl_flower.messages import (
     unpack_rho,
 )
 from pfl_flower.problem import Problem, resolve
+from pfl_flower.rows import Rows
 from pfl_flower.server_steps import ServerOptimizer, StepSizes
 from strategies.intake import Form, Intake, read_replies
 from strategies.records import RoundRecord
@@ -39,10 +41,10 @@ from strategies.roster import (
 
 @dataclass
 class _Standing:
-    """What the server remembers of past rounds."""
+    """What the server remembers of past rounds; of each user the round it was last accepted in."""
 
+    last_accepted: Tensor
     eta_sum: float = 0.0
-    last_accepted: dict[int, int] = field(default_factory=dict)
     honest_sum: Tensor | None = None
 
 
@@ -78,7 +80,7 @@ class ParameterServer(Strategy):
             max_norm=config.max_gradient_norm,
         )
         self.roster: Roster | None = None
-        self._standing = _Standing()
+        self._standing = _Standing(torch.zeros(config.users, dtype=torch.int64))
         self._rho = problem.initial
         self._asked: list[tuple[Message, tuple[int, ...]]] = []
         self._record: RoundRecord | None = None
@@ -171,15 +173,15 @@ class ParameterServer(Strategy):
         """Check every reply, combine the rows that count, and step rho."""
         eta = self.step_sizes.at(server_round)
         intake = self.intake(server_round, replies)
-        rows = {user: row.to(self.problem.device) for user, row in intake.rows.items()}
-        direction, rows, overflow = combine(rows, self._rho, eta, self.rule)
+        rows = Rows.of(intake.rows).to(self.problem.device)
+        direction, accepted, overflow = combine(rows, self._rho, eta, self.rule)
         rejections = sorted([*intake.rejections, *overflow], key=lambda fault: fault.user)
         rho = self.optimizer.step(self._rho, direction, eta)
         self._record = RoundRecord(
             round=server_round,
             eta=eta,
             rho=rho,
-            accepted=rows,
+            accepted=accepted,
             rejections=rejections,
             strategic=self.roster.strategic if self.roster else frozenset(),
             metrics=intake.metrics,
@@ -188,7 +190,7 @@ class ParameterServer(Strategy):
         self._record.log_faults()
         metrics = MetricRecord(
             {
-                "accepted": len(rows),
+                "accepted": len(accepted),
                 "rejections": len(rejections),
                 "worst-residual": self._record.metrics.worst_residual,
             }
@@ -246,7 +248,7 @@ class ParameterServer(Strategy):
         return Broadcast(
             round=round,
             users=users,
-            last_accepted=tuple(standing.last_accepted.get(user, 0) for user in users),
+            last_accepted=tuple(standing.last_accepted[torch.tensor(users)].tolist()),
             rho=self._rho,
             eta=self.step_sizes.at(round),
             eta_sum=standing.eta_sum,
@@ -261,7 +263,7 @@ class ParameterServer(Strategy):
     def _remember(self, record: RoundRecord) -> None:
         standing = self._standing
         standing.eta_sum += record.eta
-        standing.last_accepted.update(dict.fromkeys(record.accepted, record.round))
+        standing.last_accepted[record.accepted.users] = record.round
         standing.honest_sum = record.gradient_sum(strategic=False)
 
     def _close_round(self, seconds: float) -> None:
