@@ -13,7 +13,7 @@ from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.models import accuracy_of_each
 from pfl_flower.population import Population
 from pfl_flower.rows import Rows, positions
-from pfl_flower.seeding import uniform_rows
+from pfl_flower.seeding import user_rows
 from pfl_flower.server_steps import StepSizes
 
 
@@ -129,5 +129,10 @@ class HonestClient(Client):
 
     def _draws(self, users: tuple[int, ...], round: int) -> Tensor:
         config = self.problem.config
-        purposes = (("batch", user, round) for user in users)
-        return uniform_rows(config.seed, purposes, len(users), config.batch_size)
+        row = torch.empty(config.batch_size)
+        return user_rows(
+            lambda draw, _: row.uniform_(generator=draw),
+            [row],
+            users,
+            lambda user: (config.seed, "batch", user, round),
+        )[0]

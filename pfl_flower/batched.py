@@ -86,12 +86,14 @@ class Batch:
         """``H_n^{-1} g_n``, ``(k, d)``; not finite where the Hessian has no factor."""
         z = rho - theta
         r = length(z)
-        weight, second = self.regularizer.weight(r), self.regularizer.second(r)
+        weight = self.regularizer.weight(r)
+        beta = self.regularizer.second(r) - weight
+        if not bool(beta.any()):
+            return self._solve(theta, weight, gradient[..., None])[..., 0]
         unit = z / r.clamp(min=torch.finfo(r.dtype).tiny)
         targets = torch.stack([gradient, unit], dim=-1)
         solved = self._solve(theta, weight, targets)
         along, across = solved[..., 0], solved[..., 1]
-        beta = second - weight
         share = (unit * along).sum(dim=-1, keepdim=True)
         bend = 1 + beta * (unit * across).sum(dim=-1, keepdim=True)
         return along - torch.where(bend > 0, beta * share / bend, torch.nan) * across
@@ -122,7 +124,7 @@ def _cholesky_solve(system: Tensor, targets: Tensor) -> Tensor:
 
 def minimise_batch(
     batch: Batch, rho: Tensor, start: Tensor, *, tolerance: float, max_iterations: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Minimise ``L_n(theta) + R(rho, theta)`` for every user of the batch.
 
     Parameters
@@ -139,9 +141,10 @@ def minimise_batch(
     Returns
     -------
     tuple of Tensor
-        The points ``(k, d)`` and the numbers of linear systems solved ``(k,)``.
+        The points ``(k, d)``, their first-order residuals ``(k,)``, and the numbers of linear
+        systems solved ``(k,)``.
     """
-    theta = start.clone()
+    theta, residuals = start.clone(), start.new_zeros(len(start))
     iterations = torch.zeros(len(start), dtype=torch.int64, device=start.device)
     users = _leave_kink(batch, rho, theta)
     batch = batch if len(users) == len(start) else batch.select(users)
@@ -152,7 +155,7 @@ def minimise_batch(
     for _ in range(max_iterations):
         left = residual > goal
         if not bool(left.all()):
-            theta[users] = points
+            theta[users], residuals[users] = points, residual
             index = left.nonzero()[:, 0]
             users, points, gradient = users[index], points[index], gradient[index]
             residual, goal, batch = residual[index], goal[index], batch.select(index)
@@ -172,8 +175,8 @@ def minimise_batch(
             size[hard] = torch.linalg.vector_norm(new[hard], dim=-1)
             goal[hard[~ok]] = torch.inf
         points, gradient, residual = moved, new, size
-    theta[users] = points
-    return theta, iterations
+    theta[users], residuals[users] = points, residual
+    return theta, residuals, iterations
 
 
 def _shortened(step: Tensor, reach: Tensor) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
 
 import numpy as np
 import torch
@@ -55,14 +58,48 @@ class Broadcast:
             object.__setattr__(self, "members", self.users)
 
 
+KINDS = ("float32", "float64", "int64")
+"""What is read and written without numpy's parser, which costs more than a small array."""
+
+
+@lru_cache(maxsize=256)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that numpy writes before the numbers of a C-ordered array."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape},
+    )
+    return buffer.getvalue()
+
+
 def to_array(tensor: Tensor) -> Array:
-    """Return Flower's form of a tensor."""
-    return Array(tensor.detach().cpu().numpy())
+    """Return Flower's form of a tensor; its numbers are copied once."""
+    values = tensor.detach().cpu().contiguous().numpy()
+    kind = str(values.dtype)
+    if kind not in KINDS:
+        return Array(values)
+    numbers = values.reshape(-1).view(np.uint8).data
+    data = b"".join((_header(kind, values.shape), numbers))
+    return Array(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+
+
+def _plain(array: Array) -> Tensor | None:
+    """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
+    shape = tuple(array.shape)
+    if array.stype != "numpy.ndarray" or array.dtype not in KINDS:
+        return None
+    header, size = _header(array.dtype, shape), math.prod(shape) * np.dtype(array.dtype).itemsize
+    if len(array.data) != len(header) + size or not array.data.startswith(header):
+        return None
+    values = np.frombuffer(array.data, array.dtype, offset=len(header))
+    return torch.from_numpy(values.copy()).view(shape)
 
 
 def to_tensor(array: Array) -> Tensor:
     """Return the tensor of a trusted array, with memory of its own."""
-    return torch.from_numpy(array.numpy())
+    plain = _plain(array)
+    return torch.from_numpy(array.numpy()) if plain is None else plain
 
 
 def pack_rho(rho: Tensor) -> ArrayRecord:
@@ -80,14 +117,14 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
     config = ConfigRecord(
         {
             "round": broadcast.round,
-            "users": list(broadcast.users),
-            "last-accepted": list(broadcast.last_accepted),
+            "users": _packed(broadcast.users),
+            "last-accepted": _packed(broadcast.last_accepted),
             "eta": broadcast.eta,
             "eta-sum": broadcast.eta_sum,
         }
     )
     if broadcast.members != broadcast.users:
-        config["members"] = list(broadcast.members)
+        config["members"] = _packed(broadcast.members)
     content = ArrayRecord({RHO: arrays[RHO]})
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
@@ -112,7 +149,7 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
 
 def pack_request(round: int, users: tuple[int, ...]) -> RecordDict:
     """Return the content of an evaluation message."""
-    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": list(users)})})
+    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": _packed(users)})})
 
 
 def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
@@ -204,7 +241,7 @@ def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
     return RecordDict(
         {
             ARRAYS: ArrayRecord({GRADIENTS: to_array(report.gradients)}),
-            CONFIG: ConfigRecord({"round": report.round, "users": list(report.users)}),
+            CONFIG: ConfigRecord({"round": report.round, "users": _packed(report.users)}),
             METRICS: metrics.pack(),
         }
     )
@@ -235,6 +272,9 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
 
 
 def _decode(array: Array) -> Tensor:
+    plain = _plain(array)
+    if plain is not None:
+        return plain
     values = array.numpy()
     if not isinstance(values, np.ndarray) or values.nbytes > len(array.data):
         raise ValueError("the array does not match its header")
@@ -248,8 +288,15 @@ def _integer(config: ConfigRecord, key: str) -> int:
     return value
 
 
+def _packed(values: Sequence[int]) -> bytes:
+    """Return numbers as bytes: Flower looks at every entry of a list, several times a message."""
+    return np.asarray(values, dtype="<i8").tobytes()
+
+
 def _integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     values = config[key]
+    if isinstance(values, bytes):
+        return tuple(np.frombuffer(values, dtype="<i8").tolist())
     if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
-        raise TypeError(f"{key} is {type(values).__name__}: expected a list of integers")
+        raise TypeError(f"{key} is {type(values).__name__}: expected integers")
     return tuple(int(value) for value in values)

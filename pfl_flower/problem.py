@@ -18,7 +18,7 @@ from pfl_flower.losses import LOSSES, PointLoss
 from pfl_flower.models import Linear, Model, TwoLayer
 from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import REGULARIZERS, Regularizer
-from pfl_flower.seeding import generator
+from pfl_flower.seeding import generator, user_rows
 from pfl_flower.sources import Source
 from pfl_flower.stacking import Stack, padded_size
 from pfl_flower.targets import learn_target
@@ -127,9 +127,14 @@ class Problem:
         start = self.initial.repeat(len(users), 1) if centres is None else centres.clone()
         scale = self.config.initialization_noise
         if scale > 0:
-            draws = [generator(self.config.seed, "local start", user) for user in users]
-            noise = [torch.randn(self.model.dim, generator=d, dtype=torch.float64) for d in draws]
-            start += scale * torch.stack(noise).to(start)
+            row = torch.empty(self.model.dim, dtype=torch.float64)
+            noise = user_rows(
+                lambda draw, _: row.normal_(generator=draw),
+                [row],
+                users,
+                lambda user: (self.config.seed, "local start", user),
+            )[0]
+            start += scale * noise.to(start)
         return start
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,11 +26,32 @@ def seed_of(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(name).digest()[:7], "big")
 
 
-def uniform_rows(
-    seed: int, purposes: Iterable[tuple[str | int, ...]], count: int, width: int
-) -> Tensor:
-    """Return ``(count, width)`` uniform float32 draws in [0, 1), a row from each purpose."""
-    rows, draw = torch.empty((count, width)), torch.Generator()
-    for row, purpose in zip(rows.unbind(), purposes, strict=True):
-        row.uniform_(generator=draw.manual_seed(seed_of(seed, *purpose)))
-    return rows
+def user_rows(
+    draw: Callable[[torch.Generator, int], object],
+    rows: Sequence[Tensor],
+    users: Sequence[int],
+    name: Callable[[int], tuple[str | int, ...]],
+) -> list[Tensor]:
+    """Return what ``draw`` puts into ``rows`` for each user, stacked: a generator for many.
+
+    Parameters
+    ----------
+    draw : callable
+        Fills ``rows`` from the generator for the user at a position.
+    rows : sequence of Tensor
+        Scratch memory for one user.
+    users : sequence of int
+        Ids.
+    name : callable
+        From an id to the seed and the words of ``generator``.
+    """
+    made = [np.empty((len(users), *row.shape), row.numpy().dtype) for row in rows]
+    pairs = [(all_, row.numpy()) for all_, row in zip(made, rows, strict=True)]
+    source = torch.Generator()
+    for position, user in enumerate(users):
+        seed, *purpose = name(user)
+        source.manual_seed(seed_of(int(seed), *purpose))
+        draw(source, position)
+        for all_, row in pairs:
+            all_[position] = row
+    return [torch.from_numpy(all_) for all_ in made]

@@ -133,14 +133,13 @@ class ProximalSolver:
         theta, residual = torch.empty_like(start), start.new_empty(len(start))
         iterations = torch.empty(len(start), dtype=torch.int64, device=start.device)
         for part, batch in self._batch.split():
-            theta[part], iterations[part] = batched.minimise_batch(
+            theta[part], residual[part], iterations[part] = batched.minimise_batch(
                 batch,
                 rho,
                 start[part],
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
-            residual[part] = proximal_residual(batch.loss, self.regularizer, rho, theta[part])
         missed = ~(residual <= self.tolerance) & (iterations < self.max_iterations)
         failed = missed.nonzero()[:, 0]
         if len(failed):

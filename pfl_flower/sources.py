@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pfl_flower.seeding import generator, seed_of
+from pfl_flower.seeding import generator, user_rows
 from pfl_flower.stacking import UserData
 
 
@@ -222,22 +222,31 @@ class Synthetic(Source):
         """Return the same draws; per user only what its own generators must do."""
         if self.label_noise > 0:
             return super().draw_many(users, points, seed)
-        own = torch.empty((len(users), self.inputs), dtype=torch.float64)
-        queries = torch.empty((len(users), points, self.inputs), dtype=torch.float64)
-        chance, draw = torch.empty((len(users), points), dtype=torch.float64), torch.Generator()
-        for user, row in zip(users, own.unbind(), strict=True):
-            row.normal_(generator=draw.manual_seed(seed_of(self.seed, "preferred", user)))
-        models, scores = self.common + self.spread * own, torch.empty_like(chance)
-        regression = self.loss == "least-squares"
-        rows = zip(users, queries.unbind(), models.unbind(), scores.unbind(), chance, strict=True)
-        for user, query, model, score, luck in rows:
-            draw.manual_seed(seed_of(seed, "draw", user))
+        own = torch.empty(self.inputs, dtype=torch.float64)
+        models = user_rows(
+            lambda draw, _: own.normal_(generator=draw),
+            [own],
+            users,
+            lambda user: (self.seed, "preferred", user),
+        )[0]
+        models = self.common + self.spread * models
+        query, model = torch.empty((points, self.inputs), dtype=torch.float64), own
+        score, luck = torch.empty((2, points), dtype=torch.float64)
+        regression, each = self.loss == "least-squares", models.numpy()
+        shown = model.numpy()
+
+        def fill(draw: torch.Generator, position: int) -> None:
+            shown[:] = each[position]
             query.normal_(generator=draw)
             torch.mv(query, model, out=score)
             if regression:
                 luck.normal_(generator=draw)
             else:
                 luck.uniform_(generator=draw)
+
+        queries, scores, chance = user_rows(
+            fill, [query, score, luck], users, lambda user: (seed, "draw", user)
+        )
         if regression:
             return UserData(queries, scores + self.noise * chance)
         return UserData(queries, torch.where(chance < torch.sigmoid(scores), 1.0, -1.0))
