@@ -49,10 +49,20 @@ class HonestClient(Client):
 
     def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
         """Yield groups of the users that are asked, with their data."""
+        size = self.problem.config.chunk_users
+        if not size or len(self.users) <= size:
+            yield asked, self.chosen(asked)
+            return
+        for first in range(0, len(asked), size):
+            some = asked[first : first + size]
+            yield some, self.problem.draw(some)
+
+    def chosen(self, asked: tuple[int, ...]) -> Population:
+        """Return those of the population that are asked."""
         population = self.population()
-        if asked != self.users:
-            population = population.select(positions(asked, self.users))
-        yield asked, population
+        return (
+            population if asked == self.users else population.select(positions(asked, self.users))
+        )
 
     def evaluate(self) -> dict[int, float]:
         """Return the accuracy of each local model on the test set; none for regression."""

@@ -147,6 +147,8 @@ def minimise_batch(
     theta, residuals = start.clone(), start.new_zeros(len(start))
     iterations = torch.zeros(len(start), dtype=torch.int64, device=start.device)
     users = _leave_kink(batch, rho, theta)
+    if len(users) == 0:
+        return theta, residuals, iterations
     batch = batch if len(users) == len(start) else batch.select(users)
     points = theta[users]
     gradient = batch.gradient(rho, points)
@@ -196,7 +198,9 @@ def _leave_kink(batch: Batch, rho: Tensor, theta: Tensor) -> Tensor:
     opinion = batch.loss.gradient(rho.repeat(len(theta), 1))
     size = torch.linalg.vector_norm(opinion, dim=-1)
     theta[size <= kink] = rho
-    users = (size > kink).nonzero()[:, 0]
+    users = (~(size <= kink)).nonzero()[:, 0]
+    if len(users) == 0:
+        return users
     batch, opinion, scale = batch.select(users), opinion[users], 1 / (1 + size[users])
     at_kink = batch.value(rho, rho.repeat(len(users), 1))
     high = (~(batch.value(rho, theta[users]) < at_kink)).nonzero()[:, 0]

@@ -36,7 +36,8 @@ class Broadcast:
     rho : Tensor
         rho_t, ``(d,)``.
     eta, eta_sum : float
-        eta_t, and the sum of the step sizes of the rounds before t.
+        eta_t, times N / users asked where a sample's sum is rescaled: what one report moves rho by;
+        and the sum of these over the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
     members : tuple of int
