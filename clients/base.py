@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.messages import Broadcast, NodeMetrics, to_array, to_tensor
+from pfl_flower.messages import Broadcast, NodeMetrics, find, to_record, to_tensor
 from pfl_flower.problem import Problem
 
 
@@ -54,9 +54,9 @@ class Client(ABC):
 
     def recall(self, name: str) -> dict[str, Tensor]:
         """Return the tensors remembered under ``name``, on the CPU; empty if there are none."""
-        record = self.state.array_records.get(name)
+        record = find(self.state, name, ArrayRecord)
         return {} if record is None else {key: to_tensor(value) for key, value in record.items()}
 
     def remember(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under ``name`` in place of what was there."""
-        self.state[name] = ArrayRecord({key: to_array(value) for key, value in tensors.items()})
+        self.state[name] = to_record(tensors)

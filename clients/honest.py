@@ -95,23 +95,21 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept = self.recall("honest")
-        where = positions(self.users, kept.pop("users", torch.zeros(0, dtype=torch.int64)))
-        device = self.problem.device
-        if bool((where >= 0).all()):
-            moved = bool((where[1:] - where[:-1] != 1).any()) or int(where[0]) > 0
-            moved = moved or len(where) != len(kept["theta"])
-            return {
-                name: (value[where] if moved else value).to(device) for name, value in kept.items()
-            }
+        kept, device = self.recall("honest"), self.problem.device
+        known = kept.pop("users", torch.zeros(0, dtype=torch.int64))
+        if tuple(known.tolist()) == self.users:
+            return {name: value.to(device) for name, value in kept.items()}
+        where = positions(self.users, known)
+        met = where >= 0
+        if bool(met.all()):
+            return {name: value[where].to(device) for name, value in kept.items()}
         theta = self.start()
         memory = {"theta": theta}
         if self.problem.config.local_solver == "adam":
             fresh = StepState.init(theta)
             memory |= {"steps": fresh.steps, "first": fresh.first, "second": fresh.second}
-        known = where >= 0
         for name in memory.keys() & kept.keys():
-            memory[name][known] = kept[name][where[known]].to(memory[name].device)
+            memory[name][met] = kept[name][where[met]].to(memory[name].device)
         return memory
 
     def _step(

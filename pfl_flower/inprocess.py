@@ -12,7 +12,6 @@ import copy
 import time
 from collections.abc import Iterable, Mapping
 from logging import ERROR
-from typing import Any
 from uuid import uuid4
 
 from flwr.app import Array, Context, Error, Message, RecordDict
@@ -166,9 +165,10 @@ def run_in_process(
 def _copied(message: Message) -> Message:
     """Return a copy that shares nothing with the message but immutable bytes."""
     twin = copy.copy(message)
-    for part in ("_metadata", "_error"):
-        twin.__dict__[part] = copy.copy(message.__dict__[part])
-    if message.has_content():
+    twin.__dict__["_metadata"] = copy.copy(message.metadata)
+    if message.has_error():
+        twin.__dict__["_error"] = copy.copy(message.error)
+    else:
         twin.content = _copied_records(message.content)
     return twin
 
@@ -183,11 +183,16 @@ def _copied_context(context: Context) -> Context:
 def _copied_records(records: RecordDict) -> RecordDict:
     twin = records.copy()
     for name, record in records.items():
-        own: Any = record.copy()
-        for key, value in record.items():
-            if isinstance(value, Array | list):
-                own[key] = copy.copy(value)
-        twin[name] = own
+        own = record.copy()
+        # What was checked when it was set is not checked again.
+        values = own.__dict__["_data"]
+        for key, value in values.items():
+            if isinstance(value, Array):
+                values[key] = Array.__new__(Array)
+                values[key].__dict__.update(value.__dict__)
+            elif isinstance(value, list):
+                values[key] = value.copy()
+        twin.__dict__["_data"][name] = own
     return twin
 
 

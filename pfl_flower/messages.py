@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -82,7 +83,27 @@ def to_array(tensor: Tensor) -> Array:
         return Array(values)
     numbers = values.reshape(-1).view(np.uint8).data
     data = b"".join((_header(kind, values.shape), numbers))
-    return Array(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+    # Array's constructor tries out three signatures, which costs more than a small array.
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+    return array
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return the record of named tensors."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        record[name] = to_array(tensor)
+    return record
+
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return the record of this name if there is one and it is of this kind."""
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
 
 
 def _plain(array: Array) -> Tensor | None:
@@ -105,7 +126,7 @@ def to_tensor(array: Array) -> Tensor:
 
 def pack_rho(rho: Tensor) -> ArrayRecord:
     """Return the record in which a strategy passes rho from round to round."""
-    return ArrayRecord({RHO: to_array(rho)})
+    return to_record({RHO: rho})
 
 
 def unpack_rho(record: ArrayRecord) -> Tensor:
@@ -126,7 +147,8 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
     )
     if broadcast.members != broadcast.users:
         config["members"] = _packed(broadcast.members)
-    content = ArrayRecord({RHO: arrays[RHO]})
+    content = ArrayRecord()
+    content[RHO] = arrays[RHO]
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
     return RecordDict({ARRAYS: content, CONFIG: config})
@@ -134,7 +156,9 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
 
 def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
     """Return the broadcast in a training message, on the device of the node's users."""
-    arrays, config = content.array_records[ARRAYS], content.config_records[CONFIG]
+    arrays, config = content[ARRAYS], content[CONFIG]
+    if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise TypeError(f"{ARRAYS}, {CONFIG}: expected an ArrayRecord and a ConfigRecord")
     honest = arrays.get(HONEST_SUM)
     return Broadcast(
         round=_integer(config, "round"),
@@ -211,7 +235,7 @@ class NodeMetrics:
     @classmethod
     def unpack(cls, content: RecordDict) -> NodeMetrics:
         """Return the metrics of a reply, with what is missing or absurd left at its default."""
-        record = content.metric_records.get(METRICS, MetricRecord())
+        record = find(content, METRICS, MetricRecord) or MetricRecord()
         return cls(
             _amount(record.get("worst-residual")),
             _count(record.get("unconverged")),
@@ -241,7 +265,7 @@ def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
     """Return the content of a training reply."""
     return RecordDict(
         {
-            ARRAYS: ArrayRecord({GRADIENTS: to_array(report.gradients)}),
+            ARRAYS: to_record({GRADIENTS: report.gradients}),
             CONFIG: ConfigRecord({"round": report.round, "users": _packed(report.users)}),
             METRICS: metrics.pack(),
         }
@@ -257,7 +281,7 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
         If records or arrays are missing, superfluous, larger than ``max_bytes``, or not what they
         say they are.
     """
-    arrays, config = content.array_records.get(ARRAYS), content.config_records.get(CONFIG)
+    arrays, config = find(content, ARRAYS, ArrayRecord), find(content, CONFIG, ConfigRecord)
     if arrays is None or config is None or set(arrays) != {GRADIENTS}:
         found = sorted(arrays) if arrays is not None else []
         raise ReportError(Reason.MISSING_ARRAYS, f"arrays {found[:4]}: expected ['{GRADIENTS}']")

@@ -79,12 +79,13 @@ def read_replies(
         except ReportError as error:
             intake.rejections += [Rejection(user, error.reason, error.detail) for user in users]
             continue
-        good, bad = check.split(report)
-        parts.append(good)
-        intake.rejections += bad
+        parts.append(Rows(torch.tensor(report.users), report.gradients))
         if answer is not None:
             intake.said.append(NodeMetrics.unpack(answer.content))
-    intake.rows = Rows.merge(parts)
+    together = Rows.merge(parts)
+    users = tuple(together)
+    intake.rows, bad = check.split(Report(form.round, users, together.values_by_user))
+    intake.rejections += bad
     return intake
 
 
