@@ -95,14 +95,14 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept, device = self.recall("honest"), self.problem.device
+        kept = self.recall("honest")
         known = kept.pop("users", torch.zeros(0, dtype=torch.int64))
         if tuple(known.tolist()) == self.users:
-            return {name: value.to(device) for name, value in kept.items()}
+            return {name: self._placed(name, value) for name, value in kept.items()}
         where = positions(self.users, known)
         met = where >= 0
         if bool(met.all()):
-            return {name: value[where].to(device) for name, value in kept.items()}
+            return {name: self._placed(name, value[where]) for name, value in kept.items()}
         theta = self.start()
         memory = {"theta": theta}
         if self.problem.config.local_solver == "adam":
@@ -111,6 +111,10 @@ class HonestClient(Client):
         for name in memory.keys() & kept.keys():
             memory[name][met] = kept[name][where[met]].to(memory[name].device)
         return memory
+
+    def _placed(self, name: str, value: Tensor) -> Tensor:
+        """Return what is remembered where it is used: the counts of steps are read on the CPU."""
+        return value if name == "steps" else value.to(self.problem.device)
 
     def _step(
         self,

@@ -29,6 +29,8 @@ LARGEST_SYSTEM = 64
 """Size of a user's linear system above which it is solved by itself."""
 FEATURES_AT_ONCE = 2**18
 """Numbers of features in a part of the batch, so that it stays in the processor's cache."""
+FEATURES_ON_A_CARD = 2**26
+"""The same for a CUDA device, where every operation on a part has a price of its own."""
 
 
 def pays(loss: LocalLoss) -> bool:
@@ -63,7 +65,8 @@ class Batch:
 
     def split(self) -> Iterator[tuple[slice, Batch]]:
         """Yield parts that fit into the cache."""
-        size = max(1, FEATURES_AT_ONCE // self.loss.features[0].numel())
+        most = FEATURES_ON_A_CARD if self.loss.features.is_cuda else FEATURES_AT_ONCE
+        size = max(1, most // self.loss.features[0].numel())
         for first in range(0, self.loss.users, size):
             part = slice(first, first + size)
             yield part, self.select(part)

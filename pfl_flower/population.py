@@ -195,7 +195,7 @@ class Population:
     def _together(self, parts: Sequence[Tensor]) -> Tensor:
         if len(parts) == 1:
             return parts[0]
-        return torch.cat(list(parts))[self._order.to(parts[0].device)]
+        return torch.cat(list(parts))[self._order]
 
     def _gather(self, compute: Callable[[_Bucket], Tensor]) -> Tensor:
         return self._together([compute(bucket) for bucket in self._buckets])

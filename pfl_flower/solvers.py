@@ -119,7 +119,7 @@ class ProximalSolver:
         if self.closed_form:
             theta, iterations = (
                 self._normal_equations(rho),
-                torch.ones(len(start), dtype=torch.int64),
+                torch.ones(len(start), dtype=torch.int64, device=start.device),
             )
         else:
             theta, iterations = self._per_user(rho, start)
@@ -184,7 +184,7 @@ class ProximalSolver:
             )
             thetas.append(theta)
             iterations.append(count)
-        return torch.stack(thetas), torch.tensor(iterations)
+        return torch.stack(thetas), torch.tensor(iterations, device=start.device)
 
 
 @contextmanager
