@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,10 @@ class PoisonedClient(HonestClient):
     def population(self) -> Population:
         """Return the users with their fabricated data."""
         return poisoned_population(self.problem, self.users)
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield all: fabricated data are few, and dear to make anew."""
+        yield asked, self.chosen(asked)
 
     def start(self) -> Tensor:
         """Return the local models before the first round, at theta_spade if the run says so."""

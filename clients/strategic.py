@@ -84,7 +84,7 @@ class StrategicClient(Client):
                 broadcast,
                 broadcast.last_accepted[positions[user]],
             )
-            for user in self.users
+            for user in self.asked(broadcast)
         }
         return Answer(gradients)
 

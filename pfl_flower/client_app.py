@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from functools import lru_cache
+
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import Client, HonestClient, PoisonedClient, StrategicClient
 from pfl_flower.aggregation import Report
-from pfl_flower.config import ConfigError, parse_config
+from pfl_flower.config import ConfigError, Scalar, parse_config
 from pfl_flower.messages import (
     CONFIG,
     METRICS,
@@ -18,6 +19,7 @@ from pfl_flower.messages import (
     unpack_request,
 )
 from pfl_flower.problem import Problem, build_problem
+from pfl_flower.rows import Rows
 
 ROLES = ("auto", "honest", "strategic")
 
@@ -44,7 +46,10 @@ def node_clients(
     """Return the clients that act for a node's users; the node's own role wins over the run's."""
     chosen = problem.config.strategic() if role == "auto" else frozenset()
     strategic = tuple(user for user in users if user in chosen or role == "strategic")
-    honest = tuple(user for user in users if user not in strategic)
+    honest = users
+    if strategic:
+        apart = frozenset(strategic)
+        honest = tuple(user for user in users if user not in apart)
     clients: list[Client] = []
     if honest:
         clients.append(HonestClient(problem, honest, state))
@@ -56,7 +61,12 @@ def node_clients(
 
 
 def _problem(context: Context) -> Problem:
-    return build_problem(parse_config(context.run_config))
+    return _parsed(tuple(context.run_config.items()))
+
+
+@lru_cache(maxsize=2)
+def _parsed(items: tuple[tuple[str, Scalar], ...]) -> Problem:
+    return build_problem(parse_config(dict(items)))
 
 
 @app.query()
@@ -72,11 +82,10 @@ def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with one gradient row per assigned user."""
     problem = _problem(context)
     broadcast = unpack_broadcast(message.content, problem.device)
-    clients = node_clients(problem, broadcast.users, node_role(context), context.state)
-    answers = [client.report(broadcast) for client in clients]
-    rows = {user: row for answer in answers for user, row in answer.gradients.items()}
-    gradients = torch.stack([rows[user] for user in broadcast.users])
-    report = Report(broadcast.round, broadcast.users, gradients)
+    clients = node_clients(problem, broadcast.members, node_role(context), context.state)
+    answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
+    rows = Rows.merge([answer.gradients for answer in answers])
+    report = Report(broadcast.round, broadcast.users, rows.values_by_user)
     metrics = NodeMetrics.merge(answer.metrics for answer in answers)
     return Message(pack_report(report, metrics), reply_to=message)
 

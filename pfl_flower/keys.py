@@ -53,6 +53,18 @@ class Keys(BaseModel):
         "500", description="points a user draws; a list such as 60000,10 repeats its last entry"
     )
 
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="fraction of the users asked in a round, drawn anew each round"
+    )
+    participation_rescale: bool = Field(
+        False, description="multiply the sum of a sample's reports by N / users asked"
+    )
+    chunk_users: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="honest users whose data a node holds at a time, drawn anew each round; "
+        "0: all, drawn once",
+    )
+
     model: Literal["linear", "two-layer"] = Field("linear", description="model of every user")
     hidden: Count = Field(784, description="hidden units of the two-layer model")
     reduction: Literal["sum", "mean", "scaled-sum"] = Field(

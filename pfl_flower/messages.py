@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,15 +31,18 @@ class Broadcast:
     round : int
         t, from 1.
     users : tuple of int
-        Ids of the users that the node acts for, ascending.
+        Ids of the users that are asked, ascending.
     last_accepted : tuple of int
         For each of them the round of its last accepted report, 0 if there is none.
     rho : Tensor
         rho_t, ``(d,)``.
     eta, eta_sum : float
-        eta_t, and the sum of the step sizes of the rounds before t.
+        eta_t, times N / users asked where a sample's sum is rescaled: what one report moves rho by;
+        and the sum of these over the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
+    members : tuple of int
+        Ids of all users that the node acts for, ascending; those asked when left out.
     """
 
     round: int
@@ -45,21 +52,81 @@ class Broadcast:
     eta: float
     eta_sum: float
     honest_sum: Tensor | None = None
+    members: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take those asked for all."""
+        if not self.members:
+            object.__setattr__(self, "members", self.users)
+
+
+KINDS = ("float32", "float64", "int64")
+"""What is read and written without numpy's parser, which costs more than a small array."""
+
+
+@lru_cache(maxsize=256)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that numpy writes before the numbers of a C-ordered array."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape},
+    )
+    return buffer.getvalue()
 
 
 def to_array(tensor: Tensor) -> Array:
-    """Return Flower's form of a tensor."""
-    return Array(tensor.detach().cpu().numpy())
+    """Return Flower's form of a tensor; its numbers are copied once."""
+    values = tensor.detach().cpu().contiguous().numpy()
+    kind = str(values.dtype)
+    if kind not in KINDS:
+        return Array(values)
+    numbers = values.reshape(-1).view(np.uint8).data
+    data = b"".join((_header(kind, values.shape), numbers))
+    # Array's constructor tries out three signatures, which costs more than a small array.
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+    return array
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return the record of named tensors."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        record[name] = to_array(tensor)
+    return record
+
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return the record of this name if there is one and it is of this kind."""
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+def _plain(array: Array) -> Tensor | None:
+    """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
+    shape = tuple(array.shape)
+    if array.stype != "numpy.ndarray" or array.dtype not in KINDS:
+        return None
+    header, size = _header(array.dtype, shape), math.prod(shape) * np.dtype(array.dtype).itemsize
+    if len(array.data) != len(header) + size or not array.data.startswith(header):
+        return None
+    values = np.frombuffer(array.data, array.dtype, offset=len(header))
+    return torch.from_numpy(values.copy()).view(shape)
 
 
 def to_tensor(array: Array) -> Tensor:
     """Return the tensor of a trusted array, with memory of its own."""
-    return torch.from_numpy(array.numpy())
+    plain = _plain(array)
+    return torch.from_numpy(array.numpy()) if plain is None else plain
 
 
 def pack_rho(rho: Tensor) -> ArrayRecord:
     """Return the record in which a strategy passes rho from round to round."""
-    return ArrayRecord({RHO: to_array(rho)})
+    return to_record({RHO: rho})
 
 
 def unpack_rho(record: ArrayRecord) -> Tensor:
@@ -72,13 +139,16 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
     config = ConfigRecord(
         {
             "round": broadcast.round,
-            "users": list(broadcast.users),
-            "last-accepted": list(broadcast.last_accepted),
+            "users": _packed(broadcast.users),
+            "last-accepted": _packed(broadcast.last_accepted),
             "eta": broadcast.eta,
             "eta-sum": broadcast.eta_sum,
         }
     )
-    content = ArrayRecord({RHO: arrays[RHO]})
+    if broadcast.members != broadcast.users:
+        config["members"] = _packed(broadcast.members)
+    content = ArrayRecord()
+    content[RHO] = arrays[RHO]
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
     return RecordDict({ARRAYS: content, CONFIG: config})
@@ -86,7 +156,9 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
 
 def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
     """Return the broadcast in a training message, on the device of the node's users."""
-    arrays, config = content.array_records[ARRAYS], content.config_records[CONFIG]
+    arrays, config = content[ARRAYS], content[CONFIG]
+    if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise TypeError(f"{ARRAYS}, {CONFIG}: expected an ArrayRecord and a ConfigRecord")
     honest = arrays.get(HONEST_SUM)
     return Broadcast(
         round=_integer(config, "round"),
@@ -96,12 +168,13 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
+        members=_integers(config, "members") if "members" in config else (),
     )
 
 
 def pack_request(round: int, users: tuple[int, ...]) -> RecordDict:
     """Return the content of an evaluation message."""
-    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": list(users)})})
+    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": _packed(users)})})
 
 
 def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
@@ -163,7 +236,7 @@ class NodeMetrics:
     @classmethod
     def unpack(cls, content: RecordDict) -> NodeMetrics:
         """Return the metrics of a reply, with what is missing or absurd left at its default."""
-        record = content.metric_records.get(METRICS, MetricRecord())
+        record = find(content, METRICS, MetricRecord) or MetricRecord()
         return cls(
             _amount(record.get("worst-residual")),
             _count(record.get("unconverged")),
@@ -193,8 +266,8 @@ def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
     """Return the content of a training reply."""
     return RecordDict(
         {
-            ARRAYS: ArrayRecord({GRADIENTS: to_array(report.gradients)}),
-            CONFIG: ConfigRecord({"round": report.round, "users": list(report.users)}),
+            ARRAYS: to_record({GRADIENTS: report.gradients}),
+            CONFIG: ConfigRecord({"round": report.round, "users": _packed(report.users)}),
             METRICS: metrics.pack(),
         }
     )
@@ -209,7 +282,7 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
         If records or arrays are missing, superfluous, larger than ``max_bytes``, or not what they
         say they are.
     """
-    arrays, config = content.array_records.get(ARRAYS), content.config_records.get(CONFIG)
+    arrays, config = find(content, ARRAYS, ArrayRecord), find(content, CONFIG, ConfigRecord)
     if arrays is None or config is None or set(arrays) != {GRADIENTS}:
         found = sorted(arrays) if arrays is not None else []
         raise ReportError(Reason.MISSING_ARRAYS, f"arrays {found[:4]}: expected ['{GRADIENTS}']")
@@ -225,6 +298,9 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
 
 
 def _decode(array: Array) -> Tensor:
+    plain = _plain(array)
+    if plain is not None:
+        return plain
     values = array.numpy()
     if not isinstance(values, np.ndarray) or values.nbytes > len(array.data):
         raise ValueError("the array does not match its header")
@@ -238,8 +314,15 @@ def _integer(config: ConfigRecord, key: str) -> int:
     return value
 
 
+def _packed(values: Sequence[int]) -> bytes:
+    """Return numbers as bytes: Flower looks at every entry of a list, several times a message."""
+    return np.asarray(values, dtype="<i8").tobytes()
+
+
 def _integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     values = config[key]
+    if isinstance(values, bytes):
+        return tuple(np.frombuffer(values, dtype="<i8").tolist())
     if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
-        raise TypeError(f"{key} is {type(values).__name__}: expected a list of integers")
+        raise TypeError(f"{key} is {type(values).__name__}: expected integers")
     return tuple(int(value) for value in values)

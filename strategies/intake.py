@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from pfl_flower.aggregation import (
     check_form,
 )
 from pfl_flower.messages import NodeMetrics, unpack_report
+from pfl_flower.rows import Rows
 
 DETAIL_CHARACTERS = 200
 
@@ -35,7 +36,7 @@ class Form:
 class Intake:
     """Rows that may count, by user; rejections; and what the nodes say of their own work."""
 
-    rows: dict[int, Tensor] = field(default_factory=dict)
+    rows: Mapping[int, Tensor] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     said: list[NodeMetrics] = field(default_factory=list)
 
@@ -70,7 +71,7 @@ def read_replies(
     answers: dict[str, Message] = {}
     for reply in replies:
         answers.setdefault(reply.metadata.reply_to_message_id, reply)
-    intake = Intake()
+    intake, parts = Intake(), []
     for message, users in asked:
         answer = answers.get(message.metadata.message_id)
         try:
@@ -78,11 +79,13 @@ def read_replies(
         except ReportError as error:
             intake.rejections += [Rejection(user, error.reason, error.detail) for user in users]
             continue
-        good, bad = check.split(report)
-        intake.rows.update(good)
-        intake.rejections += bad
+        parts.append(Rows(torch.tensor(report.users), report.gradients))
         if answer is not None:
             intake.said.append(NodeMetrics.unpack(answer.content))
+    together = Rows.merge(parts)
+    users = tuple(together)
+    intake.rows, bad = check.split(Report(form.round, users, together.values_by_user))
+    intake.rejections += bad
     return intake
 
 

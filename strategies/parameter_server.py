@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import INFO
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
@@ -24,6 +25,8 @@ from pfl_flower.messages import (
     unpack_rho,
 )
 from pfl_flower.problem import Problem, resolve
+from pfl_flower.rows import Rows
+from pfl_flower.seeding import generator
 from pfl_flower.server_steps import ServerOptimizer, StepSizes
 from strategies.intake import Form, Intake, read_replies
 from strategies.records import RoundRecord
@@ -39,10 +42,10 @@ from strategies.roster import (
 
 @dataclass
 class _Standing:
-    """What the server remembers of past rounds."""
+    """What the server remembers of past rounds; of each user the round it was last accepted in."""
 
+    last_accepted: Tensor
     eta_sum: float = 0.0
-    last_accepted: dict[int, int] = field(default_factory=dict)
     honest_sum: Tensor | None = None
 
 
@@ -58,7 +61,7 @@ class ParameterServer(Strategy):
 
     Notes
     -----
-    Override ``participants`` to ask fewer users in a round, and ``configure_train`` and
+    Override ``participants`` to ask other users in a round, and ``configure_train`` and
     ``aggregate_train`` as in any Flower strategy. rho, not a mean of models, is what travels in
     ``arrays``.
     """
@@ -70,6 +73,7 @@ class ParameterServer(Strategy):
         self.problem, self.on_round = problem, on_round
         self.settle = SETTLE_SECONDS
         self.step_sizes = configured_step_sizes(problem)
+        self.scale = config.sample_scale()
         self.optimizer = ServerOptimizer(config.server_optimizer)
         self.rule = resolve("aggregation", config.aggregation, AGGREGATIONS)
         self.check = RowCheck(
@@ -78,7 +82,8 @@ class ParameterServer(Strategy):
             max_norm=config.max_gradient_norm,
         )
         self.roster: Roster | None = None
-        self._standing = _Standing()
+        self._everyone = frozenset(range(config.users))
+        self._standing = _Standing(torch.zeros(config.users, dtype=torch.int64))
         self._rho = problem.initial
         self._asked: list[tuple[Message, tuple[int, ...]]] = []
         self._record: RoundRecord | None = None
@@ -109,8 +114,13 @@ class ParameterServer(Strategy):
         return roster
 
     def participants(self, round: int) -> frozenset[int]:
-        """Return the users asked in a round: all of them."""
-        return frozenset(range(self.problem.config.users))
+        """Return the users asked in a round: a pure function of the seed and the round."""
+        config = self.problem.config
+        if config.participation == 1:
+            return self._everyone
+        draw = generator(config.seed, "participation", round)
+        order = torch.randperm(config.users, generator=draw)
+        return frozenset(order[: config.sample_size()].tolist())
 
     def start(
         self,
@@ -158,9 +168,12 @@ class ParameterServer(Strategy):
         asked = self.participants(server_round)
         self._asked = []
         for node, members in self.roster.nodes.items():
-            users = tuple(user for user in members if user in asked)
+            users = members
+            if asked is not self._everyone:
+                users = tuple(user for user in members if user in asked)
             if users:
-                content = pack_broadcast(self._broadcast(server_round, users), arrays)
+                broadcast = self._broadcast(server_round, users, members)
+                content = pack_broadcast(broadcast, arrays)
                 message = Message(content, node, MessageType.TRAIN, group_id=str(server_round))
                 self._asked.append((message, users))
         return [message for message, _ in self._asked]
@@ -171,15 +184,15 @@ class ParameterServer(Strategy):
         """Check every reply, combine the rows that count, and step rho."""
         eta = self.step_sizes.at(server_round)
         intake = self.intake(server_round, replies)
-        rows = {user: row.to(self.problem.device) for user, row in intake.rows.items()}
-        direction, rows, overflow = combine(rows, self._rho, eta, self.rule)
+        rows = Rows.of(intake.rows).to(self.problem.device)
+        direction, accepted, overflow = combine(rows, self._rho, eta * self.scale, self.rule)
         rejections = sorted([*intake.rejections, *overflow], key=lambda fault: fault.user)
-        rho = self.optimizer.step(self._rho, direction, eta)
+        rho = self.optimizer.step(self._rho, self.scale * direction, eta)
         self._record = RoundRecord(
             round=server_round,
             eta=eta,
             rho=rho,
-            accepted=rows,
+            accepted=accepted,
             rejections=rejections,
             strategic=self.roster.strategic if self.roster else frozenset(),
             metrics=intake.metrics,
@@ -188,7 +201,7 @@ class ParameterServer(Strategy):
         self._record.log_faults()
         metrics = MetricRecord(
             {
-                "accepted": len(rows),
+                "accepted": len(accepted),
                 "rejections": len(rejections),
                 "worst-residual": self._record.metrics.worst_residual,
             }
@@ -240,17 +253,18 @@ class ParameterServer(Strategy):
             self.step_sizes.at(1),
         )
 
-    def _broadcast(self, round: int, users: tuple[int, ...]) -> Broadcast:
+    def _broadcast(self, round: int, users: tuple[int, ...], members: tuple[int, ...]) -> Broadcast:
         standing, strategic = self._standing, self.roster.strategic if self.roster else frozenset()
         given = self.problem.config.estimator == "oracle" and not strategic.isdisjoint(users)
         return Broadcast(
             round=round,
             users=users,
-            last_accepted=tuple(standing.last_accepted.get(user, 0) for user in users),
+            last_accepted=tuple(standing.last_accepted[torch.tensor(users)].tolist()),
             rho=self._rho,
-            eta=self.step_sizes.at(round),
+            eta=self.step_sizes.at(round) * self.scale,
             eta_sum=standing.eta_sum,
             honest_sum=standing.honest_sum if given else None,
+            members=members,
         )
 
     def intake(self, server_round: int, replies: Iterable[Message]) -> Intake:
@@ -260,8 +274,8 @@ class ParameterServer(Strategy):
 
     def _remember(self, record: RoundRecord) -> None:
         standing = self._standing
-        standing.eta_sum += record.eta
-        standing.last_accepted.update(dict.fromkeys(record.accepted, record.round))
+        standing.eta_sum += record.eta * self.scale
+        standing.last_accepted[record.accepted.users] = record.round
         standing.honest_sum = record.gradient_sum(strategic=False)
 
     def _close_round(self, seconds: float) -> None:
@@ -275,7 +289,8 @@ def configured_step_sizes(problem: Problem) -> StepSizes:
     """Return the step sizes of a run."""
     config = problem.config
     if config.server_lr == "auto":
-        return StepSizes.auto(problem.regularizer, config.users, config.server_lr_factor)
+        summed = config.users if config.participation_rescale else config.sample_size()
+        return StepSizes.auto(problem.regularizer, summed, config.server_lr_factor)
     return StepSizes(
         first=config.server_lr * config.server_lr_factor,
         decay=config.server_lr_decay,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Rejection
 from pfl_flower.messages import NodeMetrics
+from pfl_flower.rows import Rows
 
 LOGGED_REJECTIONS = 3
 
@@ -28,7 +29,7 @@ class RoundRecord:
         eta_t.
     rho : Tensor
         rho_{t+1}, ``(d,)``.
-    accepted : dict
+    accepted : Rows
         Rows that counted, ``(d,)``, by user.
     rejections : list
         Reports that did not, with reasons.
@@ -45,7 +46,7 @@ class RoundRecord:
     round: int
     eta: float
     rho: Tensor
-    accepted: dict[int, Tensor]
+    accepted: Rows
     rejections: list[Rejection]
     strategic: frozenset[int]
     metrics: NodeMetrics
@@ -54,11 +55,9 @@ class RoundRecord:
 
     def gradient_sum(self, *, strategic: bool) -> Tensor:
         """Return the sum ``(d,)`` of the accepted rows of strategic, or of honest, users."""
-        total = torch.zeros_like(self.rho)
-        for user, row in self.accepted.items():
-            if (user in self.strategic) == strategic:
-                total = total + row
-        return total
+        members = torch.isin(self.accepted.users, torch.tensor(sorted(self.strategic)))
+        rows = self.accepted.select(members if strategic else ~members).values_by_user
+        return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
 
     def log_faults(self) -> None:
         """Log the first rejections, and the local solves that missed their tolerance."""

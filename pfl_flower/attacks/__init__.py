@@ -25,7 +25,8 @@ class Observation:
     rho : Tensor
         Global model rho_t, ``(d,)``.
     eta : float
-        Step size eta_t of this round.
+        Step size eta_t of this round, times the factor by which the server rescales the sum of a
+        sample's reports, if it does.
     eta_sum : float
         Sum of the step sizes of all rounds before t.
     accepted : Tensor
