@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.regularizers import Regularizer
+from pfl_flower.robust import ROBUST
 
 
 class Reason(StrEnum):
@@ -142,7 +143,7 @@ def total(rows: Tensor) -> Tensor:
     return rows.sum(dim=0)
 
 
-AGGREGATIONS: dict[str, Aggregation] = {"sum": total}
+AGGREGATIONS: dict[str, Aggregation] = {"sum": total, **ROBUST}
 
 
 def combine(
@@ -167,17 +168,22 @@ def combine(
     kept: dict[int, Tensor] = {}
     rejections = []
     ordered = dict(sorted(rows.items()))
-    if ordered and _finite_step(rho, eta, rule(torch.stack(list(ordered.values())))):
+    direction = _direction(ordered, rho, rule)
+    if _finite_step(rho, eta, direction):
         kept = ordered
     else:
         for user, row in ordered.items():
-            if _finite_step(rho, eta, rule(torch.stack([*kept.values(), row]))):
+            if _finite_step(rho, eta, _direction({**kept, user: row}, rho, rule)):
                 kept[user] = row
             else:
                 detail = "rho would no longer be finite"
                 rejections.append(Rejection(user, Reason.OVERFLOW, detail))
-    direction = rule(torch.stack(list(kept.values()))) if kept else torch.zeros_like(rho)
+        direction = _direction(kept, rho, rule)
     return direction, kept, rejections
+
+
+def _direction(rows: dict[int, Tensor], rho: Tensor, rule: Aggregation) -> Tensor:
+    return rule(torch.stack(list(rows.values()))) if rows else torch.zeros_like(rho)
 
 
 def _finite_step(rho: Tensor, eta: float, direction: Tensor) -> bool:

@@ -142,6 +142,10 @@ class RunConfig(Keys):
         same = [other for other in self.strategic() if self.shift(other) == self.shift(user)]
         return max(1, len(same))
 
+    def tolerance(self) -> int:
+        """Return f, the number of strategic users that the aggregation is meant to withstand."""
+        return self.aggregation_tolerance or max(1, len(self.strategic()))
+
     def folder(self) -> Path:
         """Return the absolute folder of the run's results."""
         base = Path(self.output_dir).expanduser() if self.output_dir else Path.home() / "pfl-flower"

@@ -92,7 +92,26 @@ class Keys(BaseModel):
         1.0, description="factor on a numeric server-lr each round"
     )
     server_lr_floor: NonNegative = Field(0.0, description="least numeric server-lr")
-    aggregation: str = Field("sum", description="sum, or a function as package.module:name")
+    aggregation: str = Field(
+        "sum",
+        description="sum, median, trimmed-mean, geometric-median, krum, multi-krum, "
+        "centred-clipping, or a function as package.module:name",
+    )
+    aggregation_mixing: bool = Field(
+        False, description="mix each report with its nearest neighbours before the aggregation"
+    )
+    aggregation_tolerance: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="f, the number of strategic users that an aggregation withstands; "
+        "0: as many as the run has, at least 1",
+    )
+    krum_selected: Annotated[int, Field(ge=0)] = Field(
+        0, description="reports that multi-krum averages; 0: all but f"
+    )
+    clipping_radius: NonNegative = Field(
+        0.0,
+        description="radius of centred-clipping; 0: the median distance to the middle report",
+    )
     gradient_rtol: NonNegative = Field(
         1e-6, description="tolerance of GRAD(rho), relative to its radius"
     )
