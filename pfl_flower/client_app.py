@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Client, HonestClient, PoisonedClient, StrategicClient
+from clients import Client, HonestClient, PoisonedClient, RelabelledClient, StrategicClient
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, parse_config
 from pfl_flower.messages import (
@@ -20,6 +22,8 @@ from pfl_flower.messages import (
 from pfl_flower.problem import Problem, build_problem
 
 ROLES = ("auto", "honest", "strategic")
+BY_DATA: Mapping[str, type[Client]] = {"data": PoisonedClient, "label-flip": RelabelledClient}
+"""Attacks whose users run the honest code on other data."""
 
 app = ClientApp()
 
@@ -49,8 +53,7 @@ def node_clients(
     if honest:
         clients.append(HonestClient(problem, honest, state))
     if strategic:
-        poisons = problem.config.attack == "data"
-        kind = PoisonedClient if poisons else StrategicClient
+        kind = BY_DATA.get(problem.config.attack, StrategicClient)
         clients.append(kind(problem, strategic, state))
     return clients
 

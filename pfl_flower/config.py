@@ -16,7 +16,17 @@ from pfl_flower.rules import rules
 
 Scalar = bool | int | float | str
 
-ATTACK_NAMES = ("cga", "model", "data")
+ATTACK_NAMES = (
+    "cga",
+    "model",
+    "data",
+    "label-flip",
+    "sign-flip",
+    "gaussian",
+    "little-is-enough",
+    "inner-product",
+    "min-max",
+)
 POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
 DATASET = re.compile(
     r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"

@@ -118,7 +118,19 @@ class Keys(BaseModel):
     max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
 
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
-    attack: str = Field("cga", description="cga, model, data, or a class as package.module:Name")
+    attack: str = Field(
+        "cga",
+        description="cga, model, data, label-flip, sign-flip, gaussian, little-is-enough, "
+        "inner-product, min-max, or a class as package.module:Name",
+    )
+    attack_strength: NonNegative = Field(
+        0.0,
+        description="factor of sign-flip, gaussian, little-is-enough (z) and inner-product "
+        "(epsilon); 0: the attack's own",
+    )
+    attack_draws: Annotated[int, Field(ge=2)] = Field(
+        5, description="datasets that an untargeted attacker draws to guess the honest reports"
+    )
     estimator: Literal["inferred", "oracle"] = Field(
         "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"
     )

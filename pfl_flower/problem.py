@@ -87,15 +87,19 @@ class Problem:
         return {}
 
     def _draw(self, users: tuple[int, ...]) -> Population:
+        return self.population_of(self.datasets(users))
+
+    def datasets(self, users: tuple[int, ...]) -> list[UserData]:
+        """Return what these users draw; an id past the last has as many points as the last."""
         points, seed = self.config.points(), self.config.seed
-        data = [self.source.draw(user, points[user], seed) for user in users]
+        data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
         if self.config.reduction == "scaled-sum":
             scale = len(points) / sum(points)
             data = [
                 replace(one, weights=torch.full((len(one.labels),), scale, dtype=torch.float64))
                 for one in data
             ]
-        return self.population_of(data)
+        return data
 
     def population_of(self, users: Sequence[UserData]) -> Population:
         """Return users with these datasets, who share the run's model, loss and regulariser."""
@@ -157,10 +161,14 @@ class Problem:
         features, labels = self.source.test_set()
         return features.to(self.device, self.dtype), labels.to(self.device)
 
-    def relabelled(self, labels: Tensor) -> Tensor:
-        """Return what the first attacker wants answered: the class moved, or the opposite."""
+    def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
+        """Return what an attacker wants answered: the class moved, or the opposite.
+
+        The class moves by ``shift``, the first attacker's when absent.
+        """
         if self.model.outputs > 1:
-            return (labels + self.config.shifts()[0]) % self.model.outputs
+            moved = self.config.shifts()[0] if shift is None else shift
+            return (labels + moved) % self.model.outputs
         return -labels
 
     def _target_key(self) -> str:

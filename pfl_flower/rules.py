@@ -16,6 +16,8 @@ METHODS_FOR = {
 }
 """The poisonings that each loss admits."""
 
+WITHOUT_STRENGTH = ("cga", "model", "data", "label-flip", "min-max")
+
 
 class Rule(NamedTuple):
     """A key, whether its value is wrong, and what would be right."""
@@ -100,7 +102,16 @@ def _attack_rules(config: RunConfig) -> list[Rule]:
             fixed and config.model != "linear",
             "the folder of a CGA run, for a model that is not linear",
         ),
-        Rule("equilibrium", config.equilibrium and not known, "false, for an attack of your own"),
+        Rule(
+            "attack-strength",
+            config.attack_strength > 0 and config.attack in WITHOUT_STRENGTH,
+            f"0, for attack = {config.attack}",
+        ),
+        Rule(
+            "equilibrium",
+            config.equilibrium and not known,
+            "false, unless attack = cga, model or data",
+        ),
     ]
 
 
