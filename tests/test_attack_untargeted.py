@@ -160,6 +160,14 @@ def test_a_run_under_attack_is_plausible_and_does_not_depend_on_the_nodes(
         assert same == (attack in DRAWN)
 
 
+@pytest.mark.parametrize("attack", ["sign-flip", "min-max"])
+def test_surrogates_leave_the_memory_of_honest_users_alone(attack: str) -> None:
+    """Single steps show whose memory is whose, and one node holds all of them."""
+    changes = {"attack": attack, "local_solver": "adam", "rounds": 5}
+    one, five = (play(configure(**changes), nodes=nodes) for nodes in (1, 5))
+    assert torch.allclose(trajectory(one), trajectory(five), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("strategic", ["4", "3,4"])
 def test_inner_products_turn_the_sum_around_by_default(strategic: str) -> None:
     record = play(configure(attack="inner-product", strategic_users=strategic, rounds=1))[0]
