@@ -17,9 +17,14 @@ from pfl_flower.figures import save
 
 COLOURS = "cividis"
 """Light to dark with any colour vision, and in grey."""
+DIVERGED = 10.0
+"""Times the way to the target, beyond which rho counts as diverged."""
 MAPS: Mapping[str, tuple[str, str]] = {
     "defences": ("accuracy", "accuracy of the global model on true labels"),
-    "defences-way": ("share", "share of the way from the reference to the attacker's target"),
+    "defences-way": (
+        "share",
+        "share of the way from the reference to the attacker's target (div.: rho diverged)",
+    ),
 }
 
 
@@ -70,21 +75,25 @@ def heat_maps(panels: Mapping[str, Panel], title: str, folder: Path, name: str) 
 
 def _heat_map(axes: Axes, panel: Panel) -> None:
     attacks, defences, values = panel
-    axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    shown = np.ma.masked_where(~(abs(values) <= DIVERGED), values)
+    axes.set_facecolor("white")
+    axes.imshow(shown, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(defences)), defences, rotation=40, ha="right", fontsize=9)
     axes.set_yticks(range(len(attacks)), attacks, fontsize=9)
     for (row, column), value in np.ndenumerate(values):
-        colour = "white" if value < 0.5 else "black"
+        colour = "white" if -DIVERGED <= value < 0.5 else "black"
         axes.text(column, row, number(value), ha="center", va="center", color=colour, fontsize=8)
 
 
 def number(value: float) -> str:
-    """Return two decimals, the order of magnitude of a large number, and no -0.
+    """Return two decimals, no -0, and a word where rho is past all bounds.
 
-    >>> number(0.956), number(-0.004), number(12345.0), number(float("nan"))
-    ('0.96', '0.00', '1e4', 'nan')
+    >>> number(0.956), number(-0.004), number(-12345.0), number(float("nan"))
+    ('0.96', '0.00', 'div.', 'nan')
     """
-    text = f"{value:.2f}" if not abs(value) >= 10 else f"{value:.0e}".replace("e+0", "e")
+    if abs(value) > DIVERGED:
+        return "div."
+    text = f"{value:.2f}"
     return text.removeprefix("-") if float(text) == 0 else text
 
 
