@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -161,7 +161,8 @@ class StrategicClient(Client):
         """Return honest reports ``(m, d)`` on these datasets, None if there are none."""
         if not datasets:
             return None
-        honest = SurrogateClient(self.problem, datasets, self.state).report(broadcast).gradients
+        told = replace(broadcast, users=datasets, last_accepted=(0,) * len(datasets))
+        honest = SurrogateClient(self.problem, datasets, self.state).report(told).gradients
         return torch.stack([honest[dataset] for dataset in datasets])
 
     def _attack(
