@@ -17,6 +17,8 @@ from pfl_flower.figures import save
 
 COLOURS = "cividis"
 """Light to dark with any colour vision, and in grey."""
+WIDTH = 132
+"""Columns of the terminal that nine attacks and eight rules take."""
 DIVERGED = 10.0
 """Times the way to the target, beyond which rho counts as diverged."""
 MAPS: Mapping[str, tuple[str, str]] = {
@@ -112,7 +114,8 @@ def show(title: str, attacks: list[str], defences: list[str], texts: list[list[s
         table.add_column(column)
     for attack, row in zip(attacks, texts, strict=True):
         table.add_row(attack, *row)
-    Console().print(table)
+    console = Console()
+    Console(width=max(WIDTH, console.width)).print(table)
 
 
 def markdown(
