@@ -1,4 +1,4 @@
-"""Poisoned users: the honest client's code on fabricated data, nothing else."""
+"""Poisoned users: the honest client's code on fabricated or relabelled data, nothing else."""
 
 from __future__ import annotations
 
@@ -45,6 +45,34 @@ class PoisonedClient(HonestClient):
             poisoned_residual=max(made.residual for made in data),
         )
         return replace(answer, metrics=metrics)
+
+    def evaluate(self) -> dict[int, float]:
+        """Return nothing: the run measures honest users' local models."""
+        return {}
+
+
+class RelabelledClient(HonestClient):
+    """Label flipping: the honest code on the user's own draw, every label as the attacker wants it.
+
+    Class c becomes c + target-shift, an answer or a sign its opposite; nothing else is known or
+    done (Tolpegin, Truex, Gursoy, Liu, *Data poisoning attacks against federated learning
+    systems*, 2020).
+    """
+
+    def population(self) -> Population:
+        """Return the users with their relabelled data."""
+        key = "relabelled", self.users
+        if key not in self.problem.prepared:
+            data = zip(self.users, self.problem.datasets(self.users), strict=True)
+            shift, relabel = self.problem.config.shift, self.problem.relabelled
+            made = [replace(own, labels=relabel(own.labels, shift(user))) for user, own in data]
+            self.problem.prepared[key] = self.problem.population_of(made)
+        found: Population = self.problem.prepared[key]
+        return found
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield all: few users relabel."""
+        yield asked, self.chosen(asked)
 
     def evaluate(self) -> dict[int, float]:
         """Return nothing: the run measures honest users' local models."""

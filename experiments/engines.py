@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.options import Options
@@ -43,12 +44,19 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
     from pfl_flower import client_app, server_app
     from pfl_flower.inprocess import run_in_process
 
+    with logged_to(log_path):
+        run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+
+
+@contextlib.contextmanager
+def logged_to(path: Path) -> Iterator[None]:
+    """Write to ``path`` what Flower logs and what is printed meanwhile."""
     logger = logging.getLogger("flwr")
     handlers, propagate = logger.handlers[:], logger.propagate
-    with log_path.open("w") as file, contextlib.redirect_stdout(file):
+    with path.open("w") as file, contextlib.redirect_stdout(file):
         logger.handlers, logger.propagate = [logging.StreamHandler(file)], False
         try:
-            run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+            yield
         finally:
             logger.handlers, logger.propagate = handlers, propagate
 

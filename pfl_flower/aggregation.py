@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.regularizers import Regularizer
+from pfl_flower.robust import ROBUST
 from pfl_flower.rows import Rows
 
 
@@ -138,7 +139,7 @@ def total(rows: Tensor) -> Tensor:
     return rows.sum(dim=0)
 
 
-AGGREGATIONS: dict[str, Aggregation] = {"sum": total}
+AGGREGATIONS: dict[str, Aggregation] = {"sum": total, **ROBUST}
 
 
 def combine(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Client, HonestClient, PoisonedClient, StrategicClient
+from clients import Client, HonestClient, PoisonedClient, RelabelledClient, StrategicClient
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, Scalar, parse_config
 from pfl_flower.messages import (
@@ -22,6 +23,8 @@ from pfl_flower.problem import Problem, build_problem
 from pfl_flower.rows import Rows
 
 ROLES = ("auto", "honest", "strategic")
+BY_DATA: Mapping[str, type[Client]] = {"data": PoisonedClient, "label-flip": RelabelledClient}
+"""Attacks whose users run the honest code on other data."""
 
 app = ClientApp()
 
@@ -54,8 +57,7 @@ def node_clients(
     if honest:
         clients.append(HonestClient(problem, honest, state))
     if strategic:
-        poisons = problem.config.attack == "data"
-        kind = PoisonedClient if poisons else StrategicClient
+        kind = BY_DATA.get(problem.config.attack, StrategicClient)
         clients.append(kind(problem, strategic, state))
     return clients
 

@@ -17,7 +17,17 @@ from pfl_flower.rules import rules
 
 Scalar = bool | int | float | str
 
-ATTACK_NAMES = ("cga", "model", "data")
+ATTACK_NAMES = (
+    "cga",
+    "model",
+    "data",
+    "label-flip",
+    "sign-flip",
+    "gaussian",
+    "little-is-enough",
+    "inner-product",
+    "min-max",
+)
 POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
 DATASET = re.compile(
     r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"
@@ -149,6 +159,10 @@ class RunConfig(Keys):
         """Return how many strategic users share this one's target, itself included."""
         same = [other for other in self.strategic() if self.shift(other) == self.shift(user)]
         return max(1, len(same))
+
+    def tolerance(self) -> int:
+        """Return f, the number of strategic users that the aggregation is meant to withstand."""
+        return self.aggregation_tolerance or max(1, len(self.strategic()))
 
     def folder(self) -> Path:
         """Return the absolute folder of the run's results."""

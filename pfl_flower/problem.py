@@ -89,10 +89,10 @@ class Problem:
         return {}
 
     def draw(self, users: tuple[int, ...]) -> Population:
-        """Return the honest users of these ids with data drawn anew."""
+        """Return honest users with data drawn anew; ids past the last have the last's points."""
         points, by_size = self.config.points(), defaultdict(list)
         for row, user in enumerate(users):
-            by_size[points[user]].append(row)
+            by_size[points[min(user, len(points) - 1)]].append(row)
         weight = len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
         parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
         for size, rows in by_size.items():
@@ -102,6 +102,18 @@ class Problem:
             parts[padded_size(size)].append((rows, replace(data, weights=weights)))
         stacks = [Stack.join(group, self.dtype) for _, group in sorted(parts.items())]
         return self.population_of(stacks)
+
+    def datasets(self, users: tuple[int, ...]) -> list[UserData]:
+        """Return what these users draw; an id past the last has as many points as the last."""
+        points, seed = self.config.points(), self.config.seed
+        data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
+        if self.config.reduction == "scaled-sum":
+            scale = len(points) / sum(points)
+            data = [
+                replace(one, weights=torch.full((len(one.labels),), scale, dtype=torch.float64))
+                for one in data
+            ]
+        return data
 
     def population_of(self, users: Sequence[UserData] | Sequence[Stack]) -> Population:
         """Return users with these datasets, who share the run's model, loss and regulariser."""
@@ -173,10 +185,14 @@ class Problem:
         features, labels = self.source.test_set()
         return features.to(self.device, self.dtype), labels.to(self.device)
 
-    def relabelled(self, labels: Tensor) -> Tensor:
-        """Return what the first attacker wants answered: the class moved, or the opposite."""
+    def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
+        """Return what an attacker wants answered: the class moved, or the opposite.
+
+        The class moves by ``shift``, the first attacker's when absent.
+        """
         if self.model.outputs > 1:
-            return (labels + self.config.shifts()[0]) % self.model.outputs
+            moved = self.config.shifts()[0] if shift is None else shift
+            return (labels + moved) % self.model.outputs
         return -labels
 
     def _target_key(self) -> str:

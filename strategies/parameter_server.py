@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
-from pfl_flower.aggregation import AGGREGATIONS, RowCheck, combine
+from pfl_flower.aggregation import AGGREGATIONS, Aggregation, RowCheck, combine
 from pfl_flower.messages import (
     Broadcast,
     NodeMetrics,
@@ -25,6 +25,7 @@ from pfl_flower.messages import (
     unpack_rho,
 )
 from pfl_flower.problem import Problem, resolve
+from pfl_flower.robust import bind
 from pfl_flower.rows import Rows
 from pfl_flower.seeding import generator
 from pfl_flower.server_steps import ServerOptimizer, StepSizes
@@ -75,7 +76,7 @@ class ParameterServer(Strategy):
         self.step_sizes = configured_step_sizes(problem)
         self.scale = config.sample_scale()
         self.optimizer = ServerOptimizer(config.server_optimizer)
-        self.rule = resolve("aggregation", config.aggregation, AGGREGATIONS)
+        self.rule = configured_rule(problem)
         self.check = RowCheck(
             regularizer=problem.regularizer,
             rtol=config.gradient_rtol,
@@ -295,4 +296,16 @@ def configured_step_sizes(problem: Problem) -> StepSizes:
         first=config.server_lr * config.server_lr_factor,
         decay=config.server_lr_decay,
         floor=config.server_lr_floor,
+    )
+
+
+def configured_rule(problem: Problem) -> Aggregation:
+    """Return what makes one direction of the rows of a run, its parameters given."""
+    config = problem.config
+    return bind(
+        resolve("aggregation", config.aggregation, AGGREGATIONS),
+        tolerance=config.tolerance(),
+        selected=config.krum_selected,
+        radius=config.clipping_radius,
+        mixing=config.aggregation_mixing,
     )

@@ -168,6 +168,7 @@ FEW_SEEDS = {
     "fig4-13-lambda",
     "fig14-15-no-noise",
     "budget-curve",
+    "defences",
 }
 """Figures whose runs take long; theorems have at least five seeds."""
 

@@ -34,6 +34,9 @@ class Observation:
         there was none.
     honest_sum : Tensor or None
         Sum ``(d,)`` of the honest gradients of the previous round, in the ``oracle`` protocol only.
+    surrogates : Tensor or None
+        Honest reports ``(m, d)`` at rho_t on the datasets that the attack names in ``datasets``, if
+        it does: what the attacker works out by itself on data of its own.
     """
 
     round: int
@@ -42,6 +45,7 @@ class Observation:
     eta_sum: float
     accepted: Tensor
     honest_sum: Tensor | None = None
+    surrogates: Tensor | None = None
 
 
 State = TypeVar("State", bound=NamedTuple)
