@@ -202,6 +202,6 @@ def test_chunks_are_drawn_anew_and_released(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_data_poisoning_is_not_chunked() -> None:
-    keys = {"attack": "data", "rounds": 4}
+    keys = {"attack": "data", "rounds": 4, "strategic_users": "3,4"}
     whole = trajectory(play(configure(**keys)))
     assert (trajectory(play(configure(**keys, chunk_users=1))) - whole).abs().max() <= 1e-12
