@@ -16,6 +16,9 @@ from pfl_flower.server_steps import StepSizes
 class HonestClient(Client):
     """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
 
+    record = "honest"
+    """Name of its memory in the state of a node, which other kinds of clients may share."""
+
     def population(self) -> Population:
         """Return the users with their data; a poisoned client differs in this alone."""
         return self.problem.population(self.users)
@@ -53,7 +56,7 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept = self.recall("honest")
+        kept = self.recall(self.record)
         known = kept.get("users", torch.zeros(0, dtype=torch.int64)).tolist()
         newcomers = not set(self.users) <= set(known)
         shape = len(self.users), self.problem.model.dim
@@ -72,7 +75,7 @@ class HonestClient(Client):
         return start
 
     def _keep(self, tensors: dict[str, Tensor]) -> None:
-        self.remember("honest", {"users": torch.tensor(self.users), **tensors})
+        self.remember(self.record, {"users": torch.tensor(self.users), **tensors})
 
     def _step(
         self, population: Population, broadcast: Broadcast, memory: dict[str, Tensor]

@@ -45,7 +45,8 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
 
     logger = logging.getLogger("flwr")
     handlers, propagate = logger.handlers[:], logger.propagate
-    with log_path.open("w") as file, contextlib.redirect_stdout(file):
+    mode = "a" if config.resume else "w"
+    with log_path.open(mode) as file, contextlib.redirect_stdout(file):
         logger.handlers, logger.propagate = [logging.StreamHandler(file)], False
         try:
             run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients import Client, HonestClient, PoisonedClient, StrategicClient
+from clients.memory import Memory
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, parse_config
 from pfl_flower.messages import (
-    CONFIG,
     METRICS,
+    ROLES,
+    Introduction,
     NodeMetrics,
+    pack_introduction,
     pack_report,
     unpack_broadcast,
     unpack_request,
 )
 from pfl_flower.problem import Problem, build_problem
-
-ROLES = ("auto", "honest", "strategic")
 
 app = ClientApp()
 
@@ -36,6 +39,14 @@ def node_role(context: Context) -> str:
     if role not in ROLES:
         raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")
     return role
+
+
+def node_memory(problem: Problem, context: Context) -> Memory:
+    """Return the memory in the node's own ``state-dir``, the run's, or the folder of the run."""
+    config = problem.config
+    chosen = str(context.node_config.get("state-dir", config.state_dir))
+    base = Path(chosen).expanduser() / config.name if chosen else config.folder() / "state"
+    return Memory(base.absolute())
 
 
 def node_clients(
@@ -61,10 +72,12 @@ def _problem(context: Context) -> Problem:
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Tell the server which role this node was started with."""
-    _problem(context)
-    record = ConfigRecord({"role": node_role(context)})
-    return Message(RecordDict({CONFIG: record}), reply_to=message)
+    """Tell the server which role this node was started with, and whose memory it has kept."""
+    problem = _problem(context)
+    round, _ = unpack_request(message.content)
+    holds = node_memory(problem, context).users(round)
+    said = Introduction(node_role(context), frozenset(holds))
+    return Message(pack_introduction(said), reply_to=message)
 
 
 @app.train()
@@ -72,12 +85,16 @@ def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with one gradient row per assigned user."""
     problem = _problem(context)
     broadcast = unpack_broadcast(message.content, problem.device)
+    memory = node_memory(problem, context)
+    memory.recall(context.state, broadcast)
     clients = node_clients(problem, broadcast.users, node_role(context), context.state)
     answers = [client.report(broadcast) for client in clients]
     rows = {user: row for answer in answers for user, row in answer.gradients.items()}
     gradients = torch.stack([rows[user] for user in broadcast.users])
     report = Report(broadcast.round, broadcast.users, gradients)
     metrics = NodeMetrics.merge(answer.metrics for answer in answers)
+    if problem.config.checkpoint_every:
+        memory.keep(context.state, broadcast)
     return Message(pack_report(report, metrics), reply_to=message)
 
 

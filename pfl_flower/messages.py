@@ -12,10 +12,30 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Reason, Report, ReportError
 
+ROLES = ("auto", "honest", "strategic")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 RHO, HONEST_SUM, GRADIENTS = "rho", "honest-sum", "gradients"
 HEADER_BYTES = 4096
 """Room for the header of a serialised array."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of the server, of which a run that is resumed has several.
+
+    Attributes
+    ----------
+    name : str
+        Different for every start; empty if the run keeps no checkpoints, nor clients their memory.
+    resumed : int
+        The round it goes on from: what clients did after it in an earlier session never happened.
+    committed : int
+        The round of the last checkpoint: clients keep what they need to go back to it.
+    """
+
+    name: str = ""
+    resumed: int = 0
+    committed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +56,8 @@ class Broadcast:
         eta_t, and the sum of the step sizes of the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
+    session : Session
+        Which start of the server this is, and which round clients may have to go back to.
     """
 
     round: int
@@ -45,6 +67,7 @@ class Broadcast:
     eta: float
     eta_sum: float
     honest_sum: Tensor | None = None
+    session: Session = Session()
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -76,6 +99,9 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
             "last-accepted": list(broadcast.last_accepted),
             "eta": broadcast.eta,
             "eta-sum": broadcast.eta_sum,
+            "session": broadcast.session.name,
+            "resumed": broadcast.session.resumed,
+            "committed": broadcast.session.committed,
         }
     )
     content = ArrayRecord({RHO: arrays[RHO]})
@@ -96,6 +122,9 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
+        session=Session(
+            str(config["session"]), _integer(config, "resumed"), _integer(config, "committed")
+        ),
     )
 
 
@@ -108,6 +137,27 @@ def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
     """Return the round and the users of an evaluation message."""
     config = content.config_records[CONFIG]
     return _integer(config, "round"), _integers(config, "users")
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a node says of itself: its role, and the users whose memory it has on its disk."""
+
+    role: str = "auto"
+    holds: frozenset[int] = frozenset()
+
+
+def pack_introduction(said: Introduction) -> RecordDict:
+    """Return the content of a node's introduction."""
+    return RecordDict({CONFIG: ConfigRecord({"role": said.role, "holds": sorted(said.holds)})})
+
+
+def unpack_introduction(content: RecordDict) -> Introduction:
+    """Return what a node that is not trusted says of itself; what is missing is left out."""
+    config = content.config_records.get(CONFIG, ConfigRecord())
+    holds = config.get("holds")
+    users = [user for user in holds if isinstance(user, int)] if isinstance(holds, list) else []
+    return Introduction(str(config.get("role", "auto")), frozenset(users))
 
 
 @dataclass(frozen=True)

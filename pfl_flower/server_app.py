@@ -35,6 +35,14 @@ from pfl_flower.results import (
 )
 from pfl_flower.sources import DataError
 from pfl_flower.yardstick import measure_equilibrium
+from strategies.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    Records,
+    ServerState,
+    load_checkpoint,
+    write_checkpoint,
+)
 from strategies.parameter_server import ParameterServer
 from strategies.records import RoundRecord
 from strategies.roster import NodesMissingError
@@ -57,9 +65,20 @@ def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
     """Run the strategy, write the results, and return their folder."""
     began = time.perf_counter()
     folder = config.folder()
-    with RoundsFile(folder / "rounds.csv") as rounds:
+    found = load_checkpoint(
+        config, device=problem.device, dim=problem.model.dim, dtype=problem.dtype
+    )
+    kept = found.records.rounds if found is not None else ""
+    with RoundsFile(folder / "rounds.csv", kept) as rounds:
         book = Bookkeeper(problem, rounds)
-        strategy = ParameterServer(problem, on_round=book.close_round)
+        if found is not None:
+            book.resume(found)
+        strategy = ParameterServer(
+            problem,
+            on_round=book.close_round,
+            on_checkpoint=book.save_checkpoint,
+            saved=found.server if found is not None else None,
+        )
         strategy.start(
             grid,
             pack_rho(problem.initial),
@@ -129,6 +148,24 @@ class Bookkeeper:
         self.rho = self._previous = record.rho
         self._strategic_sum = record.gradient_sum(strategic=True)
         self._log(record)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint left off."""
+        records = checkpoint.records
+        self.rho = self._previous = checkpoint.server.rho
+        self._strategic_sum = records.strategic_sum
+        self.trajectory = list(records.trajectory if records.trajectory is not None else [])
+
+    def save_checkpoint(self, state: ServerState) -> None:
+        """Write the server's state and the records so far in place of the last checkpoint."""
+        records = Records(
+            rounds=self.rounds.path.read_bytes().decode(),
+            strategic_sum=self._strategic_sum,
+            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+        )
+        path = self.config.folder() / CHECKPOINT_FILE
+        write_checkpoint(path, self.config, Checkpoint(state, records))
+        log(INFO, "round %d: checkpoint in %s", state.round, path)
 
     def save_limit(self, path: Path) -> None:
         """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""

@@ -88,7 +88,7 @@ def read_replies(
 
 def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:
     if answer is None:
-        raise ReportError(Reason.NO_REPLY, "no reply within reply-timeout")
+        raise ReportError(Reason.NO_REPLY, "its node is gone, or slower than reply-timeout")
     if answer.has_error():
         detail = " ".join(str(answer.error.reason).split())[:DETAIL_CHARACTERS]
         raise ReportError(Reason.CLIENT_ERROR, f"code {answer.error.code}: {detail}")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from logging import INFO
+from dataclasses import replace
+from logging import INFO, WARNING
+from uuid import uuid4
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from torch import Tensor
 
 from pfl_flower.aggregation import AGGREGATIONS, RowCheck, combine
 from pfl_flower.messages import (
     Broadcast,
     NodeMetrics,
+    Session,
     pack_broadcast,
     pack_request,
     pack_rho,
@@ -25,25 +26,11 @@ from pfl_flower.messages import (
 )
 from pfl_flower.problem import Problem, resolve
 from pfl_flower.server_steps import ServerOptimizer, StepSizes
+from strategies.checkpoint import ServerState, Standing
 from strategies.intake import Form, Intake, read_replies
 from strategies.records import RoundRecord
-from strategies.roster import (
-    SETTLE_SECONDS,
-    NodesMissingError,
-    Roster,
-    ask_roles,
-    assign_users,
-    wait_for_nodes,
-)
-
-
-@dataclass
-class _Standing:
-    """What the server remembers of past rounds."""
-
-    eta_sum: float = 0.0
-    last_accepted: dict[int, int] = field(default_factory=dict)
-    honest_sum: Tensor | None = None
+from strategies.recruiting import Recruiter
+from strategies.roster import NodesMissingError, Roster
 
 
 class ParameterServer(Strategy):
@@ -55,6 +42,11 @@ class ParameterServer(Strategy):
         Regulariser, dimensions and run configuration.
     on_round : callable, optional
         Called with every ``RoundRecord``, after the round.
+    on_checkpoint : callable, optional
+        Called with the ``ServerState`` to keep, each ``checkpoint-every`` rounds, after the last
+        round, and when too few nodes are left.
+    saved : ServerState, optional
+        Where to go on from.
 
     Notes
     -----
@@ -64,11 +56,17 @@ class ParameterServer(Strategy):
     """
 
     def __init__(
-        self, problem: Problem, *, on_round: Callable[[RoundRecord], None] | None = None
+        self,
+        problem: Problem,
+        *,
+        on_round: Callable[[RoundRecord], None] | None = None,
+        on_checkpoint: Callable[[ServerState], None] | None = None,
+        saved: ServerState | None = None,
     ) -> None:
         config = problem.config
         self.problem, self.on_round = problem, on_round
-        self.settle = SETTLE_SECONDS
+        self.on_checkpoint, self.saved = on_checkpoint, saved
+        self.recruiter = Recruiter(config)
         self.step_sizes = configured_step_sizes(problem)
         self.optimizer = ServerOptimizer(config.server_optimizer)
         self.rule = resolve("aggregation", config.aggregation, AGGREGATIONS)
@@ -78,35 +76,12 @@ class ParameterServer(Strategy):
             max_norm=config.max_gradient_norm,
         )
         self.roster: Roster | None = None
-        self._standing = _Standing()
+        self._present: frozenset[int] = frozenset()
+        self._standing = Standing()
+        self._session = Session()
         self._rho = problem.initial
         self._asked: list[tuple[Message, tuple[int, ...]]] = []
         self._record: RoundRecord | None = None
-
-    def recruit(self, grid: Grid) -> Roster:
-        """Wait for the nodes, ask for their roles, and lay out the users.
-
-        Raises
-        ------
-        NodesMissingError
-            If fewer than ``min-nodes`` came or none can take part.
-        """
-        config = self.problem.config
-        nodes = wait_for_nodes(grid, config.min_nodes, config.node_timeout, self.settle)
-        roles = ask_roles(grid, nodes, config.reply_timeout)
-        if len(roles) < config.min_nodes:
-            raise NodesMissingError(
-                f"min-nodes = {config.min_nodes}: {len(roles)} of {len(nodes)} nodes can take part"
-            )
-        roster = assign_users(config.users, config.strategic(), roles)
-        log(
-            INFO,
-            "%d users on %d nodes, strategic: %s",
-            config.users,
-            len(roster.nodes),
-            sorted(roster.strategic) or "none",
-        )
-        return roster
 
     def participants(self, round: int) -> frozenset[int]:
         """Return the users asked in a round: all of them."""
@@ -124,14 +99,16 @@ class ParameterServer(Strategy):
     ) -> Result:
         """Run ``num_rounds`` rounds; Flower's own loop with a roster before it and less to read."""
         self.summary()
-        self.roster = self.recruit(grid)
         train_config = train_config or ConfigRecord()
         evaluate_config = evaluate_config or ConfigRecord()
-        result, arrays = Result(arrays=initial_arrays), initial_arrays
-        if evaluate_fn and (metrics := evaluate_fn(0, arrays)) is not None:
+        arrays = self.begin(grid, initial_arrays)
+        done = self._session.resumed
+        result = Result(arrays=arrays)
+        if done == 0 and evaluate_fn and (metrics := evaluate_fn(0, arrays)) is not None:
             result.evaluate_metrics_serverapp[0] = metrics
-        for current in range(1, num_rounds + 1):
+        for current in range(done + 1, num_rounds + 1):
             began = time.perf_counter()
+            self._attend(grid, current)
             messages = list(self.configure_train(current, arrays, train_config, grid))
             replies = grid.send_and_receive(messages, timeout=timeout)
             new_arrays, train_metrics = self.aggregate_train(current, replies)
@@ -145,15 +122,40 @@ class ParameterServer(Strategy):
                 result.evaluate_metrics_clientapp[current] = local
             if evaluate_fn and (metrics := evaluate_fn(current, arrays)) is not None:
                 result.evaluate_metrics_serverapp[current] = metrics
-            self._close_round(time.perf_counter() - began)
+            self._close_round(current, time.perf_counter() - began, last=num_rounds)
         return result
+
+    def begin(self, grid: Grid, arrays: ArrayRecord) -> ArrayRecord:
+        """Recruit the nodes, and return the arrays of the first round, or of the one to resume.
+
+        Raises
+        ------
+        NodesMissingError
+            If fewer than ``min-nodes`` came or none can take part.
+        """
+        saved = self.saved
+        done = 0 if saved is None else saved.round
+        if saved is not None or self.problem.config.checkpoint_every:
+            self._session = Session(uuid4().hex, done, done)
+        if saved is None:
+            self.roster = self.recruiter.begin(grid)
+            return arrays
+        self.roster = self.recruiter.resume(grid, saved.roster, done)
+        self._rho, self._standing = saved.rho, saved.standing
+        self.optimizer.restore(saved.rho, saved.optimizer)
+        log(INFO, "resumed after round %d", done)
+        held = {user for said in self.recruiter.nodes.values() for user in said.holds}
+        if lost := sorted(self._standing.last_accepted.keys() - held):
+            log(WARNING, "no node holds the memory of users %s: they start anew", lost)
+        return pack_rho(saved.rho)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return one broadcast per node that has a user to ask."""
         if self.roster is None:
-            self.roster = self.recruit(grid)
+            self.roster = self.recruiter.begin(grid)
+            self._present = frozenset(self.roster.nodes)
         self._rho = unpack_rho(arrays).to(self.problem.device)
         asked = self.participants(server_round)
         self._asked = []
@@ -163,7 +165,8 @@ class ParameterServer(Strategy):
                 content = pack_broadcast(self._broadcast(server_round, users), arrays)
                 message = Message(content, node, MessageType.TRAIN, group_id=str(server_round))
                 self._asked.append((message, users))
-        return [message for message, _ in self._asked]
+        # Flower would wait in vain for a node that it knows to be gone.
+        return [m for m, _ in self._asked if m.metadata.dst_node_id in self._present]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -185,6 +188,7 @@ class ParameterServer(Strategy):
             metrics=intake.metrics,
         )
         self._remember(self._record)
+        self._rho = rho
         self._record.log_faults()
         metrics = MetricRecord(
             {
@@ -251,6 +255,7 @@ class ParameterServer(Strategy):
             eta=self.step_sizes.at(round),
             eta_sum=standing.eta_sum,
             honest_sum=standing.honest_sum if given else None,
+            session=self._session,
         )
 
     def intake(self, server_round: int, replies: Iterable[Message]) -> Intake:
@@ -264,11 +269,41 @@ class ParameterServer(Strategy):
         standing.last_accepted.update(dict.fromkeys(record.accepted, record.round))
         standing.honest_sum = record.gradient_sum(strategic=False)
 
-    def _close_round(self, seconds: float) -> None:
+    def _attend(self, grid: Grid, round: int) -> None:
+        """See who is there; without enough nodes, keep the state of the last round and give up."""
+        if self.roster is None:
+            return
+        try:
+            self.roster, self._present = self.recruiter.attend(grid, self.roster, round)
+        except NodesMissingError as error:
+            if round == 1 or self.on_checkpoint is None:
+                raise
+            self._checkpoint(round - 1)
+            raise NodesMissingError(f"{error}; resume = auto goes on from here") from None
+
+    def _close_round(self, round: int, seconds: float, *, last: int) -> None:
         if self._record is not None:
             self._record.seconds = seconds
             if self.on_round is not None:
                 self.on_round(self._record)
+        every = self.problem.config.checkpoint_every
+        if every and (round % every == 0 or round == last):
+            self._checkpoint(round)
+            self._session = replace(self._session, committed=round)
+
+    def _checkpoint(self, round: int) -> None:
+        if self.on_checkpoint is not None and self.roster is not None:
+            self.on_checkpoint(self.state(round))
+
+    def state(self, round: int) -> ServerState:
+        """Return what the round after ``round`` depends on."""
+        return ServerState(
+            round=round,
+            rho=self._rho,
+            standing=self._standing,
+            optimizer=self.optimizer.state(),
+            roster=self.roster or Roster({}, frozenset()),
+        )
 
 
 def configured_step_sizes(problem: Problem) -> StepSizes:
