@@ -54,7 +54,8 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:
+    """Return the ``flwr run`` of a configuration, which it finds in ``folder``."""
     settings = folder / "run-config.toml"
     settings.write_text(
         "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items())
@@ -63,6 +64,11 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
     if nodes is not None:
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
         command += ["--federation-config", resources]
+    return command
+
+
+def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+    command = simulation_command(config, nodes, folder)
     environment = {**os.environ, "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
     log_path = folder / "run.log"
     with log_path.open("w") as file:
