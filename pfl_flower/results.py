@@ -42,6 +42,7 @@ COLUMNS = (
     "accepted",
     "rejections",
     "rejection_reasons",
+    "notices",
     "worst_residual",
     "unconverged",
     "local_accuracy",

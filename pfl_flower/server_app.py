@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
 from logging import ERROR, INFO
 from pathlib import Path
 
@@ -44,7 +43,7 @@ from strategies.checkpoint import (
     write_checkpoint,
 )
 from strategies.parameter_server import ParameterServer
-from strategies.records import RoundRecord
+from strategies.records import RoundRecord, counts
 from strategies.roster import NodesMissingError
 
 app = ServerApp()
@@ -120,7 +119,6 @@ class Bookkeeper:
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
-        reasons = Counter(str(rejection.reason) for rejection in record.rejections)
         norms = {
             f"{side}_gradient_norm": float(
                 torch.linalg.vector_norm(record.gradient_sum(strategic=side == "strategic"))
@@ -137,7 +135,8 @@ class Bookkeeper:
                 **norms,
                 "accepted": len(record.accepted),
                 "rejections": len(record.rejections),
-                "rejection_reasons": ";".join(f"{key}:{n}" for key, n in sorted(reasons.items())),
+                "rejection_reasons": counts(record.reasons()),
+                "notices": counts(record.notices),
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
                 **_local(record, self.config.points()),

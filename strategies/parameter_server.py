@@ -81,6 +81,7 @@ class ParameterServer(Strategy):
         self._session = Session()
         self._rho = problem.initial
         self._asked: list[tuple[Message, tuple[int, ...]]] = []
+        self._questions: list[tuple[Message, tuple[int, ...]]] = []
         self._record: RoundRecord | None = None
 
     def participants(self, round: int) -> frozenset[int]:
@@ -186,6 +187,7 @@ class ParameterServer(Strategy):
             rejections=rejections,
             strategic=self.roster.strategic if self.roster else frozenset(),
             metrics=intake.metrics,
+            notices=intake.notices,
         )
         self._remember(self._record)
         self._rho = rho
@@ -195,6 +197,8 @@ class ParameterServer(Strategy):
                 "accepted": len(rows),
                 "rejections": len(rejections),
                 "worst-residual": self._record.metrics.worst_residual,
+                **{f"rejected-{reason}": n for reason, n in self._record.reasons().items()},
+                **{f"left-out-{kind}": n for kind, n in intake.notices.items()},
             }
         )
         return pack_rho(rho), metrics
@@ -207,22 +211,24 @@ class ParameterServer(Strategy):
         due = run.evaluate_every and server_round % run.evaluate_every == 0
         if self.roster is None or not run.evaluate_every or not (due or server_round == run.rounds):
             return []
-        return [
-            Message(
-                pack_request(server_round, users),
-                node,
-                MessageType.EVALUATE,
-                group_id=str(server_round),
-            )
-            for node, users in self.roster.nodes.items()
-            if not set(users) <= self.roster.strategic
-        ]
+        self._questions = []
+        for node, users in self.roster.nodes.items():
+            if node in self._present and not self.roster.strategic.issuperset(users):
+                content, tag = pack_request(server_round, users), str(server_round)
+                message = Message(content, node, MessageType.EVALUATE, group_id=tag)
+                self._questions.append((message, users))
+        return [message for message, _ in self._questions]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the mean accuracy of the local models that answered."""
-        said = [NodeMetrics.unpack(reply.content) for reply in replies if reply.has_content()]
+        asked = {message.metadata.message_id: users for message, users in self._questions}
+        said = [
+            NodeMetrics.unpack(reply.content, asked.get(reply.metadata.reply_to_message_id, ()))
+            for reply in replies
+            if reply.has_content()
+        ]
         accuracies = NodeMetrics.merge(said).accuracies
         if not accuracies:
             return None
