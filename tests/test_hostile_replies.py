@@ -87,7 +87,7 @@ def denormals(draw: Draw, reply: Message) -> Message:
 
 
 def scale(draw: Draw, reply: Message) -> Message:
-    return set_array(reply, Array(HONEST * draw(st.sampled_from((0.5, 1.5, 3.0, 9.0, 1e200)))))
+    return set_array(reply, Array(HONEST * draw(st.sampled_from((0.5, 1.6, 1.8, 2.5, 9.0, 1e200)))))
 
 
 def shape(draw: Draw, reply: Message) -> Message:
@@ -255,7 +255,7 @@ def test_no_reply_stops_the_server_or_leaves_grad(
 
     @seed(1)
     @settings(
-        max_examples=replies // 8,
+        max_examples=replies // 10,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
