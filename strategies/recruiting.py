@@ -114,7 +114,9 @@ class Recruiter:
 
     def _ask(self, grid: Grid, nodes: list[int], round: int) -> None:
         self._asked.update(nodes)
-        self.nodes.update(ask_nodes(grid, nodes, self.config.reply_timeout, round))
+        # The first answer takes a process that starts, whatever the others take.
+        patience = max(self.config.reply_timeout, self.config.node_timeout)
+        self.nodes.update(ask_nodes(grid, nodes, patience, round))
 
     def _roles(self) -> dict[int, str]:
         return {node: said.role for node, said in self.nodes.items()}
