@@ -328,12 +328,15 @@ def test_k_strategic_users_move_rho_by_at_most_eta_k_lam(name: str) -> None:
         here=st.lists(st.floats(-1e3, 1e3), min_size=dim, max_size=dim),
         honest=st.lists(st.floats(-1, 1), min_size=2 * dim, max_size=2 * dim),
         wishes=st.lists(wish, min_size=1, max_size=3),
-        inside=st.booleans(),
+        how=st.sampled_from(("as drawn", "inside", "at the edge")),
     )
-    def holds(here, honest, wishes, inside) -> None:  # type: ignore[no-untyped-def]
+    def holds(here, honest, wishes, how) -> None:  # type: ignore[no-untyped-def]
         sent = torch.tensor(wishes, dtype=torch.float64)
-        if inside:
+        if how != "as drawn":
             sent = problem.regularizer.project(torch.nan_to_num(sent, 0.0, 1e3, -1e3))
+        if how == "at the edge":
+            # Outside by less than the tolerance: accepted, and projected.
+            sent = sent * lam * (1 + 9e-7) / sent.norm(dim=1, keepdim=True).clamp(min=1e-300)
         rows = torch.tensor(honest, dtype=torch.float64).reshape(2, dim)
         rho = torch.tensor(here, dtype=torch.float64)
         with_them, without_them = (

@@ -257,3 +257,18 @@ def test_hostile_introductions_are_left_out() -> None:
     records = play(configure(strategic_users="none"), nodes=5, app=app)
     assert all(len(record.accepted) == 5 for record in records)
     assert torch.isfinite(trajectory(records)).all()
+
+
+def test_nodes_that_are_all_hostile_end_the_run_in_one_line() -> None:
+    app = ClientApp()
+
+    @app.query()
+    def introduce(message: Message, context: Context) -> Message:
+        reply = client_app(message, context)
+        reply.content.config_records["config"]["role"] = "king\nof all"
+        return reply
+
+    for register in (app.train, app.evaluate):
+        register()(client_app)
+    with pytest.raises(NodesMissingError, match="min-nodes = 1: 0 of 2 nodes can take part"):
+        play(configure(), nodes=2, app=app)
