@@ -82,7 +82,7 @@ def checkpointed(folder: Path) -> int:
 
 
 def test_the_command_line_is_killed_at_random_rounds(tmp_path: Path) -> None:
-    rounds = 250
+    rounds = 120
     whole = uninterrupted(tmp_path / "whole", rounds)
     settings = {**SETTINGS, "checkpoint-every": EVERY, "resume": "auto"}
     command = [sys.executable, "-m", "experiments", "run", "digits-squared-l2", "--nodes", "2"]
@@ -97,7 +97,7 @@ def test_the_command_line_is_killed_at_random_rounds(tmp_path: Path) -> None:
     draw = random.Random(6)
     for _ in range(2):
         done = killed_in(
-            start, config.folder(), draw.randint(5, 60), "experiments run", str(tmp_path)
+            start, config.folder(), draw.randint(5, 45), "experiments run", str(tmp_path)
         )
         assert EVERY < done < rounds
         assert done - checkpointed(config.folder()) <= EVERY
