@@ -40,9 +40,10 @@ class HonestClient(Client):
             )
         else:
             before = memory["theta"]
-            after = self._step(population, broadcast, memory)
+            after, residual = self._step(population, broadcast, memory)
             used = before if self.problem.config.simultaneous else after
-            reports, metrics = population.report(broadcast.rho, used), NodeMetrics()
+            reports = population.report(broadcast.rho, used)
+            metrics = NodeMetrics(worst_residual=residual)
         return Answer(dict(zip(self.users, reports, strict=True)), metrics)
 
     def evaluate(self) -> dict[int, float]:
@@ -79,7 +80,8 @@ class HonestClient(Client):
 
     def _step(
         self, population: Population, broadcast: Broadcast, memory: dict[str, Tensor]
-    ) -> Tensor:
+    ) -> tuple[Tensor, float]:
+        """Return the models after a step, and the largest gradient norm before it."""
         config, theta = self.problem.config, memory["theta"]
         if config.batch_size:
             gradient = population.minibatch_gradient(theta, self._draws(broadcast.round))
@@ -94,7 +96,7 @@ class HonestClient(Client):
         after, state = optimizer_step(name, theta, gradient, state, sizes.at(broadcast.round))
         moments = {"first": state.first, "second": state.second} if name == "adam" else {}
         self._keep({"theta": after, "steps": state.steps, **moments})
-        return after
+        return after, float(torch.linalg.vector_norm(gradient, dim=1).max())
 
     def _draws(self, round: int) -> list[Tensor]:
         config = self.problem.config

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import train_vgg
+from experiments.benchmark import command as benchmark
 from experiments.claims import description, preset_names
 from experiments.engines import RunFailedError
 from experiments.options import Options, parse_seeds, parse_settings
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
     page.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
     train_vgg.add_parser(commands)
+    benchmark.add_parser(commands)
     return top
 
 
@@ -152,6 +154,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
     "reproduce": _reproduce,
     "report": _report,
     "train-vgg": train_vgg.run,
+    "benchmark": benchmark.run,
 }
 
 

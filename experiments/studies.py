@@ -27,4 +27,8 @@ STUDIES: Mapping[str, str] = {
     "table1-sum-vs-mean": f"{PAPER}.sums:TABLE1",
     "fig4-13-lambda": f"{PAPER}.sums:LAMBDA",
     "fig14-15-no-noise": f"{PAPER}.sums:NO_NOISE",
+    "fig17-cifar-cga": f"{PAPER}.cifar:CGA",
+    "fig18-cifar-model": f"{PAPER}.cifar:MODEL",
+    "fig19-cifar-data": f"{PAPER}.cifar:DATA",
+    "inversion-cifar": f"{PAPER}.inversion:STUDY",
 }

@@ -29,6 +29,7 @@ class Evaluation:
     target: Tensor | None
     start: Tensor
     rivals: tuple[Tensor, ...] = ()
+    honest: Tensor | None = None
 
     @classmethod
     def of(cls, problem: Problem) -> Evaluation:
@@ -38,7 +39,8 @@ class Evaluation:
         # Two layers take minutes to learn a target, which nobody aims at without an attacker.
         if problem.config.strategic() or problem.config.model == "linear":
             target, *rivals = problem.targets.values()
-        return cls(problem, features, labels, target, problem.initial, tuple(rivals))
+        honest = problem.honest_model if problem.config.honest_distance else None
+        return cls(problem, features, labels, target, problem.initial, tuple(rivals), honest)
 
     @cached_property
     def target_accuracy(self) -> float:
@@ -53,7 +55,8 @@ class Evaluation:
 
         ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
         relabels it (absent for regression); ``loss_true`` is the mean loss per test point;
-        distances are Euclidean, ``distance_to_rival`` to the nearest target of the others.
+        distances are Euclidean, ``distance_to_rival`` to the nearest target of the others,
+        ``distance_to_honest`` to a classifier learned as the target is, on the true labels.
         """
         scores = self.problem.model.scores(rho[None], self.features)[0]
         labels = self.labels
@@ -71,6 +74,8 @@ class Evaluation:
         if self.rivals:
             measured["distance_to_rival"] = min(_norm(rho - rival) for rival in self.rivals)
         measured["distance_to_start"] = _norm(rho - self.start)
+        if self.honest is not None:
+            measured["distance_to_honest"] = _norm(rho - self.honest)
         measured["norm_rho"] = _norm(rho)
         return measured
 

@@ -73,18 +73,21 @@ def joint_minimum(
             shared = shared + regularizer.grad_rho(rho, attack_models).sum(dim=0)
         return float(value), torch.cat([shared[None], population.gradient(theta) - pull])
 
+    steps, norm = 0, 0.0
+
     def evaluate(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        nonlocal norm
         point = torch.from_numpy(flat).view(shape).to(rho)
         value, gradient = gradients(point)
+        norm = float(torch.linalg.vector_norm(gradient))
         return value, gradient.double().cpu().numpy().reshape(-1)
-
-    steps = 0
 
     def after(flat: NDArray[np.float64]) -> None:
         nonlocal steps
         steps += 1
         if watch is not None:
-            watch(steps, float(np.linalg.norm(evaluate(flat)[1])))
+            # A step ends with the evaluation of the point that it accepts.
+            watch(steps, norm)
 
     first = rho.expand(shape).double().cpu().numpy().reshape(-1).copy()
     goal = tolerance * float(np.linalg.norm(evaluate(first)[1]))

@@ -166,6 +166,9 @@ class Keys(BaseModel):
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         10, description="rounds between evaluations of the local models; 0: never"
     )
+    honest_distance: bool = Field(
+        False, description="measure rho's distance to a classifier of the true labels (images)"
+    )
     equilibrium: bool = Field(
         False, description="find the exact minimiser of LOSS after the run (linear models)"
     )

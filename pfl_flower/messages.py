@@ -168,7 +168,8 @@ class NodeMetrics:
     Attributes
     ----------
     worst_residual, unconverged
-        Of its local solves: the largest residual, and how many missed their tolerance.
+        The largest first-order residual of its local problems, of a single step's before the step;
+        and how many exact solves missed their tolerance.
     accuracies : dict
         Of its honest users' local models, by user.
     poisoned_points, poisoned_labels, poisoned_residual

@@ -30,6 +30,7 @@ from pfl_flower.config import ConfigError
 from pfl_flower.equilibrium import equilibrium
 from pfl_flower.equivalence import model_from_gradient, nearest_gradient
 from pfl_flower.models import augment
+from pfl_flower.newton import DENSE_LIMIT
 from pfl_flower.population import Population
 from pfl_flower.problem import Problem, resolve
 from pfl_flower.reachable import Limit, reachable_limit
@@ -101,8 +102,9 @@ def poisoned_population(problem: Problem, users: tuple[int, ...]) -> Population:
     """Return strategic users with their fabricated data, in the run's precision."""
     key = "poisoned", users
     if key not in problem.prepared:
-        data = [fabricate(problem, user).user() for user in users]
-        problem.prepared[key] = problem.population_of(data)
+        data = [fabricate(problem, user) for user in users]
+        soft = all(one.labels.ndim == 2 for one in data)
+        problem.prepared[key] = problem.population_of([one.user(soft=soft) for one in data])
     found: Population = problem.prepared[key]
     return found
 
@@ -117,9 +119,14 @@ def reach(problem: Problem, user: int) -> Limit:
     """Return where a strategic user and its allies can hold rho against the honest users."""
     problem = problem.in_double
     target = problem.targets[problem.config.shift(user)]
-    population = problem.population(honest_users(problem))
+    users = honest_users(problem)
     radius = problem.config.allies(user) * problem.regularizer.radius
-    return reachable_limit(population, target, radius=radius)
+    start = None
+    if problem.model.dim > DENSE_LIMIT:
+        # Users draw from the same data: each begins where the first one ended, not far away at rho.
+        first = problem.population(users[:1]).solve(target, target[None]).theta
+        start = first.repeat(len(users), 1)
+    return reachable_limit(problem.population(users), target, radius=radius, start=start)
 
 
 def _make_plan(problem: Problem, user: int) -> Plan:

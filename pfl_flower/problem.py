@@ -136,6 +136,11 @@ class Problem:
         """theta_dagger ``(d,)`` by what it adds to a class; several where users compete."""
         return {shift: self._learn(shift) for shift in dict.fromkeys(self.config.shifts())}
 
+    @cached_property
+    def honest_model(self) -> Tensor:
+        """A classifier ``(d,)`` learned as the target is, on the labels as they are."""
+        return self._learn(0)
+
     def _learn(self, shift: int) -> Tensor:
         key = self._target_key()
         target = learn_target(self.source, self.model, self.loss, cache_key=key, shift=shift)

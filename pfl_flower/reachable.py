@@ -57,6 +57,7 @@ def reachable_limit(
     target: Tensor,
     *,
     radius: float | None = None,
+    start: Tensor | None = None,
     tolerance: float = 1e-9,
     max_iterations: int = 100,
 ) -> Limit:
@@ -71,6 +72,8 @@ def reachable_limit(
     radius : float, optional
         Largest norm of the attackers' summed gradient: the radius of GRAD when absent, ``k``
         times it for a coalition of k.
+    start : Tensor, optional
+        Local models ``(k, d)`` from which the solves at the target begin; the target when absent.
     tolerance : float
         On the norm of the gradient.
     max_iterations : int
@@ -84,17 +87,17 @@ def reachable_limit(
     radius = population.regularizer.radius if radius is None else radius
     if not radius > 0:
         raise ValueError(f"radius = {radius}: expected a positive number")
-    others = honest_sum(population, target)
+    others = honest_sum(population, target, start=start)
     if math.isinf(radius) or float(torch.linalg.vector_norm(others.value)) <= radius:
         good = others.residual <= population.tolerance
         return Limit(target, -others.value, True, 0.0, others.residual, good)
     honest = equilibrium(population, tolerance=tolerance)
-    for start in (honest.rho, target):
+    for beginning in (honest.rho, target):
         found = equilibrium(
             population,
             attack_models=target[None],
             attack_regularizer=L2(lam=radius),
-            start=start,
+            start=beginning,
             tolerance=tolerance,
             max_iterations=max_iterations,
         )

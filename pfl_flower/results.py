@@ -35,8 +35,10 @@ COLUMNS = (
     "distance_to_target",
     "distance_to_rival",
     "distance_to_start",
+    "distance_to_honest",
     "norm_rho",
     "step_norm",
+    "gradient_norm",
     "honest_gradient_norm",
     "strategic_gradient_norm",
     "accepted",
@@ -164,7 +166,7 @@ def summarise(
     experiment, config, seeds
         What was run.
     finals
-        For each seed its metrics at the end.
+        For each seed its metrics at the end; one that some seeds lack is of the others.
     checks
         What had to hold; the run passed if all did.
     device, seconds
@@ -172,7 +174,7 @@ def summarise(
     extra
         Further entries.
     """
-    names = [name for name in finals[0] if all(name in final for final in finals)]
+    names = dict.fromkeys(name for final in finals for name in final)
     metrics = {
         name: {
             "mean": statistics.fmean(values),
@@ -180,7 +182,7 @@ def summarise(
             "values": values,
         }
         for name in names
-        for values in [[final[name] for final in finals]]
+        for values in [[final[name] for final in finals if name in final]]
     }
     return {
         "experiment": experiment,

@@ -36,6 +36,9 @@ def _solver_rules(config: RunConfig) -> list[Rule]:
         Rule("model", exact and not linear, "linear, for exact solves"),
         Rule("model", config.synthetic and not linear, "linear, for synthetic data"),
         Rule("model", config.equilibrium and not linear, "linear, for an exact equilibrium"),
+        Rule(
+            "honest-distance", config.honest_distance and config.synthetic, "false, without images"
+        ),
         Rule("dtype", exact and config.dtype != "float64", "float64, for exact solves"),
         Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),

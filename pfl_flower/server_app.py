@@ -119,19 +119,17 @@ class Bookkeeper:
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
-        norms = {
-            f"{side}_gradient_norm": float(
-                torch.linalg.vector_norm(record.gradient_sum(strategic=side == "strategic"))
-            )
-            for side in ("honest", "strategic")
-        }
+        strategic = record.gradient_sum(strategic=True)
+        sums = {"honest": record.gradient_sum(strategic=False), "strategic": strategic}
+        norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
         self.rounds.write(
             {
                 "seed": self.config.seed,
                 "round": record.round,
                 "eta": record.eta,
                 **self._measured,
-                "step_norm": float(torch.linalg.vector_norm(record.rho - self._previous)),
+                "step_norm": _norm(record.rho - self._previous),
+                "gradient_norm": _norm(sums["honest"] + strategic),
                 **norms,
                 "accepted": len(record.accepted),
                 "rejections": len(record.rejections),
@@ -145,7 +143,7 @@ class Bookkeeper:
             }
         )
         self.rho = self._previous = record.rho
-        self._strategic_sum = record.gradient_sum(strategic=True)
+        self._strategic_sum = strategic
         self._log(record)
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -176,6 +174,10 @@ class Bookkeeper:
             f"{key} {self._measured[key]:.4g}" for key in shown if key in self._measured
         )
         log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
 
 
 def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from experiments.progress import measured, watching
 from experiments.runner import final_metrics, finished
 from experiments.study import Result, Setting
 from pfl_flower.config import RunConfig, Scalar
+from pfl_flower.evaluation import Evaluation
 from pfl_flower.figures import draw_band
-from pfl_flower.plans import reach
+from pfl_flower.joint import joint_minimum
+from pfl_flower.plans import honest_users, plan, reach
 from pfl_flower.problem import build_problem
 from pfl_flower.results import LIMIT_FILE, Check, read_rounds, write_limit
+from pfl_flower.yardstick import with_poison
 
 Keys = Mapping[str, Scalar]
 
@@ -30,14 +34,19 @@ COLUMNS = (
     "accuracy_target",
     "distance_to_target",
     "distance_to_start",
+    "distance_to_honest",
     "norm_rho",
+    "strategic_gradient_norm",
     "local_accuracy",
     "active_accuracy",
     "idle_accuracy",
 )
 ENDINGS = (
     *COLUMNS,
+    "gradient_norm",
+    "worst_residual",
     "target_accuracy",
+    "target_gap",
     "poisoned_points",
     "poisoned_labels",
     "poisoned_residual",
@@ -45,6 +54,7 @@ ENDINGS = (
     "seconds_total",
 )
 """What is kept of a run's last round; the run's own summary has the rest."""
+YARDSTICKS = ("accuracy_true", "accuracy_target", "distance_to_target")
 MOST_POINTS = 400
 """Rows of a curve that are kept for drawing."""
 
@@ -80,6 +90,12 @@ PAPER: Keys = {
 """The protocol of the paper's experiments: Adam on the server too, which gives the sum away."""
 
 PROTOCOLS: Mapping[str, Keys] = {"threat model": THREAT_MODEL, "paper": PAPER}
+
+QUICK_POINTS: Keys = {"points-per-user": "600"}
+"""A tenth of the data: what the quick forms of Figures 1 to 3 learn from."""
+
+SHARED = "shared"
+"""Folder, beside the studies', of runs that several of them begin with."""
 
 
 def slug(label: str) -> str:
@@ -117,15 +133,28 @@ def run_variant(setting: Setting, label: str, keys: Keys) -> RunConfig:
     return config
 
 
+def shared(setting: Setting) -> Setting:
+    """Return the setting whose folder several studies of one seed and form have in common."""
+    name = f"{'quick-' if setting.quick else ''}seed-{setting.seed}"
+    return replace(setting, folder=setting.options.output / SHARED / name)
+
+
+def cga_limit(setting: Setting, label: str, keys: Keys) -> str:
+    """Return the folder of a CGA run, whose last gradient makes a theta_spade (Proposition 3)."""
+    return str(run_variant(shared(setting), label, keys).folder())
+
+
 def exact_limit(setting: Setting, keys: Keys) -> str:
-    """Return a folder with the limit of an exact attack, worked out once for all variants.
+    """Return a folder with the limit of an exact attack, worked out once for all studies.
 
     It stands for the run that ``attack-model`` can name: rho and the gradient that holds it there,
     from the honest users' exact responses.
     """
+    setting = shared(setting)
     config = configured(setting, "exact", {**keys, "attack": "cga"})
-    asked = json.dumps({**config.flat(), "rounds": 0}, sort_keys=True)
-    folder = setting.folder / f"exact-{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
+    asked = {**config.flat(), "rounds": 0, "output-dir": ""}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+    folder = setting.folder / f"exact-{digest}"
     if not (folder / LIMIT_FILE).exists():
         setting.say("the honest users' exact responses at the target")
         problem = build_problem(config)
@@ -133,6 +162,30 @@ def exact_limit(setting: Setting, keys: Keys) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient)
     return str(folder)
+
+
+def at_rest(setting: Setting, label: str, keys: Keys, steps: int) -> dict[str, float]:
+    """Return what the minimiser of LOSS under a model or data attack is worth, by name.
+
+    It is sought by L-BFGS from a cold start, in float64. ``residual`` is the first-order residual
+    where the search ended: the norm of LOSS's gradient in rho, or in a theta_n if that is larger.
+    """
+    config = configured(setting, label, keys)
+    problem = build_problem(config).in_double
+    user = min(config.strategic())
+    model = config.attack == "model"
+    found = joint_minimum(
+        problem.population(honest_users(problem)) if model else with_poison(problem),
+        attack_models=plan(problem, user).attack_model[None] if model else None,
+        max_iterations=steps,
+        watch=lambda step, norm: setting.say(
+            f"{label}, minimising: step {step}/{steps}, gradient {norm:.2g}"
+        ),
+    )
+    measured = Evaluation.of(problem)(found.rho)
+    ended = {key: measured[key] for key in YARDSTICKS}
+    ended["residual"] = max(found.residual, found.local_residual)
+    return {f"{label}, equilibrium: {key}": value for key, value in ended.items()}
 
 
 def run_variants(setting: Setting, variants: Mapping[str, Keys]) -> dict[str, Any]:
@@ -180,15 +233,17 @@ def draw_curve(
     colour: int,
     label: str,
     style: str = "-",
+    scale: float = 1.0,
 ) -> None:
-    """Draw a column of a variant: its mean over seeds and a band of one deviation."""
-    found = [result["curves"].get(variant, {}).get(column) for result in results]
-    if not all(found):
+    """Draw ``scale`` times a column of a variant: mean over seeds, a band of one deviation."""
+    asked = [result["curves"].get(variant, {}).get(column) for result in results]
+    found = [one for one in asked if one]
+    if not found:
         return
     rounds = found[0]["round"]
     values = np.array([one["value"] for one in found], dtype=float)
     values[~np.isfinite(values)] = np.nan
-    draw_band(axes, rounds, values, label, colour, style)
+    draw_band(axes, rounds, scale * values, label, colour, style)
 
 
 def at_most(results: Sequence[Result], metric: str, bound: float) -> Check:

@@ -168,12 +168,13 @@ class PoisonedData:
         features = self.features.repeat_interleave(classes, dim=0)
         return replace(self, features=features[kept], labels=labels[kept], weights=weights[kept])
 
-    def user(self) -> UserData:
+    def user(self, *, soft: bool = False) -> UserData:
         """Return the strategic user's dataset, with hard labels so that it mixes with honest ones.
 
-        Soft and hard labels have different shapes and cannot share a ``Population``.
+        Soft and hard labels have different shapes and cannot share a ``Population``; ``soft`` keeps
+        soft ones, a row for each query instead of one for each of its labels.
         """
-        data = self.hard()
+        data = self if soft else self.hard()
         return UserData(data.features, data.labels, data.weights)
 
 

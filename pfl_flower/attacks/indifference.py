@@ -43,9 +43,10 @@ class Indifference:
         As the normals are orthogonal the hyperplanes do not undo one another, and the repeated
         projection is the orthogonal projection on V.
         """
+        points = points.clone()
         for normal, offset in zip(self.normals, self.offsets, strict=True):
             excess = (points @ normal - offset) / (normal @ normal)
-            points = points - excess[:, None] * normal
+            points.addr_(excess, normal, alpha=-1)
         return points
 
     def project_in_box(self, points: Tensor, box: Box, *, sweeps: int = 500) -> Tensor:

@@ -1,0 +1,131 @@
+"""The command: measure, print the table, and leave it as JSON, CSV and a figure."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from experiments.benchmark.measure import Bench, Row
+from experiments.benchmark.rows import ROWS
+from pfl_flower.config import ConfigError
+from pfl_flower.figures import PALETTE, save
+from pfl_flower.hardware import hardware
+from pfl_flower.problem import choose_device
+from pfl_flower.results import commit, versions, write_json
+
+
+def add_parser(commands: Any) -> None:
+    """Add ``benchmark`` to the command line's subparsers."""
+    command = commands.add_parser("benchmark", help="what a round costs, against its rivals")
+    command.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
+    command.add_argument("--repeats", type=int, default=3, metavar="N")
+    command.add_argument("--quick", action="store_true", help="digits, fewer rounds, one repeat")
+
+
+def run(parsed: argparse.Namespace, console: Console) -> int:
+    """Measure as the command line asks and return its exit code.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown or there is no repeat.
+    """
+    names = parsed.names or list(ROWS)
+    for name in names:
+        if name not in ROWS:
+            raise ConfigError(f"NAME = {name}: expected one of {', '.join(ROWS)}")
+    if parsed.repeats < 1:
+        raise ConfigError(f"--repeats {parsed.repeats}: expected at least 1")
+    folder = Path(parsed.output).expanduser().absolute() / "benchmark"
+    device = choose_device(parsed.device).type
+    rows: list[Row] = []
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("benchmark")
+        bench = Bench(
+            quick=parsed.quick,
+            device=device,
+            repeats=1 if parsed.quick else parsed.repeats,
+            say=lambda line: bar.update(task, description=line),
+        )
+        for name in names:
+            rows += ROWS[name](bench)
+            # After each, so that what was measured is there if the next one is stopped.
+            _write(folder, rows, bench, device)
+    _print(rows, console)
+    for path in sorted(folder.iterdir()):
+        console.print(f"  {path}", soft_wrap=True)
+    return 0
+
+
+def _write(folder: Path, rows: Sequence[Row], bench: Bench, device: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "rows": [asdict(row) for row in rows],
+        "curves": bench.points,
+        "quick": bench.quick,
+        "repeats": bench.repeats,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    write_json(folder / "benchmark.json", content)
+    with (folder / "benchmark.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    _draw(rows, bench.points, folder)
+
+
+def _print(rows: Sequence[Row], console: Console) -> None:
+    table = Table(title=f"benchmark on {hardware()}")
+    for column in ("", "work", "ours", "the alternative", "ratio", "note"):
+        table.add_column(column, justify="right" if column == "ratio" else "left", overflow="fold")
+    for row in rows:
+        shown = "" if math.isnan(row.ratio) else f"{row.ratio:.3g} ± {row.spread:.1g}"
+        table.add_row(row.key, row.what, row.ours, row.rival, shown, row.note)
+    console.print(table)
+
+
+def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
+    """Draw the ratios, the growth and the ways to the target."""
+    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.0))
+    shown = [row for row in rows if not math.isnan(row.ratio) and row.key != "c"]
+    names = [f"({row.key}) {row.rival.split(':')[0]}" for row in shown]
+    bars = left.barh(
+        names[::-1],
+        [row.ratio for row in shown][::-1],
+        xerr=[row.spread for row in shown][::-1],
+        color=PALETTE[0],
+    )
+    left.bar_label(bars, fmt="%.2g", padding=3)
+    left.axvline(1.0, color="black", linewidth=0.8)
+    left.set(xlabel="the alternative's cost over ours", xscale="log")
+    for colour, (name, curve) in enumerate(curves.items()):
+        if name.startswith("growth"):
+            label = name.removeprefix("growth with ")
+            middle.plot(curve["size"], curve["seconds"], "o-", color=PALETTE[colour], label=label)
+        else:
+            label = name.removeprefix("distance, ")
+            right.plot(curve["seconds"], curve["distance"], color=PALETTE[colour], label=label)
+    middle.set(xlabel="users, points per user, or dimension", ylabel="seconds a round")
+    right.set(xlabel="seconds", ylabel="distance of rho to the target")
+    for axes in (middle, right):
+        axes.set(xscale="log", yscale="log")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    save(figure, folder, "benchmark")

@@ -1,0 +1,128 @@
+"""One measurement in a process of its own, which starts cold and whose peak memory is its own.
+
+``python -m experiments.benchmark.worker CASE ARGUMENTS`` prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.benchmark.measure import output_of, scratch
+from experiments.options import Options
+from pfl_flower.config import RunConfig, parse_config
+from pfl_flower.results import read_rounds
+
+Measured = dict[str, Any]
+
+FIGURE_1: Mapping[str, Any] = {
+    "points-per-user": "6000",
+    "nu": 0.0,
+    "dtype": "float32",
+    "local-solver": "adam",
+    "evaluate-every": 0,
+}
+"""Ten honest users and CGA under squared l2: one Adam step a round, rho evaluated every round."""
+
+
+def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
+    """Run a configuration in this process; return seconds and distance of every round, and rho."""
+    from pfl_flower import client_app, server_app
+    from pfl_flower.inprocess import run_in_process
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    with scratch() as folder, contextlib.redirect_stdout(sys.stderr):
+        config = parse_config({**settings, "output-dir": folder, "name": "run"})
+        run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+        rows = read_rounds(output_of(folder) / "rounds.csv")[1:]
+        with np.load(output_of(folder) / "limit.npz") as kept:
+            rho = kept["rho"]
+    return {
+        "seconds": [row["seconds"] for row in rows],
+        "distances": [row.get("distance_to_target", float("nan")) for row in rows],
+        "rho": rho.astype(float).tolist() if rho.size < 10_000 else [],
+    }
+
+
+def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
+    """Run Figure 1's workload as a researcher would write it, see ``tests/rivals.py``."""
+    from pfl_flower.plans import honest_users
+    from pfl_flower.problem import build_problem
+    from pfl_flower.server_steps import StepSizes
+    from strategies.parameter_server import configured_step_sizes
+    from tests.rivals import Workload, federated
+
+    config: RunConfig = parse_config({**settings, "name": "rival"})
+    problem = build_problem(config)
+    points, classes = config.points(), problem.model.outputs
+    drawn = [problem.source.draw(u, points[u], config.seed) for u in honest_users(problem)]
+    local = StepSizes(
+        first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
+    )
+    test_features, test_labels = problem.test_set
+    work = Workload(
+        features=torch.stack([one.features for one in drawn]).to(problem.device, problem.dtype),
+        labels=torch.stack([one.labels for one in drawn]).to(problem.device),
+        test_features=test_features,
+        test_labels=test_labels,
+        target=problem.target.view(classes, -1),
+        lam=config.lam,
+        eta=configured_step_sizes(problem).at(1),
+        local_lr=local.at,
+    )
+    del drawn
+    rho, seconds = federated(work, name, config.rounds)
+    flat = rho.reshape(-1)
+    return {"seconds": seconds, "rho": flat.double().tolist() if len(flat) < 10_000 else []}
+
+
+def simulation(*, settings: Mapping[str, Any], nodes: int) -> Measured:
+    """Run a configuration by ``flwr run`` on Ray; return the seconds of every round."""
+    from experiments.engines import run_once
+
+    with scratch() as folder:
+        options = Options(engine="simulation", nodes=nodes, output=Path(folder))
+        config = parse_config({**settings, "output-dir": folder, "name": "run"})
+        run_once(config, options)
+        rows = read_rounds(output_of(folder) / "rounds.csv")[1:]
+    return {"seconds": [row["seconds"] for row in rows]}
+
+
+def machine(*, device: str) -> Measured:
+    """Measure what this machine moves (bytes a second) and multiplies (float32, flops a second)."""
+    from experiments.benchmark.roofline import bandwidth, matrix_rate
+
+    return {"bandwidth": bandwidth(device), "rate": matrix_rate(device)}
+
+
+CASES: Mapping[str, Callable[..., Measured]] = {
+    "in-process": in_process,
+    "rival": rival,
+    "simulation": simulation,
+    "machine": machine,
+}
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    case, arguments = sys.argv[1], json.loads(sys.argv[2])
+    began = time.perf_counter()
+    found = CASES[case](**arguments)
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    print(json.dumps({**found, "peak": peak, "total": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    main()
