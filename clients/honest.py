@@ -20,6 +20,9 @@ from pfl_flower.server_steps import StepSizes
 class HonestClient(Client):
     """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
 
+    record = "honest"
+    """Name of its memory in the state of a node; each kind of client has its own."""
+
     def population(self) -> Population:
         """Return the users with their data; a poisoned client differs in this alone."""
         return self.problem.population(self.users)
@@ -43,7 +46,7 @@ class HonestClient(Client):
                     memory[name] = values
                 else:
                     memory[name][rows] = values
-        self.remember("honest", {"users": torch.tensor(self.users), **memory})
+        self.remember(self.record, {"users": torch.tensor(self.users), **memory})
         gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
         return Answer(Rows(torch.tensor(asked), gradients), NodeMetrics.merge(metrics))
 
@@ -96,7 +99,7 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept = self.recall("honest")
+        kept = self.recall(self.record)
         known = kept.pop("users", torch.zeros(0, dtype=torch.int64))
         if tuple(known.tolist()) == self.users:
             return {name: self._placed(name, value) for name, value in kept.items()}

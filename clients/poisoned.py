@@ -18,6 +18,8 @@ from pfl_flower.population import Population
 class PoisonedClient(HonestClient):
     """Solves the honest local problem on data made to hold theta_spade (Section 2.2)."""
 
+    record = "poisoned"
+
     def population(self) -> Population:
         """Return the users with their fabricated data."""
         return poisoned_population(self.problem, self.users)
@@ -58,6 +60,8 @@ class RelabelledClient(HonestClient):
     done (Tolpegin, Truex, Gursoy, Liu, *Data poisoning attacks against federated learning
     systems*, 2020).
     """
+
+    record = "relabelled"
 
     def population(self) -> Population:
         """Return the users with their relabelled data."""

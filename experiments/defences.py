@@ -111,7 +111,7 @@ def _ended(config: RunConfig, setting: Setting, known: dict[RunConfig, Tensor]) 
         with logged_to(setting.folder / "run.log"):
             grid = InProcessGrid(client_app.app, nodes=2, run_config=config.flat())
             server = ParameterServer(problem)
-            server.settle = 0.0
+            server.recruiter.settle = 0.0
             result = server.start(grid, pack_rho(problem.initial), num_rounds=config.rounds)
         known[config] = unpack_rho(result.arrays)
     return known[config]

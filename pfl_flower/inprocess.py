@@ -128,7 +128,7 @@ class InProcessGrid(Grid):
             context = _copied_context(self.contexts[node])
             reply = _copied(self.client_app(delivered, context))
             self.contexts[node] = context
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log(ERROR, "node %d: %s: %s", node, type(error).__name__, error)
             reason = f"{type(error)}:<'{error}'>"
             failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)

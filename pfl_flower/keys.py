@@ -35,6 +35,19 @@ class Keys(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     dtype: Literal["float32", "float64"] = Field("float64", description="precision of the run")
     save_trajectory: bool = Field(False, description="keep rho of every round in trajectory.npy")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="rounds between checkpoints of the server; clients keep every round; 0: none"
+    )
+    resume: str = Field(
+        "",
+        description="go on from a checkpoint: its file, its run's folder, or auto, this run's own "
+        "if there is one; empty: start afresh",
+    )
+    state_dir: str = Field(
+        "",
+        description="folder of the clients' memory, which a node's own state-dir overrules; "
+        "empty: in the folder of the run",
+    )
 
     dataset: str = Field(
         "digits",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,30 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Reason, Report, ReportError
 
+ROLES = ("auto", "honest", "strategic")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 RHO, HONEST_SUM, GRADIENTS = "rho", "honest-sum", "gradients"
-HEADER_BYTES = 4096
-"""Room for the header of a serialised array."""
+FRAME_BYTES, USER_BYTES = 4096, 64
+"""Room in a reply besides its numbers: for headers and names, and for what is said of each user."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of the server, of which a run that is resumed has several.
+
+    Attributes
+    ----------
+    name : str
+        Different for every start; empty if the run keeps no checkpoints, nor clients their memory.
+    resumed : int
+        The round it goes on from: what clients did after it in an earlier session never happened.
+    committed : int
+        The round of the last checkpoint: clients keep what they need to go back to it.
+    """
+
+    name: str = ""
+    resumed: int = 0
+    committed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +63,8 @@ class Broadcast:
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
     members : tuple of int
         Ids of all users that the node acts for, ascending; those asked when left out.
+    session : Session
+        Which start of the server this is, and which round clients may have to go back to.
     """
 
     round: int
@@ -53,6 +75,7 @@ class Broadcast:
     eta_sum: float
     honest_sum: Tensor | None = None
     members: tuple[int, ...] = ()
+    session: Session = Session()
 
     def __post_init__(self) -> None:
         """Take those asked for all."""
@@ -143,6 +166,9 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
             "last-accepted": _packed(broadcast.last_accepted),
             "eta": broadcast.eta,
             "eta-sum": broadcast.eta_sum,
+            "session": broadcast.session.name,
+            "resumed": broadcast.session.resumed,
+            "committed": broadcast.session.committed,
         }
     )
     if broadcast.members != broadcast.users:
@@ -169,6 +195,9 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
         members=_integers(config, "members") if "members" in config else (),
+        session=Session(
+            str(config["session"]), _integer(config, "resumed"), _integer(config, "committed")
+        ),
     )
 
 
@@ -184,6 +213,27 @@ def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
+class Introduction:
+    """What a node says of itself: its role, and the users whose memory it has on its disk."""
+
+    role: str = "auto"
+    holds: frozenset[int] = frozenset()
+
+
+def pack_introduction(said: Introduction) -> RecordDict:
+    """Return the content of a node's introduction."""
+    return RecordDict({CONFIG: ConfigRecord({"role": said.role, "holds": sorted(said.holds)})})
+
+
+def unpack_introduction(content: RecordDict) -> Introduction:
+    """Return what a node that is not trusted says of itself; what is missing is left out."""
+    config = find(content, CONFIG, ConfigRecord) or ConfigRecord()
+    holds = config.get("holds")
+    users = [user for user in holds if isinstance(user, int)] if isinstance(holds, list) else []
+    return Introduction(str(config.get("role", "auto")), frozenset(users))
+
+
+@dataclass(frozen=True)
 class NodeMetrics:
     """What a node says of its own work; never used in the mathematics.
 
@@ -196,6 +246,8 @@ class NodeMetrics:
         Of its honest users' local models, by user.
     poisoned_points, poisoned_labels, poisoned_residual
         Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
+    absurd
+        Entries that the server left out.
     """
 
     worst_residual: float = 0.0
@@ -204,6 +256,7 @@ class NodeMetrics:
     poisoned_points: int = 0
     poisoned_labels: float = 0.0
     poisoned_residual: float = 0.0
+    absurd: int = 0
 
     @classmethod
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
@@ -216,6 +269,7 @@ class NodeMetrics:
             sum(metrics.poisoned_points for metrics in known),
             sum(metrics.poisoned_labels for metrics in known),
             max((metrics.poisoned_residual for metrics in known), default=0.0),
+            sum(metrics.absurd for metrics in known),
         )
 
     def pack(self) -> MetricRecord:
@@ -234,32 +288,52 @@ class NodeMetrics:
         return MetricRecord(values)
 
     @classmethod
-    def unpack(cls, content: RecordDict) -> NodeMetrics:
-        """Return the metrics of a reply, with what is missing or absurd left at its default."""
+    def unpack(cls, content: RecordDict, users: Iterable[int]) -> NodeMetrics:
+        """Return the metrics of a reply on ``users``; what is absurd is left out and counted."""
         record = find(content, METRICS, MetricRecord) or MetricRecord()
+        known: dict[str, Any] = {k: value for k, value in record.items() if _plausible(k, value)}
+        said, values = known.get("accuracy-users", []), known.get("accuracies", [])
+        asked = frozenset(users) if said else frozenset()
+        pairs = zip(said, values, strict=False)
+        accuracies = {user: float(value) for user, value in pairs if user in asked}
+        wrong = len(record) - len(known) + max(len(said), len(values)) - len(accuracies)
         return cls(
-            _amount(record.get("worst-residual")),
-            _count(record.get("unconverged")),
-            _accuracies(record.get("accuracy-users"), record.get("accuracies")),
-            _count(record.get("poisoned-points")),
-            _amount(record.get("poisoned-labels")),
-            _amount(record.get("poisoned-residual")),
+            float(known.get("worst-residual", 0.0)),
+            int(known.get("unconverged", 0)),
+            accuracies,
+            int(known.get("poisoned-points", 0)),
+            float(known.get("poisoned-labels", 0.0)),
+            float(known.get("poisoned-residual", 0.0)),
+            wrong,
         )
 
 
-def _amount(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
+COUNTS = ("unconverged", "poisoned-points")
+AMOUNTS = ("worst-residual", "poisoned-labels", "poisoned-residual")
+LARGEST = 1e30
+"""Of an amount that a node may speak of; sums of many stay finite."""
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+def _plausible(key: str, value: object) -> bool:
+    """Whether a node that is not trusted may say this; NaN is not less than anything."""
+    if key in COUNTS:
+        return isinstance(value, int) and 0 <= value < 2**31
+    if key in AMOUNTS:
+        return isinstance(value, int | float) and 0 <= value <= LARGEST
+    if key == "accuracies":
+        return isinstance(value, list) and all(0 <= entry <= 1 for entry in value)
+    if key == "accuracy-users":
+        return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
+    return False
 
 
-def _accuracies(users: object, values: object) -> dict[int, float]:
-    if not isinstance(users, list) or not isinstance(values, list) or len(users) != len(values):
-        return {}
-    pairs = zip(users, values, strict=True)
-    return {user: float(a) for user, a in pairs if isinstance(user, int) and 0 <= a <= 1}
+def largest_reply(users: int, row_bytes: int) -> int:
+    """Return the most bytes of a training reply: its rows, 64 for each user, and 4096.
+
+    >>> largest_reply(users=2, row_bytes=80)
+    4384
+    """
+    return users * (row_bytes + USER_BYTES) + FRAME_BYTES
 
 
 def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
@@ -279,22 +353,32 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
     Raises
     ------
     ReportError
-        If records or arrays are missing, superfluous, larger than ``max_bytes``, or not what they
-        say they are.
+        If the reply is larger than ``max_bytes``, if records or arrays are missing, superfluous, or
+        not what they say they are.
     """
+    size = sum(_bytes(value) for record in content.values() for value in record.values())
+    if size > max_bytes:
+        raise ReportError(Reason.TOO_LARGE, f"{size} bytes: expected <= {max_bytes}")
     arrays, config = find(content, ARRAYS, ArrayRecord), find(content, CONFIG, ConfigRecord)
-    if arrays is None or config is None or set(arrays) != {GRADIENTS}:
-        found = sorted(arrays) if arrays is not None else []
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    found = [key for record in records for key in record]
+    if arrays is None or config is None or found != [GRADIENTS] or GRADIENTS not in arrays:
         raise ReportError(Reason.MISSING_ARRAYS, f"arrays {found[:4]}: expected ['{GRADIENTS}']")
-    array = arrays[GRADIENTS]
-    if len(array.data) > max_bytes + HEADER_BYTES:
-        raise ReportError(Reason.TOO_LARGE, f"{len(array.data)} bytes: expected <= {max_bytes}")
     try:
-        gradients = _decode(array)
+        gradients = _decode(arrays[GRADIENTS])
         users, round = _integers(config, "users"), _integer(config, "round")
-    except (ValueError, TypeError, KeyError, OverflowError, EOFError, MemoryError) as error:
+    except Exception as error:  # numpy and torch raise what they like on hostile bytes
         raise ReportError(Reason.MALFORMED, f"{type(error).__name__}: {error}") from None
     return Report(round=round, users=users, gradients=gradients)
+
+
+def _bytes(value: object) -> int:
+    """Return the size of an entry of a record as it travels, but for a few bytes of framing."""
+    if isinstance(value, Array):
+        return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
+    if isinstance(value, list):
+        return sum(_bytes(entry) for entry in value)
+    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _decode(array: Array) -> Tensor:
@@ -323,6 +407,6 @@ def _integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     values = config[key]
     if isinstance(values, bytes):
         return tuple(np.frombuffer(values, dtype="<i8").tolist())
-    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TypeError(f"{key} is {type(values).__name__}: expected integers")
-    return tuple(int(value) for value in values)
+    return tuple(values)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,7 +130,8 @@ def test_surrogates_are_the_honest_code_on_data_of_ones_own(attack: str, solver:
         told = Broadcast(
             round=t, users=(4,), last_accepted=(0,), rho=rho, eta=0.1, eta_sum=0.1 * t - 0.1
         )
-        rows = torch.stack(list(honest.report(told).gradients.values()))
+        asked = replace(told, users=datasets, members=datasets, last_accepted=(0,) * len(datasets))
+        rows = torch.stack(list(honest.report(asked).gradients.values()))
         expected = said(ATTACKS[attack](AttackSetup(problem, 4)), rows, t)
         assert torch.allclose(client.report(told).gradients[4], expected, rtol=1e-12)
         rho = rho - 0.1 * expected
