@@ -39,6 +39,9 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "single steps of Adam": {"local_solver": "adam", "batch_size": 8, "server_lr": 0.05},
     "poisoned data": {"attack": "data", "local_solver": "adam", "server_lr": 0.05},
+    "relabelled data": {"attack": "label-flip", "local_solver": "adam", "server_lr": 0.05},
+    "surrogates": {"attack": "min-max", "local_solver": "adam", "server_lr": 0.05},
+    "some users asked": {"participation": 0.6, "local_solver": "adam", "server_lr": 0.05},
 }
 
 

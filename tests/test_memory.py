@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,6 +84,36 @@ def test_users_find_their_rows_in_the_files_of_several_nodes(tmp_path: Path) -> 
     Memory(tmp_path).recall(found, again)
     assert {"strategic-0", "strategic-1"} <= set(found.array_records)
     assert float(found.array_records["strategic-1"]["report"].numpy()) == 3.0
+
+
+def test_rows_come_in_the_order_of_the_users(tmp_path: Path) -> None:
+    session = Session("a")
+    kept(tmp_path, range(1, 3), session, (0, 2))
+    kept(tmp_path, range(1, 4), session, (1, 3))
+    found = RecordDict()
+    Memory(tmp_path).recall(found, broadcast(4, Session("b", 3, 3), (0, 1, 2, 3)))
+    assert found.array_records["honest"]["users"].numpy().tolist() == [0, 1, 2, 3]
+
+
+def test_rows_of_surrogates_come_whole(tmp_path: Path) -> None:
+    """Nobody acts for them: ids past the last user, on a node that may have another user now."""
+    session, users = Session("a"), (0, 1)
+    node = state(users, 1.0)
+    node["surrogates-5-honest"] = state((5, 6), 2.0)["honest"]
+    Memory(tmp_path).keep(node, broadcast(1, session, users))
+    found = RecordDict()
+    Memory(tmp_path).recall(found, broadcast(2, Session("b", 1, 1), (1,)))
+    assert found.array_records["surrogates-5-honest"]["users"].numpy().tolist() == [5, 6]
+    assert found.array_records["honest"]["users"].numpy().tolist() == [1]
+
+
+def test_users_who_are_not_asked_keep_their_memory(tmp_path: Path) -> None:
+    session = Session("a")
+    memory = Memory(tmp_path)
+    some = replace(broadcast(1, session, (1,)), members=(0, 1))
+    memory.keep(state((0, 1), 1.0), some)
+    again = replace(broadcast(2, Session("b", 1, 1), (0,)), members=(0, 1))
+    assert remembered(memory, again) == {0: 1.0, 1: 1.0}
 
 
 def test_the_state_of_this_session_is_not_replaced(tmp_path: Path) -> None:
