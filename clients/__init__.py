@@ -2,7 +2,15 @@
 
 from clients.base import Answer, Client
 from clients.honest import HonestClient
-from clients.poisoned import PoisonedClient
+from clients.poisoned import PoisonedClient, RelabelledClient
 from clients.strategic import AttackSetup, StrategicClient
 
-__all__ = ["Answer", "AttackSetup", "Client", "HonestClient", "PoisonedClient", "StrategicClient"]
+__all__ = [
+    "Answer",
+    "AttackSetup",
+    "Client",
+    "HonestClient",
+    "PoisonedClient",
+    "RelabelledClient",
+    "StrategicClient",
+]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.messages import Broadcast, NodeMetrics, to_array, to_tensor
+from pfl_flower.messages import Broadcast, NodeMetrics, find, to_record, to_tensor
 from pfl_flower.problem import Problem
 
 
@@ -17,7 +17,7 @@ from pfl_flower.problem import Problem
 class Answer:
     """One gradient ``(d,)`` per user, and what the client says of its work."""
 
-    gradients: dict[int, Tensor]
+    gradients: Mapping[int, Tensor]
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
 
 
@@ -37,6 +37,13 @@ class Client(ABC):
     def __init__(self, problem: Problem, users: tuple[int, ...], state: RecordDict) -> None:
         self.problem, self.users, self.state = problem, users, state
 
+    def asked(self, broadcast: Broadcast) -> tuple[int, ...]:
+        """Return those of the users that the broadcast asks."""
+        if broadcast.users == self.users:
+            return self.users
+        mine = frozenset(self.users)
+        return tuple(user for user in broadcast.users if user in mine)
+
     @abstractmethod
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the gradients to report and remember what the next round needs."""
@@ -47,9 +54,9 @@ class Client(ABC):
 
     def recall(self, name: str) -> dict[str, Tensor]:
         """Return the tensors remembered under ``name``, on the CPU; empty if there are none."""
-        record = self.state.array_records.get(name)
+        record = find(self.state, name, ArrayRecord)
         return {} if record is None else {key: to_tensor(value) for key, value in record.items()}
 
     def remember(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under ``name`` in place of what was there."""
-        self.state[name] = ArrayRecord({key: to_array(value) for key, value in tensors.items()})
+        self.state[name] = to_record(tensors)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
-from pfl_flower.local_steps import OptimizerName, StepState, optimizer_step
+from pfl_flower.local_steps import StepState, optimizer_step
 from pfl_flower.messages import Broadcast, NodeMetrics
+from pfl_flower.models import accuracy_of_each
 from pfl_flower.population import Population
-from pfl_flower.seeding import generator
+from pfl_flower.rows import Rows, positions
+from pfl_flower.seeding import user_rows
 from pfl_flower.server_steps import StepSizes
 
 
 class HonestClient(Client):
     """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
+
+    record = "honest"
+    """Name of its memory in the state of a node; each kind of client has its own."""
 
     def population(self) -> Population:
         """Return the users with their data; a poisoned client differs in this alone."""
@@ -26,22 +33,39 @@ class HonestClient(Client):
 
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the honest reports of a round (Section 2.2)."""
-        population, memory = self.population(), self._memory()
-        if self.problem.config.local_solver == "exact":
-            solution = population.solve(broadcast.rho, memory["theta"])
-            reports = population.report(broadcast.rho, solution.theta)
-            self._keep({"theta": solution.theta})
-            metrics = NodeMetrics(
-                worst_residual=float(solution.residual.max()),
-                unconverged=int((~solution.converged).sum()),
-            )
-        else:
-            before = memory["theta"]
-            after, residual = self._step(population, broadcast, memory)
-            used = before if self.problem.config.simultaneous else after
-            reports = population.report(broadcast.rho, used)
-            metrics = NodeMetrics(worst_residual=residual)
-        return Answer(dict(zip(self.users, reports, strict=True)), metrics)
+        asked, memory = self.asked(broadcast), self._memory()
+        reports, metrics = [], []
+        for users, population in self.parts(asked):
+            rows = None if users == self.users else positions(users, self.users)
+            part = memory if rows is None else {name: kept[rows] for name, kept in memory.items()}
+            answer, after, said = self._answer(population, users, broadcast, part)
+            reports.append(answer)
+            metrics.append(said)
+            for name, values in after.items():
+                if rows is None:
+                    memory[name] = values
+                else:
+                    memory[name][rows] = values
+        self.remember(self.record, {"users": torch.tensor(self.users), **memory})
+        gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
+        return Answer(Rows(torch.tensor(asked), gradients), NodeMetrics.merge(metrics))
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield groups of the users that are asked, with their data."""
+        size = self.problem.config.chunk_users
+        if not size or len(self.users) <= size:
+            yield asked, self.chosen(asked)
+            return
+        for first in range(0, len(asked), size):
+            some = asked[first : first + size]
+            yield some, self.problem.draw(some)
+
+    def chosen(self, asked: tuple[int, ...]) -> Population:
+        """Return those of the population that are asked."""
+        population = self.population()
+        return (
+            population if asked == self.users else population.select(positions(asked, self.users))
+        )
 
     def evaluate(self) -> dict[int, float]:
         """Return the accuracy of each local model on the test set; none for regression."""
@@ -49,55 +73,88 @@ class HonestClient(Client):
             return {}
         features, labels = self.problem.test_set
         theta = self._memory()["theta"]
-        accuracies = self.population().accuracy(theta, features, labels).tolist()
-        return dict(zip(self.users, accuracies, strict=True))
+        accuracies = accuracy_of_each(self.problem.model, theta, features, labels)
+        return dict(zip(self.users, accuracies.tolist(), strict=True))
+
+    def _answer(
+        self,
+        population: Population,
+        users: tuple[int, ...],
+        broadcast: Broadcast,
+        memory: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor], NodeMetrics]:
+        """Return users' reports, what they remember, and what is to be said of the solves."""
+        if self.problem.config.local_solver == "exact":
+            solution = population.solve(broadcast.rho, memory["theta"])
+            metrics = NodeMetrics(
+                worst_residual=float(solution.residual.max()),
+                unconverged=int((~solution.converged).sum()),
+            )
+            reports = population.report(broadcast.rho, solution.theta)
+            return reports, {"theta": solution.theta}, metrics
+        after, residual = self._step(population, users, broadcast, memory)
+        used = memory["theta"] if self.problem.config.simultaneous else after["theta"]
+        reports = population.report(broadcast.rho, used)
+        return reports, after, NodeMetrics(worst_residual=residual)
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept = self.recall("honest")
-        known = kept.get("users", torch.zeros(0, dtype=torch.int64)).tolist()
-        newcomers = not set(self.users) <= set(known)
-        shape = len(self.users), self.problem.model.dim
-        theta = self.start() if newcomers else self.problem.initial.new_zeros(shape)
-        fresh = StepState.init(theta)
-        start = {
-            "theta": theta,
-            "steps": fresh.steps,
-            "first": fresh.first,
-            "second": fresh.second,
-        }
-        for row, user in enumerate(self.users):
-            if user in known:
-                for name in start.keys() & kept.keys():
-                    start[name][row] = kept[name][known.index(user)]
-        return start
+        kept = self.recall(self.record)
+        known = kept.pop("users", torch.zeros(0, dtype=torch.int64))
+        if tuple(known.tolist()) == self.users:
+            return {name: self._placed(name, value) for name, value in kept.items()}
+        where = positions(self.users, known)
+        met = where >= 0
+        if bool(met.all()):
+            return {name: self._placed(name, value[where]) for name, value in kept.items()}
+        theta = self.start()
+        memory = {"theta": theta}
+        if self.problem.config.local_solver == "adam":
+            fresh = StepState.init(theta)
+            memory |= {"steps": fresh.steps, "first": fresh.first, "second": fresh.second}
+        for name in memory.keys() & kept.keys():
+            memory[name][met] = kept[name][where[met]].to(memory[name].device)
+        return memory
 
-    def _keep(self, tensors: dict[str, Tensor]) -> None:
-        self.remember("honest", {"users": torch.tensor(self.users), **tensors})
+    def _placed(self, name: str, value: Tensor) -> Tensor:
+        """Return what is remembered where it is used: the counts of steps are read on the CPU."""
+        return value if name == "steps" else value.to(self.problem.device)
 
     def _step(
-        self, population: Population, broadcast: Broadcast, memory: dict[str, Tensor]
-    ) -> tuple[Tensor, float]:
-        """Return the models after a step, and the largest gradient norm before it."""
+        self,
+        population: Population,
+        users: tuple[int, ...],
+        broadcast: Broadcast,
+        memory: dict[str, Tensor],
+    ) -> tuple[dict[str, Tensor], float]:
+        """Return what is remembered of a step, and the largest gradient norm before it."""
         config, theta = self.problem.config, memory["theta"]
         if config.batch_size:
-            gradient = population.minibatch_gradient(theta, self._draws(broadcast.round))
+            gradient = population.minibatch_gradient(theta, self._draws(users, broadcast.round))
         else:
             gradient = population.gradient(theta)
         gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
         sizes = StepSizes(
             first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
         )
+        lr, residual = (
+            sizes.at(broadcast.round),
+            float(torch.linalg.vector_norm(gradient, dim=1).max()),
+        )
+        if config.local_solver == "sgd":
+            after = optimizer_step("sgd", theta, gradient, StepState.init(theta), lr)[0]
+            return {"theta": after}, residual
         state = StepState(memory["steps"], memory["first"], memory["second"])
-        name: OptimizerName = "adam" if config.local_solver == "adam" else "sgd"
-        after, state = optimizer_step(name, theta, gradient, state, sizes.at(broadcast.round))
-        moments = {"first": state.first, "second": state.second} if name == "adam" else {}
-        self._keep({"theta": after, "steps": state.steps, **moments})
-        return after, float(torch.linalg.vector_norm(gradient, dim=1).max())
+        after, state = optimizer_step("adam", theta, gradient, state, lr)
+        kept = {"steps": state.steps, "first": state.first, "second": state.second}
+        return {"theta": after, **kept}, residual
 
-    def _draws(self, round: int) -> list[Tensor]:
+    def _draws(self, users: tuple[int, ...], round: int) -> Tensor:
         config = self.problem.config
-        return [
-            torch.rand(config.batch_size, generator=generator(config.seed, "batch", user, round))
-            for user in self.users
-        ]
+        row = torch.empty(config.batch_size)
+        return user_rows(
+            lambda draw, _: row.uniform_(generator=draw),
+            [row],
+            users,
+            lambda user: (config.seed, "batch", user, round),
+        )[0]

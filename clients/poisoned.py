@@ -1,7 +1,8 @@
-"""Poisoned users: the honest client's code on fabricated data, nothing else."""
+"""Poisoned users: the honest client's code on fabricated or relabelled data, nothing else."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -17,9 +18,15 @@ from pfl_flower.population import Population
 class PoisonedClient(HonestClient):
     """Solves the honest local problem on data made to hold theta_spade (Section 2.2)."""
 
+    record = "poisoned"
+
     def population(self) -> Population:
         """Return the users with their fabricated data."""
         return poisoned_population(self.problem, self.users)
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield all: fabricated data are few, and dear to make anew."""
+        yield asked, self.chosen(asked)
 
     def start(self) -> Tensor:
         """Return the local models before the first round, at theta_spade if the run says so."""
@@ -40,6 +47,36 @@ class PoisonedClient(HonestClient):
             poisoned_residual=max(made.residual for made in data),
         )
         return replace(answer, metrics=metrics)
+
+    def evaluate(self) -> dict[int, float]:
+        """Return nothing: the run measures honest users' local models."""
+        return {}
+
+
+class RelabelledClient(HonestClient):
+    """Label flipping: the honest code on the user's own draw, every label as the attacker wants it.
+
+    Class c becomes c + target-shift, an answer or a sign its opposite; nothing else is known or
+    done (Tolpegin, Truex, Gursoy, Liu, *Data poisoning attacks against federated learning
+    systems*, 2020).
+    """
+
+    record = "relabelled"
+
+    def population(self) -> Population:
+        """Return the users with their relabelled data."""
+        key = "relabelled", self.users
+        if key not in self.problem.prepared:
+            data = zip(self.users, self.problem.datasets(self.users), strict=True)
+            shift, relabel = self.problem.config.shift, self.problem.relabelled
+            made = [replace(own, labels=relabel(own.labels, shift(user))) for user, own in data]
+            self.problem.prepared[key] = self.problem.population_of(made)
+        found: Population = self.problem.prepared[key]
+        return found
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield all: few users relabel."""
+        yield asked, self.chosen(asked)
 
     def evaluate(self) -> dict[int, float]:
         """Return nothing: the run measures honest users' local models."""

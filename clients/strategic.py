@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
+from clients.surrogate import SurrogateClient
 from pfl_flower.attacks import Attack, Observation, plausible_report
 from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.model import ModelAttack
+from pfl_flower.attacks.untargeted import (
+    GaussianNoise,
+    InnerProduct,
+    LittleIsEnough,
+    MinMax,
+    SignFlip,
+    least_noticed,
+)
 from pfl_flower.messages import Broadcast
 from pfl_flower.plans import plan
 from pfl_flower.problem import Problem, resolve
@@ -44,10 +53,29 @@ class AttackSetup:
         return plan(self.problem, self.user).attack_model.to(self.problem.dtype)
 
     @property
+    def own(self) -> tuple[int, ...]:
+        """The id of the dataset that this user would hold if it were honest."""
+        return (self.user,)
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Ids of ``attack-draws`` datasets that no user of the run holds."""
+        first = self.problem.config.users
+        return tuple(range(first, first + self.problem.config.attack_draws))
+
+    def strength(self, own: float) -> float:
+        """Return ``attack-strength``, or the attack's own where that is 0."""
+        return self.problem.config.attack_strength or own
+
+    @property
     def coalition(self) -> int:
         """Number of strategic users who share the correction."""
-        config = self.problem.config
-        return config.coalition or max(1, len(config.strategic()))
+        return self.problem.config.coalition or self.strategic
+
+    @property
+    def strategic(self) -> int:
+        """Number of strategic users in the run, at least 1."""
+        return max(1, len(self.problem.config.strategic()))
 
 
 AttackFactory = Callable[[AttackSetup], Attack[Any]]
@@ -67,7 +95,44 @@ def model_attack(setup: AttackSetup) -> ModelAttack:
     return ModelAttack(attack_model=setup.attack_model, regularizer=setup.problem.regularizer)
 
 
-ATTACKS: Mapping[str, AttackFactory] = {"cga": counter_gradient, "model": model_attack}
+def sign_flip(setup: AttackSetup) -> SignFlip:
+    """Return the opposite of the user's own honest report."""
+    return SignFlip(datasets=setup.own, strength=setup.strength(1.0))
+
+
+def gaussian(setup: AttackSetup) -> GaussianNoise:
+    """Return noise, by default ten times as long as the user's own honest report."""
+    seed, strength = setup.problem.config.seed, setup.strength(10.0)
+    return GaussianNoise(datasets=setup.own, seed=seed, user=setup.user, strength=strength)
+
+
+def little_is_enough(setup: AttackSetup) -> LittleIsEnough:
+    """Return Baruch et al.'s attack, by default with their z."""
+    z = least_noticed(setup.problem.config.users, setup.strategic)
+    return LittleIsEnough(datasets=setup.drawn, strength=setup.strength(z))
+
+
+def inner_product(setup: AttackSetup) -> InnerProduct:
+    """Return Xie et al.'s attack, by default twice what turns the sum around: mu is a guess."""
+    honest = max(1, setup.problem.config.users - setup.strategic)
+    epsilon = 2.0 * honest / setup.strategic
+    return InnerProduct(datasets=setup.drawn, strength=setup.strength(epsilon))
+
+
+def min_max(setup: AttackSetup) -> MinMax:
+    """Return Shejwalkar and Houmansadr's attack."""
+    return MinMax(datasets=setup.drawn)
+
+
+ATTACKS: Mapping[str, AttackFactory] = {
+    "cga": counter_gradient,
+    "model": model_attack,
+    "sign-flip": sign_flip,
+    "gaussian": gaussian,
+    "little-is-enough": little_is_enough,
+    "inner-product": inner_product,
+    "min-max": min_max,
+}
 
 
 class StrategicClient(Client):
@@ -77,19 +142,37 @@ class StrategicClient(Client):
         """Return the attacks' reports, projected on GRAD(rho_t)."""
         factory = resolve("attack", self.problem.config.attack, ATTACKS)
         positions = {user: row for row, user in enumerate(broadcast.users)}
+        attacks = {user: factory(AttackSetup(self.problem, user)) for user in self.asked(broadcast)}
+        wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
+        seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
         gradients = {
             user: self._attack(
-                factory(AttackSetup(self.problem, user)),
+                attack,
                 user,
                 broadcast,
                 broadcast.last_accepted[positions[user]],
+                seen[wanted[user]],
             )
-            for user in self.users
+            for user, attack in attacks.items()
         }
         return Answer(gradients)
 
+    def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:
+        """Return honest reports ``(m, d)`` on these datasets, None if there are none."""
+        if not datasets:
+            return None
+        nothing = (0,) * len(datasets)
+        told = replace(broadcast, users=datasets, members=datasets, last_accepted=nothing)
+        honest = SurrogateClient(self.problem, datasets, self.state).report(told).gradients
+        return torch.stack([honest[dataset] for dataset in datasets])
+
     def _attack(
-        self, attack: Attack[Any], user: int, broadcast: Broadcast, last_accepted: int
+        self,
+        attack: Attack[Any],
+        user: int,
+        broadcast: Broadcast,
+        last_accepted: int,
+        surrogates: Tensor | None,
     ) -> Tensor:
         name = f"strategic-{user}"
         kept = self.recall(name)
@@ -108,6 +191,7 @@ class StrategicClient(Client):
             eta_sum=broadcast.eta_sum,
             accepted=accepted,
             honest_sum=broadcast.honest_sum,
+            surrogates=surrogates,
         )
         report, state = plausible_report(attack, start, observation, self.problem.regularizer)
         round_tag = torch.tensor(broadcast.round)

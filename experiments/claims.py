@@ -92,6 +92,7 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "mnist-squared-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
     "mnist-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
     "mnist-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
+    "many-users": (Claim("distance_to_target", "<", 1e-4), SOLVED, QUIET),
 }
 
 

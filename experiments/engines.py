@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.options import Options
@@ -43,17 +44,25 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
     from pfl_flower import client_app, server_app
     from pfl_flower.inprocess import run_in_process
 
+    with logged_to(log_path, append=bool(config.resume)):
+        run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+
+
+@contextlib.contextmanager
+def logged_to(path: Path, *, append: bool = False) -> Iterator[None]:
+    """Write to ``path``, or after what is there, what Flower logs and what is printed."""
     logger = logging.getLogger("flwr")
     handlers, propagate = logger.handlers[:], logger.propagate
-    with log_path.open("w") as file, contextlib.redirect_stdout(file):
+    with path.open("a" if append else "w") as file, contextlib.redirect_stdout(file):
         logger.handlers, logger.propagate = [logging.StreamHandler(file)], False
         try:
-            run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+            yield
         finally:
             logger.handlers, logger.propagate = handlers, propagate
 
 
-def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:
+    """Return the ``flwr run`` of a configuration, which it finds in ``folder``."""
     settings = folder / "run-config.toml"
     settings.write_text(
         "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items())
@@ -62,6 +71,11 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
     if nodes is not None:
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
         command += ["--federation-config", resources]
+    return command
+
+
+def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+    command = simulation_command(config, nodes, folder)
     environment = {**os.environ, "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
     log_path = folder / "run.log"
     with log_path.open("w") as file:

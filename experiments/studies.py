@@ -21,6 +21,7 @@ STUDIES: Mapping[str, str] = {
     "gradient-pac": f"{THEORY}.gradient_pac:STUDY",
     "alpha-grows-with-n": f"{THEORY}.alpha_growth:STUDY",
     "budget-curve": "experiments.budget:STUDY",
+    "defences": "experiments.defences:STUDY",
     "fig1-cga": f"{PAPER}.cga:STUDY",
     "fig2-model-attack": f"{PAPER}.model:STUDY",
     "fig3-data-poisoning": f"{PAPER}.data:STUDY",

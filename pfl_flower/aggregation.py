@@ -8,7 +8,7 @@ rho_{t+1} by at most ``eta k lam`` whatever they send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from pfl_flower.regularizers import Regularizer
+from pfl_flower.robust import ROBUST
+from pfl_flower.rows import Rows
 
 
 class Reason(StrEnum):
@@ -106,31 +108,26 @@ class RowCheck:
     rtol: float = 1e-6
     max_norm: float = 0.0
 
-    def fault(self, user: int, row: Tensor) -> Rejection | None:
-        """Return why a user's row ``(d,)`` does not count, or None if it does."""
+    def fault(self, user: int, row: Tensor) -> Rejection:
+        """Return why a user's row ``(d,)``, which does not count, does not."""
         if not bool(torch.isfinite(row).all()):
             return Rejection(user, Reason.NOT_FINITE, "the gradient is not finite")
         norm = float(torch.linalg.vector_norm(row))
-        if not bool(self.regularizer.contains(row, self.rtol)):
-            radius = self.regularizer.radius
-            return Rejection(
-                user, Reason.OUTSIDE_GRAD, f"norm {norm:.6g}: expected <= {radius:.6g}"
-            )
-        if 0 < self.max_norm < norm:
+        if 0 < self.max_norm < norm and bool(self.regularizer.contains(row, self.rtol)):
             return Rejection(user, Reason.NORM_LIMIT, f"norm {norm:.6g}: limit {self.max_norm:.6g}")
-        return None
+        radius = self.regularizer.radius
+        return Rejection(user, Reason.OUTSIDE_GRAD, f"norm {norm:.6g}: expected <= {radius:.6g}")
 
-    def split(self, report: Report) -> tuple[dict[int, Tensor], list[Rejection]]:
+    def split(self, report: Report) -> tuple[Rows, list[Rejection]]:
         """Return the rows that count, projected on GRAD(rho_t), by user, and the rejections."""
-        accepted: dict[int, Tensor] = {}
-        rejections = []
-        for user, row in zip(report.users, report.gradients, strict=True):
-            rejection = self.fault(user, row)
-            if rejection is None:
-                accepted[user] = self.regularizer.project(row)
-            else:
-                rejections.append(rejection)
-        return accepted, rejections
+        rows = Rows(torch.tensor(report.users, dtype=torch.int64), report.gradients)
+        good = self.regularizer.contains(rows.values_by_user, self.rtol)
+        if self.max_norm > 0:
+            good &= torch.linalg.vector_norm(rows.values_by_user, dim=1) <= self.max_norm
+        counts = good.cpu()
+        rejections = [self.fault(user, row) for user, row in rows.select(~counts).items()]
+        kept = rows.select(counts) if rejections else rows
+        return Rows(kept.users, self.regularizer.project(kept.values_by_user)), rejections
 
 
 Aggregation = Callable[[Tensor], Tensor]
@@ -142,17 +139,17 @@ def total(rows: Tensor) -> Tensor:
     return rows.sum(dim=0)
 
 
-AGGREGATIONS: dict[str, Aggregation] = {"sum": total}
+AGGREGATIONS: dict[str, Aggregation] = {"sum": total, **ROBUST}
 
 
 def combine(
-    rows: dict[int, Tensor], rho: Tensor, eta: float, rule: Aggregation = total
-) -> tuple[Tensor, dict[int, Tensor], list[Rejection]]:
+    rows: Mapping[int, Tensor], rho: Tensor, eta: float, rule: Aggregation = total
+) -> tuple[Tensor, Rows, list[Rejection]]:
     """Combine the accepted rows, refusing those that would make rho non-finite.
 
     Parameters
     ----------
-    rows : dict
+    rows : mapping
         Accepted rows ``(d,)`` by user; they are taken in the order of the user ids.
     rho, eta
         Current global model ``(d,)`` and step size.
@@ -164,21 +161,28 @@ def combine(
     tuple
         The direction ``(d,)`` (0 without rows), the rows that counted, and rejections for overflow.
     """
-    kept: dict[int, Tensor] = {}
-    rejections = []
-    ordered = dict(sorted(rows.items()))
-    if ordered and _finite_step(rho, eta, rule(torch.stack(list(ordered.values())))):
-        kept = ordered
-    else:
-        for user, row in ordered.items():
-            if _finite_step(rho, eta, rule(torch.stack([*kept.values(), row]))):
-                kept[user] = row
-            else:
-                detail = "rho would no longer be finite"
-                rejections.append(Rejection(user, Reason.OVERFLOW, detail))
-    direction = rule(torch.stack(list(kept.values()))) if kept else torch.zeros_like(rho)
-    return direction, kept, rejections
+    ordered = Rows.of(rows)
+    kept = _finite_rows(ordered, rho, eta, rule)
+    direction = rule(kept.values_by_user) if kept else torch.zeros_like(rho)
+    detail = "rho would no longer be finite"
+    lost = ordered.users[~torch.isin(ordered.users, kept.users)].tolist()
+    return direction, kept, [Rejection(user, Reason.OVERFLOW, detail) for user in lost]
 
 
-def _finite_step(rho: Tensor, eta: float, direction: Tensor) -> bool:
-    return bool(torch.isfinite(rho - eta * direction).all())
+def _finite_rows(rows: Rows, rho: Tensor, eta: float, rule: Aggregation) -> Rows:
+    """Return the rows, taken in order, with which rho stays finite.
+
+    A group that would not do is halved: a few bad rows among many cost a few sums.
+    """
+    kept = Rows.of({})
+    waiting = [rows] if rows else []
+    while waiting:
+        group = waiting.pop()
+        tried = Rows.merge([kept, group])
+        if bool(torch.isfinite(rho - eta * rule(tried.values_by_user)).all()):
+            kept = tried
+        elif len(group) > 1:
+            index = torch.arange(len(group))
+            half = len(group) // 2
+            waiting += [group.select(index[half:]), group.select(index[:half])]
+    return kept

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import torch
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Client, HonestClient, PoisonedClient, StrategicClient
+from clients import Client, HonestClient, PoisonedClient, RelabelledClient, StrategicClient
+from clients.memory import Memory
 from pfl_flower.aggregation import Report
-from pfl_flower.config import ConfigError, parse_config
+from pfl_flower.config import ConfigError, Scalar, parse_config
 from pfl_flower.messages import (
-    CONFIG,
     METRICS,
+    ROLES,
+    Introduction,
     NodeMetrics,
+    pack_introduction,
     pack_report,
     unpack_broadcast,
     unpack_request,
 )
 from pfl_flower.problem import Problem, build_problem
+from pfl_flower.rows import Rows
 
-ROLES = ("auto", "honest", "strategic")
+BY_DATA: Mapping[str, type[Client]] = {"data": PoisonedClient, "label-flip": RelabelledClient}
+"""Attacks whose users run the honest code on other data."""
 
 app = ClientApp()
 
@@ -38,33 +46,50 @@ def node_role(context: Context) -> str:
     return role
 
 
+def node_memory(problem: Problem, context: Context) -> Memory:
+    """Return the memory in the node's own ``state-dir``, the run's, or the folder of the run."""
+    config = problem.config
+    chosen = str(context.node_config.get("state-dir", config.state_dir))
+    base = Path(chosen).expanduser() / config.name if chosen else config.folder() / "state"
+    return Memory(base.absolute())
+
+
 def node_clients(
     problem: Problem, users: tuple[int, ...], role: str, state: RecordDict
 ) -> list[Client]:
     """Return the clients that act for a node's users; the node's own role wins over the run's."""
     chosen = problem.config.strategic() if role == "auto" else frozenset()
     strategic = tuple(user for user in users if user in chosen or role == "strategic")
-    honest = tuple(user for user in users if user not in strategic)
+    honest = users
+    if strategic:
+        apart = frozenset(strategic)
+        honest = tuple(user for user in users if user not in apart)
     clients: list[Client] = []
     if honest:
         clients.append(HonestClient(problem, honest, state))
     if strategic:
-        poisons = problem.config.attack == "data"
-        kind = PoisonedClient if poisons else StrategicClient
+        kind = BY_DATA.get(problem.config.attack, StrategicClient)
         clients.append(kind(problem, strategic, state))
     return clients
 
 
 def _problem(context: Context) -> Problem:
-    return build_problem(parse_config(context.run_config))
+    return _parsed(tuple(context.run_config.items()))
+
+
+@lru_cache(maxsize=2)
+def _parsed(items: tuple[tuple[str, Scalar], ...]) -> Problem:
+    return build_problem(parse_config(dict(items)))
 
 
 @app.query()
 def introduce(message: Message, context: Context) -> Message:
-    """Tell the server which role this node was started with."""
-    _problem(context)
-    record = ConfigRecord({"role": node_role(context)})
-    return Message(RecordDict({CONFIG: record}), reply_to=message)
+    """Tell the server which role this node was started with, and whose memory it has kept."""
+    problem = _problem(context)
+    round, _ = unpack_request(message.content)
+    holds = node_memory(problem, context).users(round)
+    said = Introduction(node_role(context), frozenset(holds))
+    return Message(pack_introduction(said), reply_to=message)
 
 
 @app.train()
@@ -72,12 +97,15 @@ def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with one gradient row per assigned user."""
     problem = _problem(context)
     broadcast = unpack_broadcast(message.content, problem.device)
-    clients = node_clients(problem, broadcast.users, node_role(context), context.state)
-    answers = [client.report(broadcast) for client in clients]
-    rows = {user: row for answer in answers for user, row in answer.gradients.items()}
-    gradients = torch.stack([rows[user] for user in broadcast.users])
-    report = Report(broadcast.round, broadcast.users, gradients)
+    memory = node_memory(problem, context)
+    memory.recall(context.state, broadcast)
+    clients = node_clients(problem, broadcast.members, node_role(context), context.state)
+    answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
+    rows = Rows.merge([answer.gradients for answer in answers])
+    report = Report(broadcast.round, broadcast.users, rows.values_by_user)
     metrics = NodeMetrics.merge(answer.metrics for answer in answers)
+    if problem.config.checkpoint_every:
+        memory.keep(context.state, broadcast)
     return Message(pack_report(report, metrics), reply_to=message)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,17 @@ from pfl_flower.rules import rules
 
 Scalar = bool | int | float | str
 
-ATTACK_NAMES = ("cga", "model", "data")
+ATTACK_NAMES = (
+    "cga",
+    "model",
+    "data",
+    "label-flip",
+    "sign-flip",
+    "gaussian",
+    "little-is-enough",
+    "inner-product",
+    "min-max",
+)
 POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
 DATASET = re.compile(
     r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"
@@ -104,8 +115,15 @@ class RunConfig(Keys):
             raise ValueError(
                 f"points-per-user = {self.points_per_user}: expected sizes such as 60000,10"
             )
-        given = [int(size) for size in self.points_per_user.split(",")][: self.users]
-        return tuple(given + given[-1:] * (self.users - len(given)))
+        return _sizes(self.points_per_user, self.users)
+
+    def sample_size(self) -> int:
+        """Return the number of users asked in a round, at least one."""
+        return max(1, round(self.participation * self.users))
+
+    def sample_scale(self) -> float:
+        """Return what the sum of a round's reports is multiplied by."""
+        return self.users / self.sample_size() if self.participation_rescale else 1.0
 
     def strategic(self) -> frozenset[int]:
         """Return the ids of the users that the run makes strategic."""
@@ -142,6 +160,10 @@ class RunConfig(Keys):
         same = [other for other in self.strategic() if self.shift(other) == self.shift(user)]
         return max(1, len(same))
 
+    def tolerance(self) -> int:
+        """Return f, the number of strategic users that the aggregation is meant to withstand."""
+        return self.aggregation_tolerance or max(1, len(self.strategic()))
+
     def folder(self) -> Path:
         """Return the absolute folder of the run's results."""
         base = Path(self.output_dir).expanduser() if self.output_dir else Path.home() / "pfl-flower"
@@ -150,6 +172,12 @@ class RunConfig(Keys):
     def flat(self) -> dict[str, Scalar]:
         """Return all keys and values as Flower's run config spells them."""
         return self.model_dump(by_alias=True)
+
+
+@lru_cache(maxsize=8)
+def _sizes(text: str, users: int) -> tuple[int, ...]:
+    given = [int(size) for size in text.split(",")][:users]
+    return tuple(given + given[-1:] * (users - len(given)))
 
 
 def _known(key: str, value: str, names: tuple[str, ...]) -> None:

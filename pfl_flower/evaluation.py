@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pfl_flower.models import accuracy
+from pfl_flower.models import accuracy, predict
 from pfl_flower.problem import Problem
 
 
@@ -43,12 +43,16 @@ class Evaluation:
         return cls(problem, features, labels, target, problem.initial, tuple(rivals), honest)
 
     @cached_property
+    def _wanted(self) -> Tensor:
+        return self.problem.relabelled(self.labels)
+
+    @cached_property
     def target_accuracy(self) -> float:
         """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
         if self.target is None:
             return float("nan")
         scores = self.problem.model.scores(self.target[None], self.features)
-        return float(accuracy(scores, self.problem.relabelled(self.labels)[None])[0])
+        return float(accuracy(scores, self._wanted[None])[0])
 
     def __call__(self, rho: Tensor) -> dict[str, float]:
         """Return the metrics of ``rho (d,)``.
@@ -62,9 +66,9 @@ class Evaluation:
         labels = self.labels
         measured = {}
         if self.problem.source.loss != "least-squares":
-            wanted = self.problem.relabelled(labels)
-            measured["accuracy_true"] = float(accuracy(scores[None], labels[None])[0])
-            measured["accuracy_target"] = float(accuracy(scores[None], wanted[None])[0])
+            answers = predict(scores)
+            measured["accuracy_true"] = float((answers == labels).double().mean())
+            measured["accuracy_target"] = float((answers == self._wanted).double().mean())
             if self.target is not None:
                 measured["target_accuracy"] = self.target_accuracy
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels

@@ -35,6 +35,19 @@ class Keys(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     dtype: Literal["float32", "float64"] = Field("float64", description="precision of the run")
     save_trajectory: bool = Field(False, description="keep rho of every round in trajectory.npy")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="rounds between checkpoints of the server; clients keep every round; 0: none"
+    )
+    resume: str = Field(
+        "",
+        description="go on from a checkpoint: its file, its run's folder, or auto, this run's own "
+        "if there is one; empty: start afresh",
+    )
+    state_dir: str = Field(
+        "",
+        description="folder of the clients' memory, which a node's own state-dir overrules; "
+        "empty: in the folder of the run",
+    )
 
     dataset: str = Field(
         "digits",
@@ -51,6 +64,18 @@ class Keys(BaseModel):
     users: Count = Field(11, description="number N of users; their ids are 0 .. N-1")
     points_per_user: str = Field(
         "500", description="points a user draws; a list such as 60000,10 repeats its last entry"
+    )
+
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="fraction of the users asked in a round, drawn anew each round"
+    )
+    participation_rescale: bool = Field(
+        False, description="multiply the sum of a sample's reports by N / users asked"
+    )
+    chunk_users: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="honest users whose data a node holds at a time, drawn anew each round; "
+        "0: all, drawn once",
     )
 
     model: Literal["linear", "two-layer"] = Field("linear", description="model of every user")
@@ -92,14 +117,45 @@ class Keys(BaseModel):
         1.0, description="factor on a numeric server-lr each round"
     )
     server_lr_floor: NonNegative = Field(0.0, description="least numeric server-lr")
-    aggregation: str = Field("sum", description="sum, or a function as package.module:name")
+    aggregation: str = Field(
+        "sum",
+        description="sum, median, trimmed-mean, geometric-median, krum, multi-krum, "
+        "centred-clipping, or a function as package.module:name",
+    )
+    aggregation_mixing: bool = Field(
+        False, description="mix each report with its nearest neighbours before the aggregation"
+    )
+    aggregation_tolerance: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="f, the number of strategic users that an aggregation withstands; "
+        "0: as many as the run has, at least 1",
+    )
+    krum_selected: Annotated[int, Field(ge=0)] = Field(
+        0, description="reports that multi-krum averages; 0: all but f"
+    )
+    clipping_radius: NonNegative = Field(
+        0.0,
+        description="radius of centred-clipping; 0: the median distance to the middle report",
+    )
     gradient_rtol: NonNegative = Field(
         1e-6, description="tolerance of GRAD(rho), relative to its radius"
     )
     max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
 
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
-    attack: str = Field("cga", description="cga, model, data, or a class as package.module:Name")
+    attack: str = Field(
+        "cga",
+        description="cga, model, data, label-flip, sign-flip, gaussian, little-is-enough, "
+        "inner-product, min-max, or a class as package.module:Name",
+    )
+    attack_strength: NonNegative = Field(
+        0.0,
+        description="factor of sign-flip, gaussian, little-is-enough (z) and inner-product "
+        "(epsilon); 0: the attack's own",
+    )
+    attack_draws: Annotated[int, Field(ge=2)] = Field(
+        5, description="datasets that an untargeted attacker draws to guess the honest reports"
+    )
     estimator: Literal["inferred", "oracle"] = Field(
         "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"
     )

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 OptimizerName = Literal["adam", "sgd"]
 
@@ -34,24 +35,39 @@ def optimizer_step(
     Users that have taken equally many steps move together: Adam is elementwise but for its step
     count.
     """
+    if name == "sgd":
+        moved = torch.add(theta, gradient, alpha=-lr)
+        return moved, StepState(state.steps + 1, state.first, state.second)
     moved, first, second = theta.clone(), state.first.clone(), state.second.clone()
-    for count in torch.unique(state.steps):
-        users = state.steps == count
-        parameter = torch.nn.Parameter(theta[users])
-        parameter.grad = gradient[users]
-        optimizer: torch.optim.Optimizer
-        if name == "sgd":
-            optimizer = torch.optim.SGD([parameter], lr=lr)
-        else:
-            optimizer = torch.optim.Adam([parameter], lr=lr)
-            optimizer.state[parameter] = {
-                "step": count.clone(),
-                "exp_avg": state.first[users],
-                "exp_avg_sq": state.second[users],
-            }
-        optimizer.step()
-        moved[users] = parameter.detach()
-        if name == "adam":
-            first[users] = optimizer.state[parameter]["exp_avg"]
-            second[users] = optimizer.state[parameter]["exp_avg_sq"]
+    counts = torch.unique(state.steps)
+    for count in counts:
+        if len(counts) == 1:
+            _adam(moved, gradient, first, second, count, lr)
+            continue
+        users = (state.steps == count).to(theta.device)
+        part = moved[users], gradient[users], first[users], second[users]
+        _adam(*part, count, lr)
+        moved[users], first[users], second[users] = part[0], part[2], part[3]
     return moved, StepState(state.steps + 1, first, second)
+
+
+def _adam(
+    theta: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float
+) -> None:
+    """Step in place; torch's functional form, since an Optimizer costs more than a small step."""
+    adam(
+        [theta],
+        [gradient],
+        [first],
+        [second],
+        [],
+        [count.clone()],
+        foreach=False,
+        amsgrad=False,
+        beta1=0.9,
+        beta2=0.999,
+        lr=lr,
+        weight_decay=0.0,
+        eps=1e-8,
+        maximize=False,
+    )

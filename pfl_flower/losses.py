@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pfl_flower.models import Linear, Model
+from pfl_flower.models import Linear, Model, TwoLayer
 
 Reduction = Literal["sum", "mean"]
 
@@ -259,7 +259,9 @@ class LocalLoss:
         )
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """``grad L_n(theta_n)``, ``(k, d)``: two matrix products if linear, else torch.func."""
+        """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
+        if isinstance(self.model, TwoLayer):
+            return self.model.backward(theta, self.features, self._slope) + 2 * self.nu * theta
         if not isinstance(self.model, Linear):
             gradient: Tensor = torch.func.grad(lambda t: self.value(t).sum())(theta)
             return gradient
@@ -296,6 +298,10 @@ class LocalLoss:
         weight = (self.weights * self.scale[:, None]).sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
+
+    def _slope(self, scores: Tensor, part: slice) -> Tensor:
+        slope = self.loss.gradient(scores, self.labels[:, part])
+        return slope * (self.weights[:, part] * self.scale[:, None])[..., None]
 
     def _pull_back(self, scores: Tensor) -> Tensor:
         weighted = scores * (self.weights * self.scale[:, None])[..., None]

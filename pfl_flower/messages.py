@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,10 +16,30 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Reason, Report, ReportError
 
+ROLES = ("auto", "honest", "strategic")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 RHO, HONEST_SUM, GRADIENTS = "rho", "honest-sum", "gradients"
-HEADER_BYTES = 4096
-"""Room for the header of a serialised array."""
+FRAME_BYTES, USER_BYTES = 4096, 64
+"""Room in a reply besides its numbers: for headers and names, and for what is said of each user."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """One start of the server, of which a run that is resumed has several.
+
+    Attributes
+    ----------
+    name : str
+        Different for every start; empty if the run keeps no checkpoints, nor clients their memory.
+    resumed : int
+        The round it goes on from: what clients did after it in an earlier session never happened.
+    committed : int
+        The round of the last checkpoint: clients keep what they need to go back to it.
+    """
+
+    name: str = ""
+    resumed: int = 0
+    committed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +51,20 @@ class Broadcast:
     round : int
         t, from 1.
     users : tuple of int
-        Ids of the users that the node acts for, ascending.
+        Ids of the users that are asked, ascending.
     last_accepted : tuple of int
         For each of them the round of its last accepted report, 0 if there is none.
     rho : Tensor
         rho_t, ``(d,)``.
     eta, eta_sum : float
-        eta_t, and the sum of the step sizes of the rounds before t.
+        eta_t, times N / users asked where a sample's sum is rescaled: what one report moves rho by;
+        and the sum of these over the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
+    members : tuple of int
+        Ids of all users that the node acts for, ascending; those asked when left out.
+    session : Session
+        Which start of the server this is, and which round clients may have to go back to.
     """
 
     round: int
@@ -45,21 +74,82 @@ class Broadcast:
     eta: float
     eta_sum: float
     honest_sum: Tensor | None = None
+    members: tuple[int, ...] = ()
+    session: Session = Session()
+
+    def __post_init__(self) -> None:
+        """Take those asked for all."""
+        if not self.members:
+            object.__setattr__(self, "members", self.users)
+
+
+KINDS = ("float32", "float64", "int64")
+"""What is read and written without numpy's parser, which costs more than a small array."""
+
+
+@lru_cache(maxsize=256)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that numpy writes before the numbers of a C-ordered array."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape},
+    )
+    return buffer.getvalue()
 
 
 def to_array(tensor: Tensor) -> Array:
-    """Return Flower's form of a tensor."""
-    return Array(tensor.detach().cpu().numpy())
+    """Return Flower's form of a tensor; its numbers are copied once."""
+    values = tensor.detach().cpu().contiguous().numpy()
+    kind = str(values.dtype)
+    if kind not in KINDS:
+        return Array(values)
+    numbers = values.reshape(-1).view(np.uint8).data
+    data = b"".join((_header(kind, values.shape), numbers))
+    # Array's constructor tries out three signatures, which costs more than a small array.
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+    return array
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return the record of named tensors."""
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        record[name] = to_array(tensor)
+    return record
+
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+
+def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return the record of this name if there is one and it is of this kind."""
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+def _plain(array: Array) -> Tensor | None:
+    """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
+    shape = tuple(array.shape)
+    if array.stype != "numpy.ndarray" or array.dtype not in KINDS:
+        return None
+    header, size = _header(array.dtype, shape), math.prod(shape) * np.dtype(array.dtype).itemsize
+    if len(array.data) != len(header) + size or not array.data.startswith(header):
+        return None
+    values = np.frombuffer(array.data, array.dtype, offset=len(header))
+    return torch.from_numpy(values.copy()).view(shape)
 
 
 def to_tensor(array: Array) -> Tensor:
     """Return the tensor of a trusted array, with memory of its own."""
-    return torch.from_numpy(array.numpy())
+    plain = _plain(array)
+    return torch.from_numpy(array.numpy()) if plain is None else plain
 
 
 def pack_rho(rho: Tensor) -> ArrayRecord:
     """Return the record in which a strategy passes rho from round to round."""
-    return ArrayRecord({RHO: to_array(rho)})
+    return to_record({RHO: rho})
 
 
 def unpack_rho(record: ArrayRecord) -> Tensor:
@@ -72,13 +162,19 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
     config = ConfigRecord(
         {
             "round": broadcast.round,
-            "users": list(broadcast.users),
-            "last-accepted": list(broadcast.last_accepted),
+            "users": _packed(broadcast.users),
+            "last-accepted": _packed(broadcast.last_accepted),
             "eta": broadcast.eta,
             "eta-sum": broadcast.eta_sum,
+            "session": broadcast.session.name,
+            "resumed": broadcast.session.resumed,
+            "committed": broadcast.session.committed,
         }
     )
-    content = ArrayRecord({RHO: arrays[RHO]})
+    if broadcast.members != broadcast.users:
+        config["members"] = _packed(broadcast.members)
+    content = ArrayRecord()
+    content[RHO] = arrays[RHO]
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
     return RecordDict({ARRAYS: content, CONFIG: config})
@@ -86,7 +182,9 @@ def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
 
 def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
     """Return the broadcast in a training message, on the device of the node's users."""
-    arrays, config = content.array_records[ARRAYS], content.config_records[CONFIG]
+    arrays, config = content[ARRAYS], content[CONFIG]
+    if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise TypeError(f"{ARRAYS}, {CONFIG}: expected an ArrayRecord and a ConfigRecord")
     honest = arrays.get(HONEST_SUM)
     return Broadcast(
         round=_integer(config, "round"),
@@ -96,18 +194,43 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
+        members=_integers(config, "members") if "members" in config else (),
+        session=Session(
+            str(config["session"]), _integer(config, "resumed"), _integer(config, "committed")
+        ),
     )
 
 
 def pack_request(round: int, users: tuple[int, ...]) -> RecordDict:
     """Return the content of an evaluation message."""
-    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": list(users)})})
+    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": _packed(users)})})
 
 
 def unpack_request(content: RecordDict) -> tuple[int, tuple[int, ...]]:
     """Return the round and the users of an evaluation message."""
     config = content.config_records[CONFIG]
     return _integer(config, "round"), _integers(config, "users")
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a node says of itself: its role, and the users whose memory it has on its disk."""
+
+    role: str = "auto"
+    holds: frozenset[int] = frozenset()
+
+
+def pack_introduction(said: Introduction) -> RecordDict:
+    """Return the content of a node's introduction."""
+    return RecordDict({CONFIG: ConfigRecord({"role": said.role, "holds": sorted(said.holds)})})
+
+
+def unpack_introduction(content: RecordDict) -> Introduction:
+    """Return what a node that is not trusted says of itself; what is missing is left out."""
+    config = find(content, CONFIG, ConfigRecord) or ConfigRecord()
+    holds = config.get("holds")
+    users = [user for user in holds if isinstance(user, int)] if isinstance(holds, list) else []
+    return Introduction(str(config.get("role", "auto")), frozenset(users))
 
 
 @dataclass(frozen=True)
@@ -123,6 +246,8 @@ class NodeMetrics:
         Of its honest users' local models, by user.
     poisoned_points, poisoned_labels, poisoned_residual
         Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
+    absurd
+        Entries that the server left out.
     """
 
     worst_residual: float = 0.0
@@ -131,6 +256,7 @@ class NodeMetrics:
     poisoned_points: int = 0
     poisoned_labels: float = 0.0
     poisoned_residual: float = 0.0
+    absurd: int = 0
 
     @classmethod
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
@@ -143,6 +269,7 @@ class NodeMetrics:
             sum(metrics.poisoned_points for metrics in known),
             sum(metrics.poisoned_labels for metrics in known),
             max((metrics.poisoned_residual for metrics in known), default=0.0),
+            sum(metrics.absurd for metrics in known),
         )
 
     def pack(self) -> MetricRecord:
@@ -161,40 +288,60 @@ class NodeMetrics:
         return MetricRecord(values)
 
     @classmethod
-    def unpack(cls, content: RecordDict) -> NodeMetrics:
-        """Return the metrics of a reply, with what is missing or absurd left at its default."""
-        record = content.metric_records.get(METRICS, MetricRecord())
+    def unpack(cls, content: RecordDict, users: Iterable[int]) -> NodeMetrics:
+        """Return the metrics of a reply on ``users``; what is absurd is left out and counted."""
+        record = find(content, METRICS, MetricRecord) or MetricRecord()
+        known: dict[str, Any] = {k: value for k, value in record.items() if _plausible(k, value)}
+        said, values = known.get("accuracy-users", []), known.get("accuracies", [])
+        asked = frozenset(users) if said else frozenset()
+        pairs = zip(said, values, strict=False)
+        accuracies = {user: float(value) for user, value in pairs if user in asked}
+        wrong = len(record) - len(known) + max(len(said), len(values)) - len(accuracies)
         return cls(
-            _amount(record.get("worst-residual")),
-            _count(record.get("unconverged")),
-            _accuracies(record.get("accuracy-users"), record.get("accuracies")),
-            _count(record.get("poisoned-points")),
-            _amount(record.get("poisoned-labels")),
-            _amount(record.get("poisoned-residual")),
+            float(known.get("worst-residual", 0.0)),
+            int(known.get("unconverged", 0)),
+            accuracies,
+            int(known.get("poisoned-points", 0)),
+            float(known.get("poisoned-labels", 0.0)),
+            float(known.get("poisoned-residual", 0.0)),
+            wrong,
         )
 
 
-def _amount(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
+COUNTS = ("unconverged", "poisoned-points")
+AMOUNTS = ("worst-residual", "poisoned-labels", "poisoned-residual")
+LARGEST = 1e30
+"""Of an amount that a node may speak of; sums of many stay finite."""
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and 0 <= value < 2**31 else 0
+def _plausible(key: str, value: object) -> bool:
+    """Whether a node that is not trusted may say this; NaN is not less than anything."""
+    if key in COUNTS:
+        return isinstance(value, int) and 0 <= value < 2**31
+    if key in AMOUNTS:
+        return isinstance(value, int | float) and 0 <= value <= LARGEST
+    if key == "accuracies":
+        return isinstance(value, list) and all(0 <= entry <= 1 for entry in value)
+    if key == "accuracy-users":
+        return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
+    return False
 
 
-def _accuracies(users: object, values: object) -> dict[int, float]:
-    if not isinstance(users, list) or not isinstance(values, list) or len(users) != len(values):
-        return {}
-    pairs = zip(users, values, strict=True)
-    return {user: float(a) for user, a in pairs if isinstance(user, int) and 0 <= a <= 1}
+def largest_reply(users: int, row_bytes: int) -> int:
+    """Return the most bytes of a training reply: its rows, 64 for each user, and 4096.
+
+    >>> largest_reply(users=2, row_bytes=80)
+    4384
+    """
+    return users * (row_bytes + USER_BYTES) + FRAME_BYTES
 
 
 def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
     """Return the content of a training reply."""
     return RecordDict(
         {
-            ARRAYS: ArrayRecord({GRADIENTS: to_array(report.gradients)}),
-            CONFIG: ConfigRecord({"round": report.round, "users": list(report.users)}),
+            ARRAYS: to_record({GRADIENTS: report.gradients}),
+            CONFIG: ConfigRecord({"round": report.round, "users": _packed(report.users)}),
             METRICS: metrics.pack(),
         }
     )
@@ -206,25 +353,38 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
     Raises
     ------
     ReportError
-        If records or arrays are missing, superfluous, larger than ``max_bytes``, or not what they
-        say they are.
+        If the reply is larger than ``max_bytes``, if records or arrays are missing, superfluous, or
+        not what they say they are.
     """
-    arrays, config = content.array_records.get(ARRAYS), content.config_records.get(CONFIG)
-    if arrays is None or config is None or set(arrays) != {GRADIENTS}:
-        found = sorted(arrays) if arrays is not None else []
+    size = sum(_bytes(value) for record in content.values() for value in record.values())
+    if size > max_bytes:
+        raise ReportError(Reason.TOO_LARGE, f"{size} bytes: expected <= {max_bytes}")
+    arrays, config = find(content, ARRAYS, ArrayRecord), find(content, CONFIG, ConfigRecord)
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    found = [key for record in records for key in record]
+    if arrays is None or config is None or found != [GRADIENTS] or GRADIENTS not in arrays:
         raise ReportError(Reason.MISSING_ARRAYS, f"arrays {found[:4]}: expected ['{GRADIENTS}']")
-    array = arrays[GRADIENTS]
-    if len(array.data) > max_bytes + HEADER_BYTES:
-        raise ReportError(Reason.TOO_LARGE, f"{len(array.data)} bytes: expected <= {max_bytes}")
     try:
-        gradients = _decode(array)
+        gradients = _decode(arrays[GRADIENTS])
         users, round = _integers(config, "users"), _integer(config, "round")
-    except (ValueError, TypeError, KeyError, OverflowError, EOFError, MemoryError) as error:
+    except Exception as error:  # numpy and torch raise what they like on hostile bytes
         raise ReportError(Reason.MALFORMED, f"{type(error).__name__}: {error}") from None
     return Report(round=round, users=users, gradients=gradients)
 
 
+def _bytes(value: object) -> int:
+    """Return the size of an entry of a record as it travels, but for a few bytes of framing."""
+    if isinstance(value, Array):
+        return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
+    if isinstance(value, list):
+        return sum(_bytes(entry) for entry in value)
+    return len(value) if isinstance(value, str | bytes) else 8
+
+
 def _decode(array: Array) -> Tensor:
+    plain = _plain(array)
+    if plain is not None:
+        return plain
     values = array.numpy()
     if not isinstance(values, np.ndarray) or values.nbytes > len(array.data):
         raise ValueError("the array does not match its header")
@@ -238,8 +398,15 @@ def _integer(config: ConfigRecord, key: str) -> int:
     return value
 
 
+def _packed(values: Sequence[int]) -> bytes:
+    """Return numbers as bytes: Flower looks at every entry of a list, several times a message."""
+    return np.asarray(values, dtype="<i8").tobytes()
+
+
 def _integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     values = config[key]
-    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
-        raise TypeError(f"{key} is {type(values).__name__}: expected a list of integers")
-    return tuple(int(value) for value in values)
+    if isinstance(values, bytes):
+        return tuple(np.frombuffer(values, dtype="<i8").tolist())
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise TypeError(f"{key} is {type(values).__name__}: expected integers")
+    return tuple(values)  # type: ignore[arg-type]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,28 +11,12 @@ import torch
 from torch import Tensor
 
 from pfl_flower.losses import LocalLoss, PointLoss, Reduction
-from pfl_flower.models import Model, accuracy
+from pfl_flower.models import Model, accuracy_of_each
 from pfl_flower.regularizers import Regularizer
 from pfl_flower.solvers import DEFAULT_TOLERANCE, ProximalSolver, Solution
+from pfl_flower.stacking import Stack, UserData, padded_size, stack
 
-
-@dataclass(frozen=True)
-class UserData:
-    """A user's features ``(n, q)``, labels ``(n,)`` or ``(n, c)``, weights ``(n,)`` (None: 1)."""
-
-    features: Tensor
-    labels: Tensor
-    weights: Tensor | None = None
-
-
-def padded_size(points: int) -> int:
-    """Points after padding: a function of the user's own size alone, at most an eighth more.
-
-    >>> [padded_size(n) for n in (1, 10, 17, 500, 60000)]
-    [1, 10, 18, 512, 61440]
-    """
-    step: int = 2 ** max(0, int(math.log2(max(points, 1))) - 3)
-    return math.ceil(points / step) * step
+__all__ = ["Population", "UserData", "padded_size"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +33,8 @@ class Population:
 
     Parameters
     ----------
-    users : sequence of UserData
-        The datasets, in the order of the rows of every ``(k, d)`` tensor here.
+    users : sequence of UserData or of Stack
+        The datasets, in the order of the rows of every ``(k, d)`` tensor here; or stacked already.
     model, loss, regularizer, nu, reduction
         The problem (Equations 1 and 3).
     dtype, device
@@ -67,7 +50,7 @@ class Population:
 
     def __init__(
         self,
-        users: Sequence[UserData],
+        users: Sequence[UserData] | Sequence[Stack],
         *,
         model: Model,
         loss: PointLoss,
@@ -79,25 +62,55 @@ class Population:
         tolerance: float = DEFAULT_TOLERANCE,
         max_iterations: int = 100,
     ) -> None:
-        if not users or any(len(user.features) == 0 for user in users):
-            raise ValueError("users: expected at least one user, each with at least one point")
+        stacks = [one for one in users if isinstance(one, Stack)]
+        if not stacks:
+            datasets = [one for one in users if isinstance(one, UserData)]
+            if not datasets or any(len(user.features) == 0 for user in datasets):
+                raise ValueError("users: expected at least one user, each with at least one point")
+            stacks = stack(datasets, dtype)
         self.model, self.regularizer = model, regularizer
         self.tolerance, self.max_iterations = tolerance, max_iterations
-        self.size, self.device, self.dtype = len(users), torch.device(device), dtype
-        by_size: dict[int, list[int]] = defaultdict(list)
-        for row, user in enumerate(users):
-            by_size[padded_size(len(user.features))].append(row)
+        self.device, self.dtype = torch.device(device), dtype
+        self.size = sum(len(one.rows) for one in stacks)
         self._buckets = []
-        for points, rows in sorted(by_size.items()):
-            stacked = _stack([users[row] for row in rows], points, dtype, self.device)
+        self._origin: tuple[Population, list[tuple[int, Tensor]]] | None = None
+        for one in stacks:
+            data = one.data
             local = LocalLoss.build(
-                model, loss, stacked[0], stacked[1], weights=stacked[2], nu=nu, reduction=reduction
+                model,
+                loss,
+                data.features.to(self.device),
+                data.labels.to(self.device),
+                weights=None if data.weights is None else data.weights.to(self.device),
+                nu=nu,
+                reduction=reduction,
             )
-            sizes = torch.tensor([len(users[row].features) for row in rows])
-            self._buckets.append(_Bucket(torch.tensor(rows), sizes, local))
+            rows, sizes = one.rows.to(self.device), one.sizes.to(self.device)
+            self._buckets.append(_Bucket(rows, sizes, local))
+
+    def select(self, rows: Tensor) -> Population:
+        """Return the users at ``rows``, ascending, with what their solvers have worked out."""
+        place = torch.full((self.size,), -1, device=self.device)
+        place[rows.to(self.device)] = torch.arange(len(rows), device=self.device)
+        chosen = copy.copy(self)
+        chosen.__dict__.pop("_solvers", None)
+        chosen.__dict__.pop("_order", None)
+        chosen.size, chosen._buckets, origin = len(rows), [], []
+        for number, bucket in enumerate(self._buckets):
+            new = place[bucket.rows]
+            index = (new >= 0).nonzero()[:, 0]
+            if len(index):
+                local = bucket.loss.select(index)
+                chosen._buckets.append(_Bucket(new[index], bucket.sizes[index], local))
+                origin.append((number, index))
+        chosen._origin = self, origin
+        return chosen
 
     @cached_property
     def _solvers(self) -> list[ProximalSolver]:
+        if self._origin is not None:
+            whole, parts = self._origin
+            return [whole._solvers[number].select(index) for number, index in parts]
         return [
             ProximalSolver(
                 bucket.loss,
@@ -110,20 +123,20 @@ class Population:
 
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""
-        return self._gather(lambda bucket: bucket.loss.value(theta[bucket.rows]))
+        return self._gather(lambda bucket: bucket.loss.value(self._part(theta, bucket)))
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, shape ``(k, d)``."""
-        return self._gather(lambda bucket: bucket.loss.gradient(theta[bucket.rows]))
+        return self._gather(lambda bucket: bucket.loss.gradient(self._part(theta, bucket)))
 
-    def minibatch_gradient(self, theta: Tensor, draws: Sequence[Tensor]) -> Tensor:
+    def minibatch_gradient(self, theta: Tensor, draws: Tensor | Sequence[Tensor]) -> Tensor:
         """Estimate ``grad L_n(theta_n)`` from uniform draws in [0, 1), one ``(b,)`` a user."""
+        uniform = draws if isinstance(draws, Tensor) else torch.stack(tuple(draws))
+        uniform = uniform.to(self.device)
 
         def estimate(bucket: _Bucket) -> Tensor:
-            uniform = torch.stack([draws[row] for row in bucket.rows.tolist()])
-            index = (uniform * bucket.sizes[:, None]).long().to(self.device)
-            sizes = bucket.sizes.to(self.device)
-            return bucket.loss.minibatch(index, sizes).gradient(theta[bucket.rows])
+            index = (self._part(uniform, bucket) * bucket.sizes[:, None]).long()
+            return bucket.loss.minibatch(index, bucket.sizes).gradient(self._part(theta, bucket))
 
         return self._gather(estimate)
 
@@ -143,15 +156,14 @@ class Population:
     def solve(self, rho: Tensor, start: Tensor) -> Solution:
         """Exact local models ``argmin L_n(theta) + R(rho, theta)`` from ``start (k, d)``."""
         parts = [
-            solver.solve(rho, start[bucket.rows])
+            solver.solve(rho, self._part(start, bucket))
             for bucket, solver in zip(self._buckets, self._solvers, strict=True)
         ]
-        order = torch.argsort(torch.cat([bucket.rows for bucket in self._buckets]))
         return Solution(
-            theta=torch.cat([part.theta for part in parts])[order],
-            residual=torch.cat([part.residual for part in parts])[order],
-            iterations=torch.cat([part.iterations for part in parts])[order],
-            converged=torch.cat([part.converged for part in parts])[order],
+            theta=self._together([part.theta for part in parts]),
+            residual=self._together([part.residual for part in parts]),
+            iterations=self._together([part.iterations for part in parts]),
+            converged=self._together([part.converged for part in parts]),
         )
 
     def report(self, rho: Tensor, theta: Tensor) -> Tensor:
@@ -170,30 +182,20 @@ class Population:
 
     def accuracy(self, theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Accuracy of each user's model on shared points ``(m, q)``, shape ``(k,)``."""
-        return torch.stack(
-            [accuracy(self.model.scores(row[None], features), labels)[0] for row in theta]
-        )
+        return accuracy_of_each(self.model, theta, features, labels)
+
+    @cached_property
+    def _order(self) -> Tensor:
+        return torch.argsort(torch.cat([bucket.rows for bucket in self._buckets]))
+
+    def _part(self, values: Tensor, bucket: _Bucket) -> Tensor:
+        """Return the bucket's rows of ``(k, ...)``; a lone bucket has all, in their order."""
+        return values if len(self._buckets) == 1 else values[bucket.rows]
+
+    def _together(self, parts: Sequence[Tensor]) -> Tensor:
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(list(parts))[self._order]
 
     def _gather(self, compute: Callable[[_Bucket], Tensor]) -> Tensor:
-        order = torch.argsort(torch.cat([bucket.rows for bucket in self._buckets]))
-        return torch.cat([compute(bucket) for bucket in self._buckets])[order]
-
-
-def _stack(
-    users: Sequence[UserData], points: int, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, labels and weights of users of at most ``points`` points, padded with weight 0."""
-    first = users[0]
-    features = first.features.new_zeros(
-        (len(users), points, *first.features.shape[1:]), dtype=dtype
-    )
-    labels = first.labels.new_zeros((len(users), points, *first.labels.shape[1:]))
-    weights = torch.zeros((len(users), points), dtype=dtype)
-    for row, user in enumerate(users):
-        size = len(user.features)
-        features[row, :size] = user.features
-        labels[row, :size] = user.labels
-        weights[row, :size] = 1.0 if user.weights is None else user.weights
-    if labels.is_floating_point():
-        labels = labels.to(dtype)
-    return features.to(device), labels.to(device), weights.to(device)
+        return self._together([compute(bucket) for bucket in self._buckets])

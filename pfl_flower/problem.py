@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,8 +18,9 @@ from pfl_flower.losses import LOSSES, PointLoss
 from pfl_flower.models import Linear, Model, TwoLayer
 from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import REGULARIZERS, Regularizer
-from pfl_flower.seeding import generator
+from pfl_flower.seeding import generator, user_rows
 from pfl_flower.sources import Source
+from pfl_flower.stacking import Stack, padded_size
 from pfl_flower.targets import learn_target
 
 EQUILIBRIUM_LIMIT = 1500
@@ -79,25 +81,41 @@ class Problem:
     def population(self, users: tuple[int, ...]) -> Population:
         """Return the honest users of these ids; their data stay on the device across rounds."""
         if users not in self._populations:
-            self._populations[users] = self._draw(users)
+            self._populations[users] = self.draw(users)
         return self._populations[users]
 
     @cached_property
     def _populations(self) -> dict[tuple[int, ...], Population]:
         return {}
 
-    def _draw(self, users: tuple[int, ...]) -> Population:
+    def draw(self, users: tuple[int, ...]) -> Population:
+        """Return honest users with data drawn anew; ids past the last have the last's points."""
+        points, by_size = self.config.points(), defaultdict(list)
+        for row, user in enumerate(users):
+            by_size[points[min(user, len(points) - 1)]].append(row)
+        weight = len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
+        parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
+        for size, rows in by_size.items():
+            chosen = users if len(rows) == len(users) else [users[row] for row in rows]
+            data = self.source.draw_many(chosen, size, self.config.seed)
+            weights = torch.full((len(rows), size), weight, dtype=torch.float64)
+            parts[padded_size(size)].append((rows, replace(data, weights=weights)))
+        stacks = [Stack.join(group, self.dtype) for _, group in sorted(parts.items())]
+        return self.population_of(stacks)
+
+    def datasets(self, users: tuple[int, ...]) -> list[UserData]:
+        """Return what these users draw; an id past the last has as many points as the last."""
         points, seed = self.config.points(), self.config.seed
-        data = [self.source.draw(user, points[user], seed) for user in users]
+        data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
         if self.config.reduction == "scaled-sum":
             scale = len(points) / sum(points)
             data = [
                 replace(one, weights=torch.full((len(one.labels),), scale, dtype=torch.float64))
                 for one in data
             ]
-        return self.population_of(data)
+        return data
 
-    def population_of(self, users: Sequence[UserData]) -> Population:
+    def population_of(self, users: Sequence[UserData] | Sequence[Stack]) -> Population:
         """Return users with these datasets, who share the run's model, loss and regulariser."""
         return Population(
             users,
@@ -121,9 +139,14 @@ class Problem:
         start = self.initial.repeat(len(users), 1) if centres is None else centres.clone()
         scale = self.config.initialization_noise
         if scale > 0:
-            draws = [generator(self.config.seed, "local start", user) for user in users]
-            noise = [torch.randn(self.model.dim, generator=d, dtype=torch.float64) for d in draws]
-            start += scale * torch.stack(noise).to(start)
+            row = torch.empty(self.model.dim, dtype=torch.float64)
+            noise = user_rows(
+                lambda draw, _: row.normal_(generator=draw),
+                [row],
+                users,
+                lambda user: (self.config.seed, "local start", user),
+            )[0]
+            start += scale * noise.to(start)
         return start
 
     @property
@@ -162,10 +185,14 @@ class Problem:
         features, labels = self.source.test_set()
         return features.to(self.device, self.dtype), labels.to(self.device)
 
-    def relabelled(self, labels: Tensor) -> Tensor:
-        """Return what the first attacker wants answered: the class moved, or the opposite."""
+    def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
+        """Return what an attacker wants answered: the class moved, or the opposite.
+
+        The class moves by ``shift``, the first attacker's when absent.
+        """
         if self.model.outputs > 1:
-            return (labels + self.config.shifts()[0]) % self.model.outputs
+            moved = self.config.shifts()[0] if shift is None else shift
+            return (labels + moved) % self.model.outputs
         return -labels
 
     def _target_key(self) -> str:

@@ -123,6 +123,8 @@ class Regularizer(ABC):
         Tensor
             Booleans of shape ``(...)``.
         """
+        if math.isinf(self.radius):
+            return torch.isfinite(gradient).all(dim=-1)
         norm = length(gradient)[..., 0]
         return torch.isfinite(gradient).all(dim=-1) & (norm <= self.radius * (1 + rtol))
 

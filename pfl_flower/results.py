@@ -20,6 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from pfl_flower.hardware import hardware
+from pfl_flower.sealed import replace_file
 
 Row = Mapping[str, float | int | str | None]
 
@@ -43,6 +44,7 @@ COLUMNS = (
     "accepted",
     "rejections",
     "rejection_reasons",
+    "notices",
     "worst_residual",
     "unconverged",
     "local_accuracy",
@@ -69,14 +71,20 @@ class Check:
 
 
 class RoundsFile:
-    """``rounds.csv``, one flushed line per round, so that a stopped run keeps what it measured."""
+    """``rounds.csv``, one flushed line per round, so that a stopped run keeps what it measured.
 
-    def __init__(self, path: Path) -> None:
+    A run that is resumed begins with the text ``kept`` of its rounds so far.
+    """
+
+    def __init__(self, path: Path, kept: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file: IO[str] = path.open("w", newline="")
+        if kept:
+            replace_file(path, kept.encode())
+        self._file: IO[str] = path.open("a" if kept else "w", newline="")
         self._writer = csv.DictWriter(self._file, COLUMNS, restval="")
-        self._writer.writeheader()
+        if not kept:
+            self._writer.writeheader()
         self._file.flush()
 
     def write(self, row: Row) -> None:

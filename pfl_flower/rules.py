@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pfl_flower.robust import most_tolerated
+
 if TYPE_CHECKING:
     from pfl_flower.config import RunConfig
 
@@ -13,6 +15,8 @@ METHODS_FOR = {
     "softmax": ("auto", "sampling", "indifference", "matching"),
 }
 """The poisonings that each loss admits."""
+
+WITHOUT_STRENGTH = ("cga", "model", "data", "label-flip", "min-max")
 
 
 class Rule(NamedTuple):
@@ -25,7 +29,12 @@ class Rule(NamedTuple):
 
 def rules(config: RunConfig) -> list[Rule]:
     """Return the rules of all combinations of keys."""
-    return [*_solver_rules(config), *_attack_rules(config), *_poison_rules(config)]
+    return [
+        *_solver_rules(config),
+        *_aggregation_rules(config),
+        *_attack_rules(config),
+        *_poison_rules(config),
+    ]
 
 
 def _solver_rules(config: RunConfig) -> list[Rule]:
@@ -43,6 +52,34 @@ def _solver_rules(config: RunConfig) -> list[Rule]:
         Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
         Rule("server-lr", adam and config.server_lr == "auto", "a number, under Adam"),
+    ]
+
+
+def _aggregation_rules(config: RunConfig) -> list[Rule]:
+    name, users, f = config.aggregation, config.users, config.tolerance()
+    most = most_tolerated(name, users, mixing=config.aggregation_mixing)
+    # An f of 0 is not offered, so that too few users cannot be mended by another f.
+    few = most is not None and most < 1
+    needed = 5 if name.endswith("krum") else 3
+    multi, clipped = name == "multi-krum", name == "centred-clipping"
+    return [
+        Rule("users", few, f"at least {needed}, for an aggregation that withstands one of them"),
+        Rule(
+            "aggregation-tolerance",
+            most is not None and not few and f > most,
+            f"1 to {most}, for {users} users and this aggregation; 0 stands for {f}",
+        ),
+        Rule("krum-selected", config.krum_selected > 0 and not multi, "0, unless multi-krum"),
+        Rule(
+            "krum-selected",
+            multi and config.krum_selected > users - f,
+            f"at most {users - f}, for {users} users of whom {f} are strategic",
+        ),
+        Rule(
+            "clipping-radius",
+            config.clipping_radius > 0 and not clipped,
+            "0, unless aggregation = centred-clipping",
+        ),
     ]
 
 
@@ -68,7 +105,16 @@ def _attack_rules(config: RunConfig) -> list[Rule]:
             fixed and config.model != "linear",
             "the folder of a CGA run, for a model that is not linear",
         ),
-        Rule("equilibrium", config.equilibrium and not known, "false, for an attack of your own"),
+        Rule(
+            "attack-strength",
+            config.attack_strength > 0 and config.attack in WITHOUT_STRENGTH,
+            f"0, for attack = {config.attack}",
+        ),
+        Rule(
+            "equilibrium",
+            config.equilibrium and not known,
+            "false, unless attack = cga, model or data",
+        ),
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import Counter
 from logging import ERROR, INFO
 from pathlib import Path
 
@@ -35,8 +34,16 @@ from pfl_flower.results import (
 )
 from pfl_flower.sources import DataError
 from pfl_flower.yardstick import measure_equilibrium
+from strategies.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    Records,
+    ServerState,
+    load_checkpoint,
+    write_checkpoint,
+)
 from strategies.parameter_server import ParameterServer
-from strategies.records import RoundRecord
+from strategies.records import RoundRecord, counts
 from strategies.roster import NodesMissingError
 
 app = ServerApp()
@@ -57,9 +64,20 @@ def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
     """Run the strategy, write the results, and return their folder."""
     began = time.perf_counter()
     folder = config.folder()
-    with RoundsFile(folder / "rounds.csv") as rounds:
+    found = load_checkpoint(
+        config, device=problem.device, dim=problem.model.dim, dtype=problem.dtype
+    )
+    kept = found.records.rounds if found is not None else ""
+    with RoundsFile(folder / "rounds.csv", kept) as rounds:
         book = Bookkeeper(problem, rounds)
-        strategy = ParameterServer(problem, on_round=book.close_round)
+        if found is not None:
+            book.resume(found)
+        strategy = ParameterServer(
+            problem,
+            on_round=book.close_round,
+            on_checkpoint=book.save_checkpoint,
+            saved=found.server if found is not None else None,
+        )
         strategy.start(
             grid,
             pack_rho(problem.initial),
@@ -101,7 +119,6 @@ class Bookkeeper:
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
-        reasons = Counter(str(rejection.reason) for rejection in record.rejections)
         strategic = record.gradient_sum(strategic=True)
         sums = {"honest": record.gradient_sum(strategic=False), "strategic": strategic}
         norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
@@ -116,7 +133,8 @@ class Bookkeeper:
                 **norms,
                 "accepted": len(record.accepted),
                 "rejections": len(record.rejections),
-                "rejection_reasons": ";".join(f"{key}:{n}" for key, n in sorted(reasons.items())),
+                "rejection_reasons": counts(record.reasons()),
+                "notices": counts(record.notices),
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
                 **_local(record, self.config.points()),
@@ -127,6 +145,24 @@ class Bookkeeper:
         self.rho = self._previous = record.rho
         self._strategic_sum = strategic
         self._log(record)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint left off."""
+        records = checkpoint.records
+        self.rho = self._previous = checkpoint.server.rho
+        self._strategic_sum = records.strategic_sum
+        self.trajectory = list(records.trajectory if records.trajectory is not None else [])
+
+    def save_checkpoint(self, state: ServerState) -> None:
+        """Write the server's state and the records so far in place of the last checkpoint."""
+        records = Records(
+            rounds=self.rounds.path.read_bytes().decode(),
+            strategic_sum=self._strategic_sum,
+            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+        )
+        path = self.config.folder() / CHECKPOINT_FILE
+        write_checkpoint(path, self.config, Checkpoint(state, records))
+        log(INFO, "round %d: checkpoint in %s", state.round, path)
 
     def save_limit(self, path: Path) -> None:
         """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,3 +76,20 @@ class ServerOptimizer:
         self._adam.param_groups[0]["lr"] = eta
         self._adam.step()
         return self._parameter.detach().clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimiser's moments and step count by name; nothing under SGD."""
+        if self._parameter is None or self._adam is None:
+            return {}
+        return {name: value.clone() for name, value in self._adam.state[self._parameter].items()}
+
+    def restore(self, rho: Tensor, state: Mapping[str, Tensor]) -> None:
+        """Go on from ``rho (d,)`` with what ``state`` returned."""
+        if state:
+            self._parameter = torch.nn.Parameter(rho.clone())
+            self._adam = torch.optim.Adam([self._parameter])
+            self._adam.state[self._parameter] = {
+                # torch keeps the step count on the CPU, whatever the parameter's device.
+                name: value.cpu() if name == "step" else value.clone()
+                for name, value in state.items()
+            }

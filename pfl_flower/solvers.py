@@ -6,6 +6,7 @@ met the tolerance.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pfl_flower import batched
 from pfl_flower.losses import LeastSquares, LocalLoss
 from pfl_flower.models import Linear
 from pfl_flower.newton import DENSE_LIMIT, minimise_user
@@ -95,6 +97,15 @@ class ProximalSolver:
         self.tolerance = tolerance
         self.max_iterations = max_iterations
         self._factor: Tensor | None = None
+        self._batch: batched.Batch | None = None
+
+    def select(self, index: Tensor) -> ProximalSolver:
+        """Return the solver of the users at ``index``, with what has been worked out for them."""
+        chosen = copy.copy(self)
+        chosen.loss = self.loss.select(index)
+        chosen._factor = None if self._factor is None else self._factor[index]
+        chosen._batch = None if self._batch is None else self._batch.select(index)
+        return chosen
 
     @property
     def closed_form(self) -> bool:
@@ -103,14 +114,39 @@ class ProximalSolver:
 
     def solve(self, rho: Tensor, start: Tensor) -> Solution:
         """Minimise for every user, from ``start (k, d)``, at the global model ``rho (d,)``."""
+        if batched.pays(self.loss):
+            return self._together(rho, start)
         if self.closed_form:
             theta, iterations = (
                 self._normal_equations(rho),
-                torch.ones(len(start), dtype=torch.int64),
+                torch.ones(len(start), dtype=torch.int64, device=start.device),
             )
         else:
             theta, iterations = self._per_user(rho, start)
         residual = proximal_residual(self.loss, self.regularizer, rho, theta)
+        return Solution(theta, residual, iterations, residual <= self.tolerance)
+
+    def _together(self, rho: Tensor, start: Tensor) -> Solution:
+        """All users as one problem; those whom it fails, one at a time."""
+        if self._batch is None:
+            self._batch = batched.Batch.build(self.loss, self.regularizer)
+        theta, residual = torch.empty_like(start), start.new_empty(len(start))
+        iterations = torch.empty(len(start), dtype=torch.int64, device=start.device)
+        for part, batch in self._batch.split():
+            theta[part], residual[part], iterations[part] = batched.minimise_batch(
+                batch,
+                rho,
+                start[part],
+                tolerance=self.tolerance,
+                max_iterations=self.max_iterations,
+            )
+        missed = ~(residual <= self.tolerance) & (iterations < self.max_iterations)
+        failed = missed.nonzero()[:, 0]
+        if len(failed):
+            alone = self.select(failed)
+            theta[failed], iterations[failed] = alone._per_user(rho, start[failed])
+            again = proximal_residual(alone.loss, self.regularizer, rho, theta[failed])
+            residual[failed] = again
         return Solution(theta, residual, iterations, residual <= self.tolerance)
 
     def _normal_equations(self, rho: Tensor) -> Tensor:
@@ -148,7 +184,7 @@ class ProximalSolver:
             )
             thetas.append(theta)
             iterations.append(count)
-        return torch.stack(thetas), torch.tensor(iterations)
+        return torch.stack(thetas), torch.tensor(iterations, device=start.device)
 
 
 @contextmanager

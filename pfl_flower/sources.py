@@ -6,12 +6,13 @@ Without replacement within a user, independent across users, whatever node the u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pfl_flower.population import UserData
-from pfl_flower.seeding import generator
+from pfl_flower.seeding import generator, user_rows
+from pfl_flower.stacking import UserData
 
 
 class DataError(ValueError):
@@ -48,6 +49,16 @@ class Source(ABC):
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return the user's own dataset of ``points`` points."""
+
+    def draw_many(self, users: Sequence[int], points: int, seed: int) -> UserData:
+        """Return what ``draw`` gives each of several users, stacked: ``(k, points, q)``."""
+        first = self.draw(users[0], points, seed)
+        features = first.features.new_empty((len(users), *first.features.shape))
+        labels = first.labels.new_empty((len(users), *first.labels.shape))
+        for row, user in enumerate(users):
+            data = self.draw(user, points, seed) if row else first
+            features[row], labels[row] = data.features, data.labels
+        return UserData(features, labels)
 
     @abstractmethod
     def test_set(self) -> tuple[Tensor, Tensor]:
@@ -206,6 +217,39 @@ class Synthetic(Source):
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return ``points`` queries answered by the user's preferred model."""
         return self.answer(self.preferred(user), points, generator(seed, "draw", user))
+
+    def draw_many(self, users: Sequence[int], points: int, seed: int) -> UserData:
+        """Return the same draws; per user only what its own generators must do."""
+        if self.label_noise > 0:
+            return super().draw_many(users, points, seed)
+        own = torch.empty(self.inputs, dtype=torch.float64)
+        models = user_rows(
+            lambda draw, _: own.normal_(generator=draw),
+            [own],
+            users,
+            lambda user: (self.seed, "preferred", user),
+        )[0]
+        models = self.common + self.spread * models
+        query, model = torch.empty((points, self.inputs), dtype=torch.float64), own
+        score, luck = torch.empty((2, points), dtype=torch.float64)
+        regression, each = self.loss == "least-squares", models.numpy()
+        shown = model.numpy()
+
+        def fill(draw: torch.Generator, position: int) -> None:
+            shown[:] = each[position]
+            query.normal_(generator=draw)
+            torch.mv(query, model, out=score)
+            if regression:
+                luck.normal_(generator=draw)
+            else:
+                luck.uniform_(generator=draw)
+
+        queries, scores, chance = user_rows(
+            fill, [query, score, luck], users, lambda user: (seed, "draw", user)
+        )
+        if regression:
+            return UserData(queries, scores + self.noise * chance)
+        return UserData(queries, torch.where(chance < torch.sigmoid(scores), 1.0, -1.0))
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """Return queries answered by the common model."""

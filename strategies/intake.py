@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,8 @@ from pfl_flower.aggregation import (
     RowCheck,
     check_form,
 )
-from pfl_flower.messages import NodeMetrics, unpack_report
+from pfl_flower.messages import NodeMetrics, largest_reply, unpack_report
+from pfl_flower.rows import Rows
 
 DETAIL_CHARACTERS = 200
 
@@ -33,11 +35,25 @@ class Form:
 
 @dataclass
 class Intake:
-    """Rows that may count, by user; rejections; and what the nodes say of their own work."""
+    """What came of a round's replies.
 
-    rows: dict[int, Tensor] = field(default_factory=dict)
+    Attributes
+    ----------
+    rows : dict
+        Rows that may count, by user.
+    rejections : list
+        Of the users who have none.
+    said : list
+        What the nodes say of their own work.
+    notices : Counter
+        What was left out without costing anybody a row: ``duplicate`` and ``stray`` replies, and
+        entries of metrics that are ``absurd``.
+    """
+
+    rows: Mapping[int, Tensor] = field(default_factory=dict)
     rejections: list[Rejection] = field(default_factory=list)
     said: list[NodeMetrics] = field(default_factory=list)
+    notices: Counter[str] = field(default_factory=Counter)
 
     @property
     def metrics(self) -> NodeMetrics:
@@ -68,30 +84,42 @@ def read_replies(
         Membership in GRAD(rho_t).
     """
     answers: dict[str, Message] = {}
+    intake, known = Intake(), {message.metadata.message_id for message, _ in asked}
     for reply in replies:
-        answers.setdefault(reply.metadata.reply_to_message_id, reply)
-    intake = Intake()
+        question = reply.metadata.reply_to_message_id
+        if question not in known:
+            intake.notices["stray"] += 1
+        elif question in answers:
+            intake.notices["duplicate"] += 1
+        else:
+            answers[question] = reply
+    parts = []
     for message, users in asked:
         answer = answers.get(message.metadata.message_id)
         try:
             report = _read(answer, users, form)
         except ReportError as error:
-            intake.rejections += [Rejection(user, error.reason, error.detail) for user in users]
+            detail = " ".join(error.detail.split())[:DETAIL_CHARACTERS]
+            intake.rejections += [Rejection(user, error.reason, detail) for user in users]
             continue
-        good, bad = check.split(report)
-        intake.rows.update(good)
-        intake.rejections += bad
+        parts.append(Rows(torch.tensor(report.users), report.gradients))
         if answer is not None:
-            intake.said.append(NodeMetrics.unpack(answer.content))
+            intake.said.append(NodeMetrics.unpack(answer.content, users))
+    together = Rows.merge(parts)
+    intake.rows, bad = check.split(Report(form.round, tuple(together), together.values_by_user))
+    intake.rejections += bad
+    if absurd := intake.metrics.absurd:
+        intake.notices["absurd"] = absurd
     return intake
 
 
 def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:
     if answer is None:
-        raise ReportError(Reason.NO_REPLY, "no reply within reply-timeout")
+        raise ReportError(Reason.NO_REPLY, "its node is gone, or slower than reply-timeout")
     if answer.has_error():
-        detail = " ".join(str(answer.error.reason).split())[:DETAIL_CHARACTERS]
-        raise ReportError(Reason.CLIENT_ERROR, f"code {answer.error.code}: {detail}")
-    report = unpack_report(answer.content, max_bytes=len(users) * form.dim * form.dtype.itemsize)
+        detail = f"code {answer.error.code}: {answer.error.reason}"
+        raise ReportError(Reason.CLIENT_ERROR, detail)
+    limit = largest_reply(len(users), form.dim * form.dtype.itemsize)
+    report = unpack_report(answer.content, max_bytes=limit)
     check_form(report, round=form.round, users=users, dim=form.dim, dtype=form.dtype)
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
@@ -12,8 +13,18 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Rejection
 from pfl_flower.messages import NodeMetrics
+from pfl_flower.rows import Rows
 
 LOGGED_REJECTIONS = 3
+
+
+def counts(events: Mapping[str, int]) -> str:
+    """Return events and how often they were.
+
+    >>> counts({"no-reply": 2, "malformed": 1})
+    'malformed:1;no-reply:2'
+    """
+    return ";".join(f"{kind}:{number}" for kind, number in sorted(events.items()))
 
 
 @dataclass
@@ -28,7 +39,7 @@ class RoundRecord:
         eta_t.
     rho : Tensor
         rho_{t+1}, ``(d,)``.
-    accepted : dict
+    accepted : Rows
         Rows that counted, ``(d,)``, by user.
     rejections : list
         Reports that did not, with reasons.
@@ -36,6 +47,8 @@ class RoundRecord:
         Users who act strategically.
     metrics : NodeMetrics
         Worst residual and number of local solves that missed their tolerance.
+    notices : dict
+        How often something was left out that cost nobody a row, by kind.
     accuracies : dict
         Of the local models, by user, in the rounds that evaluate them.
     seconds : float
@@ -45,23 +58,26 @@ class RoundRecord:
     round: int
     eta: float
     rho: Tensor
-    accepted: dict[int, Tensor]
+    accepted: Rows
     rejections: list[Rejection]
     strategic: frozenset[int]
     metrics: NodeMetrics
+    notices: Mapping[str, int] = field(default_factory=dict)
     accuracies: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
     def gradient_sum(self, *, strategic: bool) -> Tensor:
         """Return the sum ``(d,)`` of the accepted rows of strategic, or of honest, users."""
-        total = torch.zeros_like(self.rho)
-        for user, row in self.accepted.items():
-            if (user in self.strategic) == strategic:
-                total = total + row
-        return total
+        members = torch.isin(self.accepted.users, torch.tensor(sorted(self.strategic)))
+        rows = self.accepted.select(members if strategic else ~members).values_by_user
+        return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
+
+    def reasons(self) -> Counter[str]:
+        """Return how many reports were rejected, by reason."""
+        return Counter(str(rejection.reason) for rejection in self.rejections)
 
     def log_faults(self) -> None:
-        """Log the first rejections, and the local solves that missed their tolerance."""
+        """Log the first rejections, how many there were, and what else went wrong."""
         for rejection in self.rejections[:LOGGED_REJECTIONS]:
             log(
                 WARNING,
@@ -71,6 +87,10 @@ class RoundRecord:
                 rejection.reason,
                 rejection.detail,
             )
+        if len(self.rejections) > LOGGED_REJECTIONS:
+            log(WARNING, "round %d: rejected in all, %s", self.round, counts(self.reasons()))
+        if self.notices:
+            log(WARNING, "round %d: left out, %s", self.round, counts(self.notices))
         if self.metrics.unconverged:
             log(
                 WARNING,

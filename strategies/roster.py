@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 
@@ -11,7 +11,7 @@ from flwr.app import Message, MessageType
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from pfl_flower.messages import CONFIG, pack_request
+from pfl_flower.messages import ROLES, Introduction, pack_request, unpack_introduction
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 1.0
@@ -59,24 +59,33 @@ def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> l
         time.sleep(min(POLL_SECONDS, settle or POLL_SECONDS))
 
 
-def ask_roles(grid: Grid, nodes: Sequence[int], timeout: float) -> dict[int, str]:
-    """Return the role each node was started with; nodes that fail to answer are left out."""
+def ask_nodes(
+    grid: Grid, nodes: Sequence[int], timeout: float, resumed: int = 0
+) -> dict[int, Introduction]:
+    """Return how each node introduces itself; those that fail to, in a known role, are left out.
+
+    ``resumed`` is the round that the server goes on from, up to which memory counts.
+    """
     questions = [
-        Message(pack_request(0, ()), node, MessageType.QUERY, group_id="roles") for node in nodes
+        Message(pack_request(resumed, ()), node, MessageType.QUERY, group_id="roles")
+        for node in nodes
     ]
     replies = grid.send_and_receive(questions, timeout=timeout)
     asked = {question.metadata.message_id: question.metadata.dst_node_id for question in questions}
-    roles: dict[int, str] = {}
+    known: dict[int, Introduction] = {}
     for reply in replies:
         node = asked.get(reply.metadata.reply_to_message_id)
-        if node is None:
+        if node is None or node in known:
             continue
         if reply.has_error():
             log(WARNING, "node %d cannot take part: %s", node, reply.error.reason)
             continue
-        config = reply.content.config_records.get(CONFIG)
-        roles[node] = str(config["role"]) if config is not None and "role" in config else "auto"
-    return roles
+        said = unpack_introduction(reply.content)
+        if said.role not in ROLES:
+            log(WARNING, "node %d cannot take part: role %.20r", node, said.role)
+            continue
+        known[node] = said
+    return known
 
 
 def assign_users(num_users: int, strategic: Iterable[int], roles: Mapping[int, str]) -> Roster:
@@ -116,6 +125,25 @@ def assign_users(num_users: int, strategic: Iterable[int], roles: Mapping[int, s
     _deal(sorted(chosen), [n for n in strategic_nodes if n not in sworn] or strategic_nodes, nodes)
     used = {node: tuple(sorted(users)) for node, users in nodes.items() if users}
     return Roster(used, frozenset(chosen))
+
+
+def reseat(roster: Roster, nodes: Mapping[int, Introduction], present: Collection[int]) -> Roster:
+    """Give the users of absent nodes to present ones that act for nobody, kinds kept apart.
+
+    The users of a node move together, to the node that holds most of their memory; where no node
+    may take them, they stay with the one that is absent.
+    """
+    seats = dict(roster.nodes)
+    free = sorted(node for node in nodes if node in present and node not in seats)
+    for absent in [node for node in roster.nodes if node not in present]:
+        users = roster.nodes[absent]
+        kinds = {"strategic" if user in roster.strategic else "honest" for user in users}
+        fit = [node for node in free if nodes[node].role == "auto" or kinds == {nodes[node].role}]
+        if fit:
+            chosen = max(fit, key=lambda node: len(nodes[node].holds.intersection(users)))
+            seats[chosen] = seats.pop(absent)
+            free.remove(chosen)
+    return Roster(seats, roster.strategic)
 
 
 def _deal(users: Sequence[int], nodes: Sequence[int], hands: dict[int, list[int]]) -> None:

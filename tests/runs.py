@@ -69,7 +69,7 @@ def play(
     grid = InProcessGrid(app, nodes=nodes, run_config=config.flat(), node_configs=node_configs)
     records: list[RoundRecord] = []
     server = strategy(problem, on_round=records.append)
-    server.settle = 0.0
+    server.recruiter.settle = 0.0
     server.start(grid, pack_rho(problem.initial), num_rounds=config.rounds)
     return records
 

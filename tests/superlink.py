@@ -42,16 +42,9 @@ def private_superlink(home: Path) -> Iterator[dict[str, str]]:
 
 def stop_processes(marker: str) -> None:
     """End the SuperLink whose command line names ``marker``, and all of its descendants."""
-    listing = subprocess.run(
-        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 2) for line in listing.splitlines()]
-    chosen = {int(row[0]) for row in rows if len(row) == 3 and _is_superlink(row[2], marker)}
-    grew = True
-    while grew:
-        children = {int(row[0]) for row in rows if int(row[1]) in chosen}
-        grew = not children <= chosen
-        chosen |= children
+    rows = _processes()
+    chosen = {pid for pid, _, command in rows if _is_superlink(command, marker)}
+    chosen |= _below(chosen, rows)
     for sign in (signal.SIGTERM, signal.SIGKILL):
         for process in chosen:
             try:
@@ -59,6 +52,29 @@ def stop_processes(marker: str) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(1)
+
+
+def find_processes(*words: str) -> list[int]:
+    """Return the ids of the processes whose command line has all of these words in it."""
+    return [pid for pid, _, command in _processes() if all(word in command for word in words)]
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    listing = subprocess.run(
+        ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listing.splitlines()]
+    return [(int(row[0]), int(row[1]), row[2]) for row in rows if len(row) == 3]
+
+
+def _below(roots: set[int], rows: list[tuple[int, int, str]]) -> set[int]:
+    found: set[int] = set()
+    grew = True
+    while grew:
+        children = {pid for pid, parent, _ in rows if parent in roots | found}
+        grew = not children <= found
+        found |= children
+    return found
 
 
 def _is_superlink(command: str, marker: str) -> bool:

@@ -59,6 +59,41 @@ BAD = [
         {"poisoning-box": True, "poisoning-queries": "images"},
         "poisoning-box = True: expected false, for given images",
     ),
+    (
+        {"aggregation": "mean"},
+        "aggregation = mean: expected sum, median, trimmed-mean, geometric-median, krum",
+    ),
+    (
+        {"aggregation": "krum", "aggregation-tolerance": 5},
+        "aggregation-tolerance = 5: expected 1 to 4, for 11 users",
+    ),
+    (
+        {"aggregation": "multi-krum", "strategic-users": "6-10"},
+        "aggregation-tolerance = 0: expected 1 to 4, for 11 users and this aggregation; 0 stands",
+    ),
+    (
+        {"aggregation": "trimmed-mean", "aggregation-tolerance": 6},
+        "aggregation-tolerance = 6: expected 1 to 5, for 11 users",
+    ),
+    (
+        {"aggregation-mixing": True, "aggregation-tolerance": 6},
+        "aggregation-tolerance = 6: expected 1 to 5, for 11 users",
+    ),
+    ({"aggregation-tolerance": -1}, "aggregation-tolerance = -1: expected greater than or equal"),
+    (
+        {"aggregation": "krum", "users": 4, "strategic-users": "3"},
+        "users = 4: expected at least 5, for an aggregation",
+    ),
+    (
+        {"aggregation": "trimmed-mean", "users": 2, "strategic-users": "1"},
+        "users = 2: expected at least 3, for an aggregation",
+    ),
+    ({"krum-selected": 3}, "krum-selected = 3: expected 0, unless multi-krum"),
+    (
+        {"aggregation": "multi-krum", "krum-selected": 11},
+        "krum-selected = 11: expected at most 10, for 11 users of whom 1 are",
+    ),
+    ({"clipping-radius": 1.0}, "clipping-radius = 1.0: expected 0, unless aggregation = centred"),
     ({"equilibrium": True, "attack": "my.own:Attack"}, "equilibrium = True: expected false"),
     (
         {"server-optimizer": "adam", "server-lr": 0.02},

@@ -31,7 +31,8 @@ def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
     disguised = {
         f"{name}-{how}" for name in names if name.startswith("digits") for how in ("model", "data")
     }
-    assert set(preset_names()) == names | disguised | {f"{name}-honest" for name in names}
+    honest = {f"{name}-honest" for name in names}
+    assert set(preset_names()) == names | disguised | honest | {"many-users"}
     assert set(CLAIMS) == set(preset_names())
     for name in preset_names():
         config = parse_config(preset(name))
@@ -167,6 +168,7 @@ FEW_SEEDS = {
     "fig4-13-lambda",
     "fig14-15-no-noise",
     "budget-curve",
+    "defences",
 }
 """Figures whose runs take long; theorems have at least five seeds."""
 

@@ -49,6 +49,12 @@ def test_single_steps_do_not_depend_on_the_nodes_either(
     assert (runs[0] - runs[1]).abs().max() <= 1e-9
 
 
+def test_honest_and_poisoned_users_of_one_node_do_not_share_a_memory() -> None:
+    config = configure(attack="data", local_solver="adam", server_lr=0.05)
+    runs = [trajectory(play(config, nodes=nodes)) for nodes in (1, 5)]
+    assert (runs[0] - runs[1]).abs().max() <= 1e-9
+
+
 def test_the_update_orders_differ_by_when_theta_moves() -> None:
     """Simultaneous reports of round 1 come from theta_0 = rho_0: 0 under squared l2."""
     first = play(configure(local_solver="sgd", strategic_users="none"))[0]

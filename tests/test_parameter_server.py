@@ -3,109 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from pfl_flower.aggregation import Reason, total
-from pfl_flower.messages import ARRAYS, CONFIG, GRADIENTS, METRICS
+from pfl_flower.client_app import app as client_app
+from pfl_flower.messages import METRICS, NodeMetrics, unpack_request
 from strategies import ParameterServer
+from tests.faults import ALL, FAULTS, HARMLESS, with_gradients
 from tests.runs import Tamper, configure, play, tampering, trajectory
 
 FAULTY = 1
-BALLS = ("l2", "smooth-l2")
-ALL = ("squared-l2", *BALLS)
-
-
-def with_gradients(change: Callable[[np.ndarray], np.ndarray]) -> Tamper:
-    """Return a client that reports a changed gradient."""
-
-    def tamper(broadcast: Message, reply: Message) -> Message:
-        honest = reply.content.array_records[ARRAYS][GRADIENTS].numpy()
-        changed = Array(np.asarray(change(honest)))
-        reply.content[ARRAYS] = ArrayRecord({GRADIENTS: changed})
-        return reply
-
-    return tamper
-
-
-def with_config(**changes: object) -> Tamper:
-    """Return a client that says something else of its report."""
-
-    def tamper(broadcast: Message, reply: Message) -> Message:
-        record = dict(reply.content.config_records[CONFIG])
-        record.update(changes)  # type: ignore[arg-type]
-        reply.content[CONFIG] = ConfigRecord(record)
-        return reply
-
-    return tamper
-
-
-def last_rounds_tag(broadcast: Message, reply: Message) -> Message:
-    current = broadcast.content.config_records[CONFIG]["round"]
-    return with_config(round=current - 1)(broadcast, reply)  # type: ignore[operator]
-
-
-def nothing(broadcast: Message, reply: Message) -> Message:
-    return Message(RecordDict(), reply_to=broadcast)
-
-
-def extra_array(broadcast: Message, reply: Message) -> Message:
-    reply.content.array_records[ARRAYS]["more"] = Array(np.zeros(2))
-    return reply
-
-
-def wrong_name(broadcast: Message, reply: Message) -> Message:
-    array = reply.content.array_records[ARRAYS][GRADIENTS]
-    reply.content[ARRAYS] = ArrayRecord({"gradient": array})
-    return reply
-
-
-def garbage(broadcast: Message, reply: Message) -> Message:
-    array = Array("float64", (1, 6), "numpy.ndarray", b"\x93NUMPY garbage")
-    reply.content[ARRAYS] = ArrayRecord({GRADIENTS: array})
-    return reply
-
-
-def objects(broadcast: Message, reply: Message) -> Message:
-    array = Array("object", (1, 6), "numpy.ndarray", b"\x80\x04N.")
-    reply.content[ARRAYS] = ArrayRecord({GRADIENTS: array})
-    return reply
-
-
-def raising(broadcast: Message, reply: Message) -> Message:
-    raise RuntimeError("out of\nmemory")
-
-
-FAULTS: dict[str, tuple[Tamper, Reason, tuple[str, ...]]] = {
-    "ten times lam": (
-        with_gradients(lambda g: 10 * g / np.linalg.norm(g)),
-        Reason.OUTSIDE_GRAD,
-        BALLS,
-    ),
-    "NaN": (with_gradients(lambda g: g * math.nan), Reason.NOT_FINITE, ALL),
-    "infinite": (with_gradients(lambda g: g * math.inf), Reason.NOT_FINITE, ALL),
-    "too long": (with_gradients(lambda g: np.hstack([g, g[:, :1]])), Reason.WRONG_SHAPE, ALL),
-    "length one": (with_gradients(lambda g: g[0, :1]), Reason.WRONG_SHAPE, ALL),
-    "two rows": (with_gradients(lambda g: np.vstack([g, g])), Reason.WRONG_ROWS, ALL),
-    "float32": (with_gradients(lambda g: g.astype(np.float32)), Reason.WRONG_DTYPE, ALL),
-    "complex": (with_gradients(lambda g: g.astype(np.complex128)), Reason.WRONG_DTYPE, ALL),
-    "text": (with_gradients(lambda g: g.astype("U3")), Reason.MALFORMED, ALL),
-    "huge": (with_gradients(lambda g: np.zeros((1, 100_000))), Reason.TOO_LARGE, ALL),
-    "another's id": (with_config(users=[0]), Reason.WRONG_USERS, ALL),
-    "no ids": (with_config(users="1"), Reason.MALFORMED, ALL),
-    "round as text": (with_config(round="1"), Reason.MALFORMED, ALL),
-    "last round's report": (last_rounds_tag, Reason.WRONG_ROUND, ALL),
-    "nothing": (nothing, Reason.MISSING_ARRAYS, ALL),
-    "an extra array": (extra_array, Reason.MISSING_ARRAYS, ALL),
-    "another name": (wrong_name, Reason.MISSING_ARRAYS, ALL),
-    "garbage": (garbage, Reason.MALFORMED, ALL),
-    "pickled objects": (objects, Reason.MALFORMED, ALL),
-    "an exception": (raising, Reason.CLIENT_ERROR, ALL),
-}
 CASES = [
     pytest.param(tamper, reason, regularizer, id=f"{name}-{regularizer}")
     for name, (tamper, reason, regularizers) in FAULTS.items()
@@ -123,7 +35,7 @@ def references() -> dict[str, torch.Tensor]:
     """Return the trajectories of runs in which the faulty user is never asked."""
     return {
         regularizer: trajectory(
-            play(configure(regularizer=regularizer), nodes=5, strategy=NeverAsked)
+            play(configure(regularizer=regularizer, rounds=3), nodes=5, strategy=NeverAsked)
         )
         for regularizer in ALL
     }
@@ -133,8 +45,9 @@ def references() -> dict[str, torch.Tensor]:
 def test_a_faulty_client_changes_nothing(
     tamper: Tamper, reason: Reason, regularizer: str, references: dict[str, torch.Tensor]
 ) -> None:
-    config = configure(regularizer=regularizer)
+    config = configure(regularizer=regularizer, rounds=3)
     records = play(config, nodes=5, app=tampering(FAULTY, tamper))
+    assert len(records) == 3
     for record in records:
         assert [(fault.user, fault.reason) for fault in record.rejections] == [(FAULTY, reason)]
         assert "\n" not in record.rejections[0].detail
@@ -144,7 +57,9 @@ def test_a_faulty_client_changes_nothing(
 
 def test_the_honest_run_differs_from_the_reference(references: dict[str, torch.Tensor]) -> None:
     for regularizer, reference in references.items():
-        assert not torch.equal(trajectory(play(configure(regularizer=regularizer))), reference)
+        assert not torch.equal(
+            trajectory(play(configure(regularizer=regularizer, rounds=3))), reference
+        )
 
 
 @pytest.mark.parametrize("bad", [math.nan, 10.0])
@@ -161,16 +76,48 @@ def test_a_bad_row_among_good_ones_is_lost_alone(bad: float) -> None:
         assert sorted(record.accepted) == [0, 2, 3, 4]
 
 
-def test_absurd_metrics_are_ignored() -> None:
-    def absurd(broadcast: Message, reply: Message) -> Message:
-        values = {"worst-residual": math.nan, "unconverged": -3, "accuracies": [7.0]}
-        reply.content[METRICS] = MetricRecord(values)  # type: ignore[arg-type]
-        return reply
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_valid_counts_and_absurd_metrics_are_left_out(name: str) -> None:
+    tamper, absurd = HARMLESS[name]
+    records = play(configure(rounds=2), nodes=5, app=tampering(FAULTY, tamper))
+    for record in records:
+        assert len(record.accepted) == 5 and not record.rejections
+        assert record.notices == ({"absurd": absurd} if absurd else {})
+        assert record.metrics.unconverged == 0
+        assert record.metrics.worst_residual < 1e-9
+        assert not record.metrics.accuracies or set(record.metrics.accuracies) == {FAULTY}
 
-    records = play(configure(), nodes=5, app=tampering(FAULTY, absurd))
-    assert all(len(record.accepted) == 5 for record in records)
-    assert all(record.metrics.unconverged == 0 for record in records)
-    assert all(record.metrics.worst_residual < 1e-9 for record in records)
+
+def test_nobody_speaks_for_anothers_accuracy() -> None:
+    """User 1's node says that everybody's local model is useless; only its own word counts."""
+    app = ClientApp()
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        _, users = unpack_request(message.content)
+        said = NodeMetrics(accuracies=dict.fromkeys(range(5), 0.0) if FAULTY in users else {0: 1.0})
+        return Message(RecordDict({METRICS: said.pack()}), reply_to=message)
+
+    for register in (app.query, app.train):
+        register()(client_app)
+    records = play(configure(rounds=1, evaluate_every=1), nodes=5, app=app)
+    assert records[0].accuracies == {0: 1.0, 1: 0.0}
+
+
+@pytest.mark.parametrize("name", ["NaN", "an exception", "garbage", "float32", "huge"])
+def test_when_everybody_is_faulty_rho_stays_and_the_run_ends(name: str) -> None:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return FAULTS[name][0](message, client_app(message, context))
+
+    for register in (app.query, app.evaluate):
+        register()(client_app)
+    records = play(configure(), nodes=5, app=app)
+    assert len(records) == 6
+    assert not trajectory(records).any()
+    assert {fault.user for fault in records[5].rejections} >= {1, 2, 3, 4}
 
 
 def test_all_rejected_leaves_rho_where_it_is() -> None:

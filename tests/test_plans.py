@@ -17,7 +17,7 @@ from pfl_flower import client_app, server_app
 from pfl_flower.attacks.aim import PoisonedData
 from pfl_flower.attacks.data import repeated
 from pfl_flower.attacks.model import ModelAttackState
-from pfl_flower.client_app import node_clients
+from pfl_flower.client_app import BY_DATA, node_clients
 from pfl_flower.config import ATTACK_NAMES, POISONING_NAMES, ConfigError, parse_config
 from pfl_flower.equilibrium import equilibrium
 from pfl_flower.inprocess import run_in_process
@@ -39,7 +39,7 @@ def run(folder: Path, **changes: Any) -> dict[str, float]:
 
 
 def test_the_names_that_the_configuration_allows_exist() -> None:
-    assert set(ATTACK_NAMES) == {*ATTACKS, "data"}
+    assert set(ATTACK_NAMES) == {*ATTACKS, *BY_DATA}
     assert set(POISONING_NAMES) == {*POISONINGS, "auto"}
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pfl_flower.client_app import app as client_app
 from pfl_flower.inprocess import InProcessGrid
-from strategies.roster import NodesMissingError, ask_roles, assign_users, wait_for_nodes
+from strategies.roster import NodesMissingError, ask_nodes, assign_users, wait_for_nodes
 from tests.runs import configure
 
 CASES = [
@@ -70,7 +70,8 @@ def grid(nodes: int, **node_configs: dict[str, str]) -> InProcessGrid:
 
 def test_nodes_tell_their_role_and_a_broken_one_is_left_out() -> None:
     nodes = grid(3, n1={"role": "strategic"}, n2={"role": "king"})
-    assert ask_roles(nodes, list(nodes.get_node_ids()), 10) == {1000: "auto", 1001: "strategic"}
+    known = ask_nodes(nodes, list(nodes.get_node_ids()), 10)
+    assert {node: said.role for node, said in known.items()} == {1000: "auto", 1001: "strategic"}
 
 
 def test_waiting_for_nodes_ends_with_what_was_missing() -> None:

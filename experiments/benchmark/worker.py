@@ -55,12 +55,12 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
 
 
 def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
-    """Run Figure 1's workload as a researcher would write it, see ``tests/rivals.py``."""
+    """Run Figure 1's workload as a researcher would write it, see ``rivals.py``."""
+    from experiments.benchmark.rivals import Workload, federated
     from pfl_flower.plans import honest_users
     from pfl_flower.problem import build_problem
     from pfl_flower.server_steps import StepSizes
     from strategies.parameter_server import configured_step_sizes
-    from tests.rivals import Workload, federated
 
     config: RunConfig = parse_config({**settings, "name": "rival"})
     problem = build_problem(config)

@@ -25,7 +25,8 @@ class Observation:
     rho : Tensor
         Global model rho_t, ``(d,)``.
     eta : float
-        Step size eta_t of this round.
+        Step size eta_t of this round, times the factor by which the server rescales the sum of a
+        sample's reports, if it does.
     eta_sum : float
         Sum of the step sizes of all rounds before t.
     accepted : Tensor
@@ -33,6 +34,9 @@ class Observation:
         there was none.
     honest_sum : Tensor or None
         Sum ``(d,)`` of the honest gradients of the previous round, in the ``oracle`` protocol only.
+    surrogates : Tensor or None
+        Honest reports ``(m, d)`` at rho_t on the datasets that the attack names in ``datasets``, if
+        it does: what the attacker works out by itself on data of its own.
     """
 
     round: int
@@ -41,6 +45,7 @@ class Observation:
     eta_sum: float
     accepted: Tensor
     honest_sum: Tensor | None = None
+    surrogates: Tensor | None = None
 
 
 State = TypeVar("State", bound=NamedTuple)

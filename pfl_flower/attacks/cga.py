@@ -43,7 +43,8 @@ class CounterGradient:
     and the harness reports the projection of h on GRAD(rho_t) (Proposition 1). Without missed
     rounds and with k = 1, ghat is the paper's ``(rho_{t-1} - rho_t)/eta_{t-1} - g``; in the first
     round it is 0. The ``oracle`` estimator is that of the paper's experiments: the server gives
-    away the honest sum of the previous round.
+    away the honest sum of the previous round. Where the server asks a sample of the users, ghat is
+    the mean over the rounds a .. t-1 of the others' sums, for another sample than round t's.
 
     Parameters
     ----------

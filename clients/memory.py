@@ -1,0 +1,165 @@
+"""Clients' memory on the node's own disk: Flower keeps ``context.state`` for one run only.
+
+After every round a node writes what its clients remember to a sealed file of its ``state-dir``,
+named by round, session and users. When the server starts again from a checkpoint of round c, a node
+whose memory is of another session takes up, for each of its users, the newest file that the server
+has not undone: of a round up to c, or of this session. Files that no checkpoint can ask for are
+removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common.logger import log
+
+from pfl_flower.messages import Broadcast, Session, find
+from pfl_flower.sealed import Sealed, SealError, read_sealed, write_sealed
+
+KIND = "memory"
+MARK = "session"
+FILE = re.compile(r"round-(\d{8})-([0-9a-z]+)-([0-9a-f]{12})\.pfl")
+Record = dict[str, np.ndarray[Any, Any]]
+Records = dict[str, Record]
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    round: int
+    session: str
+    group: str
+
+    def counts(self, session: Session) -> bool:
+        """Whether what it holds happened, as the session sees it."""
+        return self.round <= session.resumed or self.session == session.name
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a node's users in a folder, which several nodes of one run may share."""
+
+    folder: Path
+
+    def recall(self, state: RecordDict, broadcast: Broadcast) -> None:
+        """Fill a state that is not of this session with what the disk holds of the users."""
+        session = broadcast.session
+        if not session.name:
+            return
+        mark = find(state, MARK, ConfigRecord)
+        if mark is not None and mark["name"] == session.name:
+            return
+        self._forget_undone(session)
+        state.clear()
+        for name, record in self._newest(session, broadcast).items():
+            state[name] = ArrayRecord({key: Array(value) for key, value in record.items()})
+        state[MARK] = ConfigRecord({"name": session.name})
+
+    def keep(self, state: RecordDict, broadcast: Broadcast) -> None:
+        """Write the state after a round, and remove what no checkpoint can ask for."""
+        session, group = broadcast.session, _digest(broadcast.members)
+        if not session.name:
+            return
+        arrays = {
+            f"{name}/{key}": array.numpy()
+            for name, record in state.array_records.items()
+            for key, array in record.items()
+        }
+        path = self.folder / f"round-{broadcast.round:08d}-{session.name}-{group}.pfl"
+        try:
+            write_sealed(path, KIND, {"users": list(broadcast.members)}, arrays)
+        except OSError as error:
+            log(WARNING, "round %d cannot be kept in %s: %s", broadcast.round, self.folder, error)
+            return
+        done = [file for file in self._files() if file.group == group]
+        done = [file for file in done if file.round <= session.committed]
+        for file in sorted(done, key=lambda file: file.round)[:-1]:
+            _remove(file.path)
+
+    def users(self, resumed: int) -> list[int]:
+        """Return the users of whom there is memory of a round up to ``resumed``."""
+        held: set[int] = set()
+        for file in self._files():
+            if file.round <= resumed and (sealed := _read(file.path)) is not None:
+                held.update(sealed.facts["users"])
+        return sorted(held)
+
+    def _newest(self, session: Session, broadcast: Broadcast) -> Records:
+        found: Records = {}
+        wanted = set(broadcast.members)
+        files = [file for file in self._files() if file.counts(session)]
+        for file in sorted(files, key=lambda file: -file.round):
+            if file.round >= broadcast.round or not wanted:
+                continue
+            if (sealed := _read(file.path)) is not None:
+                if known := wanted & set(sealed.facts["users"]):
+                    _take(found, sealed, known)
+                    wanted -= known
+        return found
+
+    def _forget_undone(self, session: Session) -> None:
+        for file in self._files():
+            if not file.counts(session):
+                _remove(file.path)
+
+    def _files(self) -> Iterator[_File]:
+        for path in self.folder.glob("round-*.pfl"):
+            if (match := FILE.fullmatch(path.name)) is not None:
+                yield _File(path, int(match[1]), match[2], match[3])
+
+
+def _take(found: Records, sealed: Sealed, users: set[int]) -> None:
+    """Add the users' share of a file: rows where a record lists users, else records named so.
+
+    Rows of users for whom the file's node does not act are those of surrogates, and come with any.
+    """
+    records: Records = {}
+    for full, value in sealed.arrays.items():
+        name, _, key = full.partition("/")
+        records.setdefault(name, {})[key] = value
+    for name, record in records.items():
+        if "users" in record:
+            ids = record["users"]
+            rows = np.isin(ids, sorted(users)) | ~np.isin(ids, sealed.facts["users"])
+            found[name] = _joined(found.get(name), {k: value[rows] for k, value in record.items()})
+        elif name.rpartition("-")[2] in map(str, users):
+            found[name] = record
+
+
+def _joined(before: Record | None, share: Record) -> Record:
+    """Return the rows of two records, ascending by user; of a user in both the first one's."""
+    if before is None:
+        return share
+    fresh = ~np.isin(share["users"], before["users"])
+    both = {key: np.concatenate([before[key], share[key][fresh]]) for key in before}
+    order = np.argsort(both["users"])
+    return {key: value[order] for key, value in both.items()}
+
+
+def _read(path: Path) -> Sealed | None:
+    """Return a file's content; None, with a warning, if it is damaged, or gone since."""
+    try:
+        return read_sealed(path, KIND)
+    except SealError as error:
+        if path.exists():
+            log(WARNING, "%s is left out: %s", path, error)
+        return None
+
+
+def _remove(path: Path) -> None:
+    # Another node of a shared folder may have been quicker.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _digest(users: Iterable[int]) -> str:
+    return hashlib.sha256(",".join(map(str, users)).encode()).hexdigest()[:12]

@@ -1,0 +1,87 @@
+"""One row ``(d,)`` per user as one tensor ``(m, d)``: a mapping from user ids, ascending."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Rows(Mapping[int, Tensor]):
+    """Rows by user, in the order of the user ids whatever the order in which they came.
+
+    Parameters
+    ----------
+    users : Tensor
+        Ids ``(m,)``, int64, on the CPU, without repetition.
+    values : Tensor
+        The rows, ``(m, ...)``, in the order of ``users``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = Rows(torch.tensor([7, 3]), torch.tensor([[1.0], [2.0]]))
+    >>> list(rows), rows[7].tolist(), rows.values_by_user.tolist()
+    ([3, 7], [1.0], [[2.0], [1.0]])
+    """
+
+    def __init__(self, users: Tensor, values: Tensor) -> None:
+        if len(users) > 1 and not bool((users[1:] > users[:-1]).all()):
+            order = torch.argsort(users)
+            users, values = users[order], values[order.to(values.device)]
+        self.users, self.values_by_user = users, values
+
+    @classmethod
+    def of(cls, rows: Mapping[int, Tensor]) -> Rows:
+        """Return a mapping in this form; itself if it has it."""
+        if isinstance(rows, Rows):
+            return rows
+        values = torch.stack(list(rows.values())) if rows else torch.zeros((0, 0))
+        return cls(torch.tensor(list(rows), dtype=torch.int64), values)
+
+    @classmethod
+    def merge(cls, several: Sequence[Mapping[int, Tensor]]) -> Rows:
+        """Return the rows of several groups of users who have none in common."""
+        parts = [cls.of(rows) for rows in several if rows]
+        if len(parts) <= 1:
+            return parts[0] if parts else cls.of({})
+        users = torch.cat([part.users for part in parts])
+        return cls(users, torch.cat([part.values_by_user for part in parts]))
+
+    def select(self, index: Tensor) -> Rows:
+        """Return the rows at positions, or under a mask, of ``index``."""
+        return Rows(self.users[index], self.values_by_user[index.to(self.values_by_user.device)])
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device; the ids stay on the CPU."""
+        return Rows(self.users, self.values_by_user.to(device))
+
+    def __getitem__(self, user: int) -> Tensor:
+        """Return a user's row."""
+        position = int(torch.searchsorted(self.users, user))
+        if position == len(self.users) or int(self.users[position]) != user:
+            raise KeyError(user)
+        return self.values_by_user[position]
+
+    def __iter__(self) -> Iterator[int]:
+        """Iterate over the user ids, ascending."""
+        return iter(self.users.tolist())
+
+    def __len__(self) -> int:
+        """Return the number of users."""
+        return len(self.users)
+
+
+def positions(users: Sequence[int] | Tensor, known: Sequence[int] | Tensor) -> Tensor:
+    """Return where each of ``users`` is in ``known``, ascending, and -1 where it is not.
+
+    >>> positions([2, 5, 9], [1, 2, 9]).tolist()
+    [1, -1, 2]
+    """
+    asked = torch.as_tensor(users, dtype=torch.int64)
+    there = torch.as_tensor(known, dtype=torch.int64)
+    if len(there) == 0:
+        return torch.full_like(asked, -1)
+    found = torch.searchsorted(there, asked).clamp(max=len(there) - 1)
+    return torch.where(there[found] == asked, found, -1)

@@ -1,0 +1,236 @@
+"""What a run must not lose: the server's state and its records, in one sealed file.
+
+A checkpoint holds all that round t + 1 depends on at the server: rho_{t+1}, the optimiser's
+moments, the sum of the step sizes (eta_t itself is a function of t), who was accepted when, the
+oracle's honest sum, the roster, and the records so far. Flower 1.41's strategies keep none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pfl_flower.config import ConfigError, RunConfig
+from pfl_flower.sealed import Sealed, SealError, read_sealed, write_sealed
+from strategies.roster import Roster
+
+CHECKPOINT_FILE = "checkpoint.pfl"
+KIND = "checkpoint"
+FREE = frozenset(
+    {
+        "rounds",
+        "resume",
+        "checkpoint-every",
+        "state-dir",
+        "output-dir",
+        "device",
+        "min-nodes",
+        "node-timeout",
+        "reply-timeout",
+    }
+)
+"""Keys that may differ when a run is resumed: none of them moves rho in a given round."""
+
+
+@dataclass
+class Standing:
+    """What the server remembers of past rounds.
+
+    Attributes
+    ----------
+    last_accepted : Tensor
+        Round of each user's last accepted report ``(N,)``, int64, on the CPU; 0 if there is none.
+    eta_sum : float
+        Sum of the step sizes so far, each times N / users asked where a sample's sum is rescaled.
+    honest_sum : Tensor or None
+        Sum of the honest gradients ``(d,)`` of the last round.
+    """
+
+    last_accepted: Tensor
+    eta_sum: float = 0.0
+    honest_sum: Tensor | None = None
+
+    @classmethod
+    def fresh(cls, users: int) -> Standing:
+        """Return what is remembered before the first round."""
+        return cls(torch.zeros(users, dtype=torch.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """The server after round ``round``: what the next round depends on.
+
+    Attributes
+    ----------
+    round : int
+        t, the last finished round.
+    rho : Tensor
+        rho_{t+1}, ``(d,)``.
+    standing : Standing
+        What is remembered of past rounds.
+    optimizer : dict
+        The optimiser's tensors by name; none under SGD.
+    roster : Roster
+        Which node acted for which users.
+    """
+
+    round: int
+    rho: Tensor
+    standing: Standing
+    optimizer: dict[str, Tensor]
+    roster: Roster
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What a run has written down: the text of ``rounds.csv``, and what its end will need.
+
+    Attributes
+    ----------
+    rounds : str
+        ``rounds.csv``, up to and with the checkpoint's round.
+    strategic_sum : Tensor
+        Sum of the strategic users' last accepted reports, ``(d,)``.
+    trajectory : Tensor or None
+        rho of every round, ``(t + 1, d)``, with ``save-trajectory``.
+    """
+
+    rounds: str
+    strategic_sum: Tensor
+    trajectory: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run's state and its records after one and the same round."""
+
+    server: ServerState
+    records: Records
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the keys that decide where rho goes."""
+    fixed = {key: value for key, value in config.items() if key not in FREE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def write_checkpoint(path: Path, config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint in place of the last one, in one move."""
+    state, records = checkpoint.server, checkpoint.records
+    facts = {
+        "round": state.round,
+        "config": config.flat(),
+        "fingerprint": fingerprint(config.flat()),
+        "eta-sum": state.standing.eta_sum,
+        "nodes": [[node, list(users)] for node, users in state.roster.nodes.items()],
+        "strategic": sorted(state.roster.strategic),
+        "rounds": records.rounds,
+    }
+    tensors = {
+        "rho": state.rho,
+        "last-accepted": state.standing.last_accepted,
+        "strategic-sum": records.strategic_sum,
+        "honest-sum": state.standing.honest_sum,
+        "trajectory": records.trajectory,
+        **{f"optimizer/{name}": value for name, value in state.optimizer.items()},
+    }
+    arrays = {name: _array(value) for name, value in tensors.items() if value is not None}
+    write_sealed(path, KIND, facts, arrays)
+
+
+def find_checkpoint(config: RunConfig) -> Path | None:
+    """Return the file that ``resume`` names; with ``auto`` the run's own, None if there is none."""
+    if config.resume == "auto":
+        own = config.folder() / CHECKPOINT_FILE
+        return own if own.exists() else None
+    if not config.resume:
+        return None
+    path = Path(config.resume).expanduser()
+    return path / CHECKPOINT_FILE if path.is_dir() else path
+
+
+def load_checkpoint(
+    config: RunConfig, *, device: torch.device, dim: int, dtype: torch.dtype
+) -> Checkpoint | None:
+    """Return the checkpoint that a run is to continue from, None if it starts afresh.
+
+    Raises
+    ------
+    ConfigError
+        If the file is absent, foreign, damaged, of another version or of another configuration,
+        or has done more rounds than are asked for.
+    """
+    path = find_checkpoint(config)
+    if path is None:
+        return None
+    try:
+        sealed = read_sealed(path, KIND)
+        _same_configuration(sealed.facts, config)
+        found = _unpack(sealed, device)
+        if found.server.rho.shape != (dim,) or found.server.rho.dtype != dtype:
+            raise SealError(f"its rho is not of {dim} numbers in {config.dtype}")
+    except SealError as error:
+        raise ConfigError(f"resume = {config.resume}: {path.name}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"resume = {config.resume}: {path.name}: it is not what it says ({error!r})"
+        ) from None
+    if found.server.round > config.rounds:
+        raise ConfigError(
+            f"rounds = {config.rounds}: expected at least {found.server.round}, "
+            "which the checkpoint has done"
+        )
+    return found
+
+
+def _same_configuration(facts: Mapping[str, Any], config: RunConfig) -> None:
+    there, here = facts["config"], config.flat()
+    for key in sorted((there.keys() | here.keys()) - FREE):
+        if there.get(key) != here.get(key):
+            raise SealError(
+                f"it is of another configuration, {key} = {there.get(key)} there "
+                f"and {here.get(key)} here"
+            )
+    if facts["fingerprint"] != fingerprint(here):
+        raise SealError("it is of another configuration")
+
+
+def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
+    facts = sealed.facts
+    tensors = {name: torch.from_numpy(value).to(device) for name, value in sealed.arrays.items()}
+    prefix = "optimizer/"
+    optimizer = {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+    server = ServerState(
+        round=int(facts["round"]),
+        rho=tensors["rho"],
+        standing=Standing(
+            tensors["last-accepted"].cpu(), float(facts["eta-sum"]), tensors.get("honest-sum")
+        ),
+        optimizer=optimizer,
+        roster=Roster(
+            {node: tuple(users) for node, users in facts["nodes"]}, frozenset(facts["strategic"])
+        ),
+    )
+    records = Records(
+        rounds=str(facts["rounds"]),
+        strategic_sum=tensors["strategic-sum"],
+        trajectory=tensors.get("trajectory"),
+    )
+    return Checkpoint(server, records)
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    value: np.ndarray[Any, Any] = tensor.detach().cpu().numpy()
+    return value

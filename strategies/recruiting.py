@@ -1,0 +1,132 @@
+"""Finding nodes before a run, and keeping enough of them while it lasts."""
+
+from __future__ import annotations
+
+import time
+from logging import INFO, WARNING
+
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from pfl_flower.config import RunConfig
+from pfl_flower.messages import Introduction
+from strategies.roster import (
+    POLL_SECONDS,
+    SETTLE_SECONDS,
+    NodesMissingError,
+    Roster,
+    ask_nodes,
+    assign_users,
+    reseat,
+    wait_for_nodes,
+)
+
+
+class Recruiter:
+    """Knows the nodes that can take part, and lays out the users over them.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Its ``min-nodes``, ``node-timeout`` and ``reply-timeout``.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.settle = SETTLE_SECONDS
+        self.nodes: dict[int, Introduction] = {}
+        self._asked: set[int] = set()
+
+    def begin(self, grid: Grid) -> Roster:
+        """Wait for the nodes, ask for their roles, and lay out the users.
+
+        Raises
+        ------
+        NodesMissingError
+            If fewer than ``min-nodes`` came or none can take part.
+        """
+        config = self.config
+        self._meet(grid, self._wait(grid, config.min_nodes), 0)
+        roster = assign_users(config.users, config.strategic(), self._roles())
+        return self._said(roster)
+
+    def resume(self, grid: Grid, before: Roster, round: int) -> Roster:
+        """Wait for as many nodes as before, and seat the users where their memory is.
+
+        With fewer nodes the users are laid out anew; they find what memory their nodes hold.
+
+        Raises
+        ------
+        NodesMissingError
+            If fewer than ``min-nodes`` came or none can take part.
+        """
+        config = self.config
+        try:
+            found = self._wait(grid, max(config.min_nodes, len(before.nodes)))
+        except NodesMissingError as error:
+            log(WARNING, "%s; the run was on %d nodes before", error, len(before.nodes))
+            found = self._wait(grid, config.min_nodes)
+        self._meet(grid, found, round)
+        roster = reseat(before, self.nodes, self.nodes)
+        if not roster.nodes.keys() <= self.nodes.keys():
+            roster = assign_users(config.users, before.strategic, self._roles())
+        return self._said(roster)
+
+    def attend(self, grid: Grid, roster: Roster, round: int) -> tuple[Roster, frozenset[int]]:
+        """Return the roster of a round and the nodes that are there.
+
+        The users of a node that has gone are given to one that came since, as when a SuperNode was
+        restarted. With fewer than ``min-nodes`` left, wait for ``node-timeout`` seconds.
+
+        Raises
+        ------
+        NodesMissingError
+            If it was in vain.
+        """
+        config = self.config
+        deadline = time.monotonic() + config.node_timeout
+        while True:
+            present = frozenset(grid.get_node_ids())
+            if not roster.nodes.keys() <= present:
+                if strangers := sorted(present - self._asked):
+                    self._ask(grid, strangers, round - 1)
+                roster = self._moved(roster, reseat(roster, self.nodes, present))
+            left = len(present & self.nodes.keys())
+            if left >= config.min_nodes:
+                return roster, present
+            if time.monotonic() >= deadline:
+                raise NodesMissingError(
+                    f"min-nodes = {config.min_nodes}: {left} are left in round {round}, and no "
+                    f"others came within node-timeout = {config.node_timeout:g} s"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _wait(self, grid: Grid, minimum: int) -> list[int]:
+        return wait_for_nodes(grid, minimum, self.config.node_timeout, self.settle)
+
+    def _meet(self, grid: Grid, nodes: list[int], round: int) -> None:
+        self._ask(grid, nodes, round)
+        if len(self.nodes) < self.config.min_nodes:
+            raise NodesMissingError(
+                f"min-nodes = {self.config.min_nodes}: {len(self.nodes)} of {len(nodes)} nodes "
+                "can take part"
+            )
+
+    def _ask(self, grid: Grid, nodes: list[int], round: int) -> None:
+        self._asked.update(nodes)
+        # The first answer takes a process that starts, whatever the others take.
+        patience = max(self.config.reply_timeout, self.config.node_timeout)
+        self.nodes.update(ask_nodes(grid, nodes, patience, round))
+
+    def _roles(self) -> dict[int, str]:
+        return {node: said.role for node, said in self.nodes.items()}
+
+    def _said(self, roster: Roster) -> Roster:
+        users, strategic = self.config.users, sorted(roster.strategic) or "none"
+        log(INFO, "%d users on %d nodes, strategic: %s", users, len(roster.nodes), strategic)
+        return roster
+
+    def _moved(self, before: Roster, after: Roster) -> Roster:
+        for node in after.nodes.keys() - before.nodes.keys():
+            log(WARNING, "node %d acts for users %s, whose node is gone", node, after.nodes[node])
+        return after
