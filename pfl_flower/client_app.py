@@ -74,7 +74,11 @@ def node_clients(
 
 
 def _problem(context: Context) -> Problem:
-    return _parsed(tuple(context.run_config.items()))
+    """Return the run's problem, on the data in the node's own ``data-path`` if it names one."""
+    config = dict(context.run_config)
+    if "data-path" in context.node_config:
+        config["data-dir"] = str(context.node_config["data-path"])
+    return _parsed(tuple(config.items()))
 
 
 @lru_cache(maxsize=2)

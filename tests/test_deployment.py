@@ -14,12 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from experiments.engines import COMPLETED, ROOT, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.config import parse_config
 from pfl_flower.inprocess import run_in_process
+from tests.images import write_tree
 from tests.superlink import free_port
+
+Array = NDArray[np.float64]
 
 SCRIPTS = ROOT / "experiments" / "deployment"
 NODES = ("alice", "bob", "eve")
@@ -142,7 +146,7 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(1)
 
 
-def in_process(folder: Path) -> np.ndarray:  # type: ignore[type-arg]
+def in_process(folder: Path) -> Array:
     config = parse_config({**RUN, "output-dir": str(folder)})
     run_in_process(
         server_app.app,
@@ -152,6 +156,39 @@ def in_process(folder: Path) -> np.ndarray:  # type: ignore[type-arg]
         node_configs={NODES.index("eve"): {"role": "strategic"}},
     )
     return np.load(folder / "site" / "trajectory.npy")
+
+
+def test_every_node_reads_its_own_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PFL_CACHE_DIR", str(tmp_path / "cache"))
+    write_tree(tmp_path / "one" / "mine")
+    write_tree(tmp_path / "other" / "mine", train=5)
+    run = {**RUN, "dataset": "imagefolder:mine", "users": 2, "points-per-user": "4", "nu": 0.1}
+    alone = {"strategic-users": "none", "local-solver": "sgd", "local-lr": 1e-4}
+
+    def trajectory(name: str, second: str) -> Array:
+        config = parse_config(
+            {
+                **run,
+                **alone,
+                "data-dir": str(tmp_path / "one"),
+                "output-dir": str(tmp_path / name),
+            }
+        )
+        paths = {0: {"data-path": str(tmp_path / "one")}, 1: {"data-path": str(tmp_path / second)}}
+        run_in_process(
+            server_app.app,
+            client_app.app,
+            nodes=2,
+            run_config=config.flat(),
+            node_configs=paths if second else None,
+        )
+        return np.load(tmp_path / name / "site" / "trajectory.npy")
+
+    same, plain, own = trajectory("a", "one"), trajectory("b", ""), trajectory("c", "other")
+    assert np.array_equal(same, plain)
+    assert np.abs(own - plain).max() > 1e-6
 
 
 @pytest.mark.slow
