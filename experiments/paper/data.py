@@ -156,8 +156,9 @@ STUDY = Study(
         "As Figure 1's under the paper's protocol, squared l2; the poisoned user's local model "
         "starts at theta_spade + 0.1 noise and takes the same Adam steps; theta_spade from CGA's "
         "last gradient for indifference, from exact responses for matching; queries uniform in "
-        "[0, 1] before they are projected; 4,000 rounds (matching: 1,000), of which the paper shows 250; equilibria "
-        "by L-BFGS from a cold start. The quick form has 600 draws a user and 500 rounds."
+        "[0, 1] before they are projected; 4,000 rounds (matching: 1,000), of which the paper "
+        "shows 250; equilibria by L-BFGS from a cold start. The quick form has 600 draws a user "
+        "and 500 rounds."
     ),
     printed=(
         Printed(
