@@ -105,9 +105,11 @@ def read_replies(
         parts.append(Rows(torch.tensor(report.users), report.gradients))
         if answer is not None:
             intake.said.append(NodeMetrics.unpack(answer.content, users))
-    together = Rows.merge(parts)
-    intake.rows, bad = check.split(Report(form.round, tuple(together), together.values_by_user))
-    intake.rejections += bad
+    if parts:
+        together = Rows.merge(parts)
+        report = Report(form.round, tuple(together), together.values_by_user)
+        intake.rows, bad = check.split(report)
+        intake.rejections += bad
     if absurd := intake.metrics.absurd:
         intake.notices["absurd"] = absurd
     return intake

@@ -170,7 +170,7 @@ FAULTS: dict[str, tuple[Tamper, Reason, tuple[str, ...]]] = {
     "another's id": (neighbours_id, Reason.WRONG_USERS, ALL),
     "another's id too": (with_config(users=[0, 1]), Reason.WRONG_USERS, ALL),
     "nobody's id": (with_config(users=[]), Reason.WRONG_USERS, ALL),
-    "another's id in bytes": (with_config(users=bytes(8)), Reason.WRONG_USERS, ALL),
+    "nobody's id in bytes": (with_config(users=b"\xff" * 8), Reason.WRONG_USERS, ALL),
     "half an id": (with_config(users=bytes(4)), Reason.MALFORMED, ALL),
     "no ids": (with_config(users="1"), Reason.MALFORMED, ALL),
     "an id that is true": (with_config(users=[True]), Reason.MALFORMED, ALL),

@@ -162,8 +162,8 @@ def test_a_run_under_attack_is_plausible_and_does_not_depend_on_the_nodes(
         assert same == (attack in DRAWN)
 
 
-@pytest.mark.parametrize("attack", ["sign-flip", "min-max"])
-def test_surrogates_leave_the_memory_of_honest_users_alone(attack: str) -> None:
+@pytest.mark.parametrize("attack", ["sign-flip", "min-max", "label-flip", "data"])
+def test_clients_of_one_node_leave_each_others_memory_alone(attack: str) -> None:
     """Single steps show whose memory is whose, and one node holds all of them."""
     changes = {"attack": attack, "local_solver": "adam", "rounds": 5}
     one, five = (play(configure(**changes), nodes=nodes) for nodes in (1, 5))

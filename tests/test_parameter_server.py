@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from pfl_flower.aggregation import Reason, total
 from pfl_flower.client_app import app as client_app
 from pfl_flower.messages import METRICS, NodeMetrics, unpack_request
+from pfl_flower.problem import build_problem
 from strategies import ParameterServer
 from tests.faults import ALL, FAULTS, HARMLESS, with_gradients
 from tests.runs import Tamper, configure, play, tampering, trajectory
@@ -53,6 +54,20 @@ def test_a_faulty_client_changes_nothing(
         assert "\n" not in record.rejections[0].detail
         assert FAULTY not in record.accepted
     assert torch.equal(trajectory(records), references[regularizer])
+
+
+@pytest.mark.parametrize("regularizer", ALL)
+@pytest.mark.parametrize("fault", ["an exception", "NaN"])
+def test_a_round_without_a_single_report_leaves_rho(fault: str, regularizer: str) -> None:
+    """All users are on the one node that fails."""
+    tamper, reason, _ = FAULTS[fault]
+    config = configure(regularizer=regularizer, rounds=2)
+    records = play(config, nodes=1, app=tampering(FAULTY, tamper))
+    assert len(records) == 2
+    for record in records:
+        assert record.reasons() == {reason: config.users}
+        assert not record.accepted
+        assert torch.equal(record.rho, build_problem(config).initial)
 
 
 def test_the_honest_run_differs_from_the_reference(references: dict[str, torch.Tensor]) -> None:

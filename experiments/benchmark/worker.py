@@ -45,7 +45,7 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
         config = parse_config({**settings, "output-dir": folder, "name": "run"})
         run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
         rows = read_rounds(output_of(folder) / "rounds.csv")[1:]
-        with np.load(output_of(folder) / "limit.npz") as kept:
+        with np.load(output_of(folder) / "limit.npz", allow_pickle=False) as kept:
             rho = kept["rho"]
     return {
         "seconds": [row["seconds"] for row in rows],
