@@ -150,7 +150,8 @@ def _draw(name: str, protocols: Sequence[str]) -> Callable[[Sequence[Result], Pa
                 )
             left.set(ylabel="accuracy on the attacker's labels", ylim=(-0.03, 1.03))
             left.set(title=f"{protocol}'s protocol")
-            right.set(ylabel="distance of rho", ylim=(0, None))
+            # At first CGA stands for a model hundreds of times as far away as the target is.
+            right.set(ylabel="distance of rho", yscale="log")
             for axes in (left, right):
                 axes.set(xlabel="round")
                 axes.grid(alpha=0.3)
