@@ -20,6 +20,7 @@ from experiments.engines import COMPLETED, ROOT, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.config import parse_config
 from pfl_flower.inprocess import run_in_process
+from pfl_flower.results import read_rounds
 from tests.images import write_tree
 from tests.superlink import free_port
 
@@ -101,7 +102,8 @@ class Site:
 
     def start_node(self, name: str) -> None:
         role = "strategic" if name == "eve" else "honest"
-        config = f'role="{role}" data-path="{self.folder / f"data-{name}"}"'
+        data, state = self.folder / f"data-{name}", self.folder / f"state-{name}"
+        config = f'role="{role}" data-path="{data}" state-dir="{state}"'
         place = str(self.keys), name, f"127.0.0.1:{self.port}", config
         self.start(name, "supernode.sh", *place, PFL_NODE_PORT=str(free_port()))
 
@@ -110,6 +112,18 @@ class Site:
         return subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False
         )
+
+    def run(self, config: Path) -> None:
+        """Start a run in the background."""
+        command = [str(Path(sys.executable).with_name("flwr")), "run", str(ROOT), "site"]
+        with (self.folder / "run.log").open("wb") as log:
+            self.processes["run"] = subprocess.Popen(
+                [*command, "--stream", "--run-config", str(config)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                start_new_session=True,
+            )
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")
@@ -223,3 +237,47 @@ def test_registered_nodes_run_as_in_one_process_and_strangers_are_refused(tmp_pa
     assert trajectory.shape == expected.shape
     assert np.abs(trajectory - expected).max() < 1e-9
     assert np.abs(expected[-1] - expected[0]).max() > 0.1
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    path = folder / "out" / "site" / "rounds.csv"
+    return read_rounds(path)[1:] if path.exists() else []
+
+
+@pytest.mark.slow
+def test_a_killed_node_comes_back_as_the_same_user(tmp_path: Path) -> None:
+    """Bob's SuperNode is killed in round 3 and started again, with the memory it wrote."""
+    make_keys(tmp_path / "keys", *NODES)
+    settings = {
+        **RUN,
+        "regularizer": "l2",
+        "rounds": 7,
+        "checkpoint-every": 1,
+        "output-dir": str(tmp_path / "out"),
+        "min-nodes": 2,
+        "node-timeout": PATIENCE,
+        "reply-timeout": 60.0,
+    }
+    config = tmp_path / "run.toml"
+    config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.items()))
+    with site(tmp_path) as place:
+        place.start("link", "superlink.sh", str(place.keys), str(place.port))
+        wait_until(lambda: "running on https" in place.log("link"), "the SuperLink")
+        for name in NODES:
+            place.flwr("supernode", "register", str(place.keys / f"{name}.pub"), "site")
+            place.start_node(name)
+        wait_until(lambda: place.online() == len(NODES), "the registered nodes")
+        place.run(config)
+        wait_until(lambda: len(rows(tmp_path)) >= 2, "two rounds")
+        os.killpg(place.processes["bob"].pid, signal.SIGKILL)
+        place.processes["bob"].wait()
+        place.start_node("bob")
+        wait_until(lambda: (tmp_path / "out" / "site" / "summary.json").exists(), "the end")
+    measured = rows(tmp_path)
+    assert [row["round"] for row in measured] == list(range(1, 8))
+    users, lam = int(str(RUN["users"])), 1.0
+    for row in measured:
+        assert row["accepted"] + row["rejections"] == users
+        assert row["step_norm"] <= row["eta"] * lam * row["accepted"] * (1 + 1e-9)
+    assert measured[-1]["accepted"] == users
+    assert sum(row["rejections"] for row in measured) <= 4

@@ -9,6 +9,19 @@ set -euo pipefail
 keys=$1 name=$2 superlink=$3 config=${4:-}
 shift $(($# > 3 ? 4 : 3))
 export FLWR_TELEMETRY_ENABLED=${FLWR_TELEMETRY_ENABLED:-0}
-exec flower-supernode --superlink "$superlink" --root-certificates "$keys/ca.crt" \
-  --auth-supernode-private-key "$keys/$name" --isolation subprocess --node-config "$config" \
-  --port "${PFL_NODE_PORT:-9094}" "$@"
+trap 'kill "$node" 2>/dev/null; wait "$node"; exit 143' TERM INT
+for try in $(seq "${PFL_TRIES:-12}"); do
+  began=$SECONDS status=0
+  flower-supernode --superlink "$superlink" --root-certificates "$keys/ca.crt" \
+    --auth-supernode-private-key "$keys/$name" --isolation subprocess --node-config "$config" \
+    --port "${PFL_NODE_PORT:-9094}" "$@" &
+  node=$!
+  wait "$node" || status=$?
+  # A node that died without a word counts as online for a minute, and its key is refused for as long.
+  [ "$status" -ne 0 ] && [ $((SECONDS - began)) -lt 60 ] || exit "$status"
+  echo "supernode.sh: ended with $status at once, attempt $try; again in 10 s" >&2
+  sleep 10 &
+  node=$!
+  wait "$node"
+done
+exit "$status"
