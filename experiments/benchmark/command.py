@@ -126,6 +126,7 @@ def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
     for axes in (middle, right):
         axes.set(xscale="log", yscale="log")
         axes.grid(alpha=0.3)
+        axes.set_visible(bool(axes.lines))
         if axes.lines:
             axes.legend(frameon=False)
     save(figure, folder, "benchmark")
