@@ -157,8 +157,8 @@ STUDY = Study(
         "starts at theta_spade + 0.1 noise and takes the same Adam steps; theta_spade from CGA's "
         "last gradient for indifference, from exact responses for matching; queries uniform in "
         "[0, 1] before they are projected; 4,000 rounds (matching: 1,000), of which the paper "
-        "shows 250; LOSS minimised by L-BFGS from a cold start, 250 steps, which at this size leave "
-        "the residual shown. The quick form has 600 draws a user and 500 rounds."
+        "shows 250; LOSS minimised by L-BFGS from a cold start, 250 steps, which leave a residual "
+        "at this size. The quick form has 600 draws a user and 500 rounds."
     ),
     printed=(
         Printed(
