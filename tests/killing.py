@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pfl_flower import client_app, sealed, server_app
 from pfl_flower.config import RunConfig
@@ -33,6 +34,8 @@ def cut(config: RunConfig, at: int, *, half: bool = False, nodes: int = 2, **gri
     if child == 0:
         status = 1
         try:
+            # A fork has none of its parent's OpenMP threads, and would wait for them for ever.
+            torch.set_num_threads(1)
             with counted(lambda count, descriptor: _die(descriptor, half) if count == at else None):
                 complete(config, nodes, **grid)
             status = 0
