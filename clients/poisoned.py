@@ -15,7 +15,19 @@ from pfl_flower.plans import fabricate, plan, poisoned_population
 from pfl_flower.population import Population
 
 
-class PoisonedClient(HonestClient):
+class OtherDataClient(HonestClient):
+    """The honest code on data that nobody drew: kept whole, and left out of what is measured."""
+
+    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
+        """Yield all: such data are few, and dear to make anew."""
+        yield asked, self.chosen(asked)
+
+    def evaluate(self) -> dict[int, float]:
+        """Return nothing: the run measures honest users' local models."""
+        return {}
+
+
+class PoisonedClient(OtherDataClient):
     """Solves the honest local problem on data made to hold theta_spade (Section 2.2)."""
 
     record = "poisoned"
@@ -23,10 +35,6 @@ class PoisonedClient(HonestClient):
     def population(self) -> Population:
         """Return the users with their fabricated data."""
         return poisoned_population(self.problem, self.users)
-
-    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
-        """Yield all: fabricated data are few, and dear to make anew."""
-        yield asked, self.chosen(asked)
 
     def start(self) -> Tensor:
         """Return the local models before the first round, at theta_spade if the run says so."""
@@ -48,12 +56,8 @@ class PoisonedClient(HonestClient):
         )
         return replace(answer, metrics=metrics)
 
-    def evaluate(self) -> dict[int, float]:
-        """Return nothing: the run measures honest users' local models."""
-        return {}
 
-
-class RelabelledClient(HonestClient):
+class RelabelledClient(OtherDataClient):
     """Label flipping: the honest code on the user's own draw, every label as the attacker wants it.
 
     Class c becomes c + target-shift, an answer or a sign its opposite; nothing else is known or
@@ -73,11 +77,3 @@ class RelabelledClient(HonestClient):
             self.problem.prepared[key] = self.problem.population_of(made)
         found: Population = self.problem.prepared[key]
         return found
-
-    def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
-        """Yield all: few users relabel."""
-        yield asked, self.chosen(asked)
-
-    def evaluate(self) -> dict[int, float]:
-        """Return nothing: the run measures honest users' local models."""
-        return {}

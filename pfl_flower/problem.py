@@ -90,10 +90,10 @@ class Problem:
 
     def draw(self, users: tuple[int, ...]) -> Population:
         """Return honest users with data drawn anew; ids past the last have the last's points."""
-        points, by_size = self.config.points(), defaultdict(list)
+        by_size = defaultdict(list)
+        points, weight = self.config.points(), self._weight
         for row, user in enumerate(users):
             by_size[points[min(user, len(points) - 1)]].append(row)
-        weight = len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
         parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
         for size, rows in by_size.items():
             chosen = users if len(rows) == len(users) else [users[row] for row in rows]
@@ -107,13 +107,16 @@ class Problem:
         """Return what these users draw; an id past the last has as many points as the last."""
         points, seed = self.config.points(), self.config.seed
         data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
-        if self.config.reduction == "scaled-sum":
-            scale = len(points) / sum(points)
-            data = [
-                replace(one, weights=torch.full((len(one.labels),), scale, dtype=torch.float64))
-                for one in data
-            ]
-        return data
+        return [
+            replace(one, weights=torch.full((len(one.labels),), self._weight, dtype=torch.float64))
+            for one in data
+        ]
+
+    @cached_property
+    def _weight(self) -> float:
+        """What each point counts for: 1, or one over the mean number of points per user."""
+        points = self.config.points()
+        return len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
 
     def population_of(self, users: Sequence[UserData] | Sequence[Stack]) -> Population:
         """Return users with these datasets, who share the run's model, loss and regulariser."""

@@ -107,6 +107,15 @@ def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> R
     )
 
 
+def _compared(
+    bench: Bench, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
+) -> tuple[list[float], list[float], float, float]:
+    """Return our round times, which come first, the other side's, and their ratio and spread."""
+    found = take_turns(bench, what, sides)
+    ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
+    return ours, theirs, *ratio(theirs, ours)
+
+
 def against_simulation(bench: Bench) -> list[Row]:
     """Compare rounds of 11 nodes with next to no work (b): what is left is overhead."""
     rounds = 20 if bench.quick else 50
@@ -123,9 +132,7 @@ def against_simulation(bench: Bench) -> list[Row]:
         "in-process": partial(worker, "in-process", settings=tiny, nodes=11),
         "simulation": partial(worker, "simulation", settings=tiny, nodes=11),
     }
-    found = take_turns(bench, "overhead", sides)
-    ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
-    mean, spread = ratio(theirs, ours)
+    ours, theirs, mean, spread = _compared(bench, "overhead", sides)
     return [
         Row(
             key="b",
@@ -239,9 +246,7 @@ def on_the_card(bench: Bench) -> list[Row]:
         "cuda": partial(worker, "in-process", settings=cuda),
         "cpu": partial(worker, "in-process", settings=cpu),
     }
-    found = take_turns(bench, "GPU against CPU", sides)
-    ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
-    mean, spread = ratio(theirs, ours)
+    ours, theirs, mean, spread = _compared(bench, "GPU against CPU", sides)
     return [
         Row(
             key="g",

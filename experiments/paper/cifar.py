@@ -18,6 +18,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.paper.runs import (
+    MNIST,
+    PAPER,
     QUICK_POINTS,
     THREAT_MODEL,
     Keys,
@@ -34,25 +36,13 @@ from pfl_flower.results import Check
 CGA_ROUNDS, MODEL_ROUNDS, DATA_ROUNDS = 1000, 500, 1500
 QUICK_ROUNDS = 150
 CIFAR: Keys = {
+    **MNIST,
     "dataset": "cifar10-embeddings",
-    "points-per-user": "6000",
-    "nu": 0.0,
-    "lam": 1.0,
-    "dtype": "float32",
-    "local-solver": "adam",
-    "local-lr": 0.02,
     "local-lr-decay": 1.0,
     "local-lr-floor": 0.0,
     "honest-distance": True,
 }
-CONSTANT_ADAM: Keys = {
-    "server-optimizer": "adam",
-    "server-lr": 0.02,
-    "server-lr-decay": 1.0,
-    "server-lr-floor": 0.0,
-    "estimator": "oracle",
-    "update-order": "simultaneous",
-}
+CONSTANT_ADAM: Keys = {**PAPER, "server-lr-decay": 1.0, "server-lr-floor": 0.0}
 """The paper's protocol with constant step sizes, which Figures 17 to 19 have."""
 PROTOCOLS = {"threat model": THREAT_MODEL, "paper": CONSTANT_ADAM}
 POISON: Keys = {
