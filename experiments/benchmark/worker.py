@@ -40,7 +40,6 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
     from pfl_flower import client_app, server_app
     from pfl_flower.inprocess import run_in_process
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
     with scratch() as folder, contextlib.redirect_stdout(sys.stderr):
         config = parse_config({**settings, "output-dir": folder, "name": "run"})
         run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
@@ -115,6 +114,7 @@ CASES: Mapping[str, Callable[..., Measured]] = {
 
 def main() -> None:
     """Measure what the command line asks for."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
     case, arguments = sys.argv[1], json.loads(sys.argv[2])
     began = time.perf_counter()
     found = CASES[case](**arguments)
