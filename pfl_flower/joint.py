@@ -65,13 +65,14 @@ def joint_minimum(
 
     def gradients(point: Tensor) -> tuple[float, Tensor]:
         rho, theta = point[0], point[1:]
-        value = (population.value(theta) + regularizer.value(rho, theta)).sum()
+        local, slopes = population.value_and_gradient(theta)
+        value = (local + regularizer.value(rho, theta)).sum()
         pull = regularizer.grad_rho(rho, theta)
         shared = pull.sum(dim=0)
         if attack_models is not None:
             value = value + regularizer.value(rho, attack_models).sum()
             shared = shared + regularizer.grad_rho(rho, attack_models).sum(dim=0)
-        return float(value), torch.cat([shared[None], population.gradient(theta) - pull])
+        return float(value), torch.cat([shared[None], slopes - pull])
 
     steps, norm = 0, 0.0
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pfl_flower import blocks
 from pfl_flower.models import Linear, Model, TwoLayer
 
 Reduction = Literal["sum", "mean"]
+ALL = slice(None)
 
 
 class PointLoss(ABC):
@@ -96,6 +100,13 @@ class Logistic(PointLoss):
         return 0.25
 
 
+def _softmax(scores: Tensor) -> Tensor:
+    """Return the softmax over the last axis, in the order in which the scores lie in memory."""
+    if scores.dim() > 1 and scores.mT.is_contiguous():
+        return torch.softmax(scores.mT, dim=-2).mT
+    return torch.softmax(scores, dim=-1)
+
+
 class Softmax(PointLoss):
     """Cross-entropy ``-sum_a y_a ln softmax_a(s)``.
 
@@ -111,7 +122,7 @@ class Softmax(PointLoss):
 
     def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``softmax(s) - y``."""
-        probabilities = torch.softmax(scores, dim=-1)
+        probabilities = _softmax(scores)
         if labels.is_floating_point():
             return probabilities - labels
         minus_one = probabilities.new_full((), -1.0).expand((*labels.shape, 1))
@@ -119,13 +130,13 @@ class Softmax(PointLoss):
 
     def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
         """``p * v - p <p, v>``."""
-        probabilities = torch.softmax(scores, dim=-1)
+        probabilities = _softmax(scores)
         weighted = probabilities * direction
         return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
 
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``a = b = softmax(s)``."""
-        probabilities = torch.softmax(scores, dim=-1)
+        probabilities = _softmax(scores)
         return probabilities, probabilities
 
     @property
@@ -227,6 +238,16 @@ class LocalLoss:
             scale=self.scale[index],
         )
 
+    def block(self, users: slice, points: slice) -> LocalLoss:
+        """Return the loss on some points of some users, with the users' own scales."""
+        return replace(
+            self,
+            features=self.features[users, points],
+            labels=self.labels[users, points],
+            weights=self.weights[users, points],
+            scale=self.scale[users],
+        )
+
     def to(self, dtype: torch.dtype) -> LocalLoss:
         """Return the same loss in another precision; itself if it has it."""
         if self.features.dtype == dtype:
@@ -253,10 +274,13 @@ class LocalLoss:
 
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""
-        points = self.loss.values(self.model.scores(theta, self.features), self.labels)
-        return self.nu * (theta * theta).sum(dim=-1) + self.scale * (self.weights * points).sum(
-            dim=-1
-        )
+
+        def sum_of(users: slice, part: LocalLoss) -> Tensor:
+            scores = self.model.scores(theta[users], part.features)
+            return part._sum_of_values(scores)
+
+        summed = self._sum(sum_of) if isinstance(self.model, Linear) else sum_of(ALL, self)
+        return self.nu * (theta * theta).sum(dim=-1) + summed
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
@@ -265,14 +289,50 @@ class LocalLoss:
         if not isinstance(self.model, Linear):
             gradient: Tensor = torch.func.grad(lambda t: self.value(t).sum())(theta)
             return gradient
-        scores = self.loss.gradient(self.model.scores(theta, self.features), self.labels)
-        return self._pull_back(scores) + 2 * self.nu * theta
+
+        def sum_of(users: slice, part: LocalLoss) -> Tensor:
+            scores = self.model.scores(theta[users], part.features)
+            return part._pull_back(self.loss.gradient(scores, part.labels))
+
+        return self._sum(sum_of) + 2 * self.nu * theta
+
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, ``(k,)`` and ``(k, d)``, from the same scores where the model is linear."""
+        if not isinstance(self.model, Linear):
+            return self.value(theta), self.gradient(theta)
+
+        def sum_of(users: slice, part: LocalLoss) -> Tensor:
+            scores = self.model.scores(theta[users], part.features)
+            pulled = part._pull_back(self.loss.gradient(scores, part.labels))
+            return torch.cat([part._sum_of_values(scores)[:, None], pulled], dim=1)
+
+        both = self._sum(sum_of)
+        value = self.nu * (theta * theta).sum(dim=-1) + both[:, 0]
+        return value, both[:, 1:] + 2 * self.nu * theta
+
+    def hessian_map(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return ``v -> Hess L_n(theta_n) v_n``, ``(k, d)``; linear models only.
+
+        The scores at theta are kept for all products, which are matrix products themselves.
+        """
+
+        def score(users: slice, part: LocalLoss) -> Tensor:
+            return self.model.scores(theta[users], part.features)
+
+        kept = blocks.each(score, self._parts)
+
+        def product(direction: Tensor) -> Tensor:
+            def sum_of(users: slice, part: LocalLoss, scores: Tensor) -> Tensor:
+                pushed = self.model.scores(direction[users], part.features)
+                return part._pull_back(self.loss.curvature(scores, pushed))
+
+            return self._sum(sum_of, kept) + 2 * self.nu * direction
+
+        return product
 
     def hessian_product(self, theta: Tensor, direction: Tensor) -> Tensor:
         """``Hess L_n(theta_n) v_n``, shape ``(k, d)``; linear models only."""
-        scores = self.model.scores(theta, self.features)
-        pushed = self.model.scores(direction, self.features)
-        return self._pull_back(self.loss.curvature(scores, pushed)) + 2 * self.nu * direction
+        return self.hessian_map(theta)(direction)
 
     def hessian(self, theta: Tensor) -> Tensor:
         """``Hess L_n(theta_n)`` as dense matrices ``(k, d, d)``; linear models only."""
@@ -298,6 +358,26 @@ class LocalLoss:
         weight = (self.weights * self.scale[:, None]).sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
+
+    @cached_property
+    def _parts(self) -> list[tuple[slice, LocalLoss]]:
+        """Blocks of points where a user has many, with the user that each is of; or all at once."""
+        if not blocks.pays(self.features):
+            return [(ALL, self)]
+        slices = blocks.block_slices(self.features)
+        return [(users, self.block(users, points)) for users, points in slices]
+
+    def _sum(self, sum_of: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
+        """Return a sum over points, ``(k, ...)``, of what ``sum_of`` gives for the parts."""
+        tasks = [(*part, *rest) for part, *rest in zip(self._parts, *more, strict=True)]
+        sums = blocks.each(sum_of, tasks)
+        if len(sums) == 1:
+            return sums[0]
+        together = torch.cat(sums)
+        return together.view(self.users, -1, *together.shape[1:]).sum(dim=1)
+
+    def _sum_of_values(self, scores: Tensor) -> Tensor:
+        return self.scale * (self.weights * self.loss.values(scores, self.labels)).sum(dim=-1)
 
     def _slope(self, scores: Tensor, part: slice) -> Tensor:
         slope = self.loss.gradient(scores, self.labels[:, part])

@@ -173,14 +173,17 @@ class _Proximal:
         kept = self._preconditioner
         rtol = float(min(0.1, float(residual) ** 0.5))
 
+        local = self.loss.hessian_map(theta[None])
+
         def direction(gradient: Tensor) -> Tensor:
             products = 0
 
             def product(vector: Tensor) -> Tensor:
                 nonlocal products
                 products += 1
-                local = self.loss.hessian_product(theta[None], vector[None])[0]
-                return local + self.regularizer.hessian_product(self.rho, theta, vector)
+                return local(vector[None])[0] + self.regularizer.hessian_product(
+                    self.rho, theta, vector
+                )
 
             solved = conjugate_gradients(product, gradient, kept, rtol=rtol)
             kept.longest = max(kept.longest, products)

@@ -129,6 +129,14 @@ class Population:
         """``grad L_n(theta_n)``, shape ``(k, d)``."""
         return self._gather(lambda bucket: bucket.loss.gradient(self._part(theta, bucket)))
 
+    def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, ``(k,)`` and ``(k, d)``, at little more than the gradient's cost."""
+        parts = [
+            bucket.loss.value_and_gradient(self._part(theta, bucket)) for bucket in self._buckets
+        ]
+        values, gradients = zip(*parts, strict=True)
+        return self._together(values), self._together(gradients)
+
     def minibatch_gradient(self, theta: Tensor, draws: Tensor | Sequence[Tensor]) -> Tensor:
         """Estimate ``grad L_n(theta_n)`` from uniform draws in [0, 1), one ``(b,)`` a user."""
         uniform = draws if isinstance(draws, Tensor) else torch.stack(tuple(draws))

@@ -7,14 +7,13 @@ met the tolerance.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pfl_flower import batched
+from pfl_flower.blocks import thread_limit
 from pfl_flower.losses import LeastSquares, LocalLoss
 from pfl_flower.models import Linear
 from pfl_flower.newton import DENSE_LIMIT, minimise_user
@@ -168,7 +167,7 @@ class ProximalSolver:
         Small systems are solved on one thread: that is faster than sharing them, and the sums then
         have the same order on every engine.
         """
-        with _threads(1 if self.loss.model.dim <= DENSE_LIMIT else torch.get_num_threads()):
+        with thread_limit(1 if self.loss.model.dim <= DENSE_LIMIT else torch.get_num_threads()):
             return self._each_user(rho, start)
 
     def _each_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,13 +184,3 @@ class ProximalSolver:
             thetas.append(theta)
             iterations.append(count)
         return torch.stack(thetas), torch.tensor(iterations, device=start.device)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,71 @@
+"""Sums over a user's points, a block of points at a time: each block is read from memory once.
+
+A linear model's gradient needs the features twice, for the scores and for the sum over points. Many
+points do not fit in the cache between the two, a block does. Blocks are shared among threads; where
+they begin depends on a user's own data alone, and their sums are added in their order, so neither
+the number of threads nor the other users of a node change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 2**20
+"""Numbers of features in a block: 4 MiB in single precision, so that two threads' fit a cache."""
+
+
+def pays(features: Tensor) -> bool:
+    """Whether each user's ``features (k, n, q)`` are on the CPU and fill two blocks or more."""
+    return features.device.type == "cpu" and features[:1].numel() >= 2 * BLOCK
+
+
+def block_slices(features: Tensor) -> list[tuple[slice, slice]]:
+    """Return the blocks of ``features (k, n, q)``: one user and some of its points each.
+
+    >>> [points for _, points in block_slices(torch.empty((1, 2500, 500)))]
+    [slice(0, 834, None), slice(834, 1668, None), slice(1668, 2500, None)]
+    """
+    users, points, inputs = features.shape
+    size = -(-points // -(-points * inputs // BLOCK))
+    return [
+        (slice(user, user + 1), slice(first, min(first + size, points)))
+        for user in range(users)
+        for first in range(0, points, size)
+    ]
+
+
+def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[Tensor]:
+    """Return what the tasks give, in their order; as many at once as torch may use threads.
+
+    The threads end with the call: a pool that was kept would not be there in a forked process.
+    """
+    threads = min(torch.get_num_threads(), len(tasks))
+    if threads == 1:
+        return [work(*task) for task in tasks]
+
+    def share(number: int) -> list[Tensor]:
+        first, last = (len(tasks) * k // threads for k in (number, number + 1))
+        return [work(*task) for task in tasks[first:last]]
+
+    with (
+        thread_limit(1),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        return [result for some in pool.map(share, range(threads)) for result in some]
+
+
+@contextmanager
+def thread_limit(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
