@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.messages import Broadcast, NodeMetrics, find, to_record, to_tensor
+from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.problem import Problem
+from pfl_flower.wire import find, to_record, to_tensor
 
 
 @dataclass(frozen=True)

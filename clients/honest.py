@@ -12,7 +12,7 @@ from pfl_flower.local_steps import StepState, optimizer_step
 from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.models import accuracy_of_each
 from pfl_flower.population import Population
-from pfl_flower.rows import Rows, positions
+from pfl_flower.rows import Rows, ids, positions
 from pfl_flower.seeding import user_rows
 from pfl_flower.server_steps import StepSizes
 
@@ -46,9 +46,9 @@ class HonestClient(Client):
                     memory[name] = values
                 else:
                     memory[name][rows] = values
-        self.remember(self.record, {"users": torch.tensor(self.users), **memory})
+        self.remember(self.record, {"users": ids(self.users), **memory})
         gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
-        return Answer(Rows(torch.tensor(asked), gradients), NodeMetrics.merge(metrics))
+        return Answer(Rows(ids(asked), gradients), NodeMetrics.merge(metrics))
 
     def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
         """Yield groups of the users that are asked, with their data."""
@@ -100,7 +100,7 @@ class HonestClient(Client):
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
         kept = self.recall(self.record)
-        known = kept.pop("users", torch.zeros(0, dtype=torch.int64))
+        known = kept.pop("users", ids(()))
         if tuple(known.tolist()) == self.users:
             return {name: self._placed(name, value) for name, value in kept.items()}
         where = positions(self.users, known)

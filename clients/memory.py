@@ -22,8 +22,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
 
-from pfl_flower.messages import Broadcast, Session, find
+from pfl_flower.messages import Broadcast, Session
 from pfl_flower.sealed import Sealed, SealError, read_sealed, write_sealed
+from pfl_flower.wire import find
 
 KIND = "memory"
 MARK = "session"

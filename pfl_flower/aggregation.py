@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pfl_flower.regularizers import Regularizer
 from pfl_flower.robust import ROBUST
-from pfl_flower.rows import Rows
+from pfl_flower.rows import Rows, ids
 
 
 class Reason(StrEnum):
@@ -120,7 +120,7 @@ class RowCheck:
 
     def split(self, report: Report) -> tuple[Rows, list[Rejection]]:
         """Return the rows that count, projected on GRAD(rho_t), by user, and the rejections."""
-        rows = Rows(torch.tensor(report.users, dtype=torch.int64), report.gradients)
+        rows = Rows(ids(report.users), report.gradients)
         good = self.regularizer.contains(rows.values_by_user, self.rtol)
         if self.max_norm > 0:
             good &= torch.linalg.vector_norm(rows.values_by_user, dim=1) <= self.max_norm

@@ -101,14 +101,15 @@ def train(message: Message, context: Context) -> Message:
     """Answer a broadcast with one gradient row per assigned user."""
     problem = _problem(context)
     broadcast = unpack_broadcast(message.content, problem.device)
-    memory = node_memory(problem, context)
-    memory.recall(context.state, broadcast)
+    memory = node_memory(problem, context) if broadcast.session.name else None
+    if memory is not None:
+        memory.recall(context.state, broadcast)
     clients = node_clients(problem, broadcast.members, node_role(context), context.state)
     answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
     rows = Rows.merge([answer.gradients for answer in answers])
     report = Report(broadcast.round, broadcast.users, rows.values_by_user)
     metrics = NodeMetrics.merge(answer.metrics for answer in answers)
-    if problem.config.checkpoint_every:
+    if memory is not None and problem.config.checkpoint_every:
         memory.keep(context.state, broadcast)
     return Message(pack_report(report, metrics), reply_to=message)
 

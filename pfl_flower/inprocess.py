@@ -8,13 +8,12 @@ simulation sends, and its change of state is dropped.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterable, Mapping
 from logging import ERROR
 from uuid import uuid4
 
-from flwr.app import Array, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.common.logger import log
@@ -23,6 +22,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from pfl_flower.config import Scalar
+from pfl_flower.wire import copied, copied_context
 
 RUN_ID = 1
 FIRST_NODE_ID = 1000
@@ -120,19 +120,19 @@ class InProcessGrid(Grid):
 
     def _deliver(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
-        delivered = _copied(message)
+        delivered = copied(message)
         try:
             if node not in self.contexts:
                 error = Error(ErrorCode.NODE_UNAVAILABLE, f"node {node} is not connected")
                 return self._sign(Message(error, reply_to=delivered))
-            context = _copied_context(self.contexts[node])
-            reply = _copied(self.client_app(delivered, context))
+            context = copied_context(self.contexts[node])
+            reply = copied(self.client_app(delivered, context))
             self.contexts[node] = context
         except (Exception, SystemExit) as error:
             log(ERROR, "node %d: %s: %s", node, type(error).__name__, error)
             reason = f"{type(error)}:<'{error}'>"
             failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-            reply = Message(failed, reply_to=_copied(message))
+            reply = Message(failed, reply_to=copied(message))
         return self._sign(reply)
 
     @staticmethod
@@ -160,40 +160,6 @@ def run_in_process(
     )
     server_app(grid, context)
     return grid
-
-
-def _copied(message: Message) -> Message:
-    """Return a copy that shares nothing with the message but immutable bytes."""
-    twin = copy.copy(message)
-    twin.__dict__["_metadata"] = copy.copy(message.metadata)
-    if message.has_error():
-        twin.__dict__["_error"] = copy.copy(message.error)
-    else:
-        twin.content = _copied_records(message.content)
-    return twin
-
-
-def _copied_context(context: Context) -> Context:
-    twin = copy.copy(context)
-    twin.node_config, twin.run_config = dict(context.node_config), dict(context.run_config)
-    twin.state = _copied_records(context.state)
-    return twin
-
-
-def _copied_records(records: RecordDict) -> RecordDict:
-    twin = records.copy()
-    for name, record in records.items():
-        own = record.copy()
-        # What was checked when it was set is not checked again.
-        values = own.__dict__["_data"]
-        for key, value in values.items():
-            if isinstance(value, Array):
-                values[key] = Array.__new__(Array)
-                values[key].__dict__.update(value.__dict__)
-            elif isinstance(value, list):
-                values[key] = value.copy()
-        twin.__dict__["_data"][name] = own
-    return twin
 
 
 def _identify() -> None:

@@ -1,13 +1,10 @@
-"""The only place where tensors become Flower records and back; replies are not trusted."""
+"""What nodes and the server tell each other, as Flower records; replies are not trusted."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from pfl_flower.aggregation import Reason, Report, ReportError
+from pfl_flower.wire import filled, find, plain, to_array, to_record, to_tensor
 
 ROLES = ("auto", "honest", "strategic")
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
@@ -83,70 +81,6 @@ class Broadcast:
             object.__setattr__(self, "members", self.users)
 
 
-KINDS = ("float32", "float64", "int64")
-"""What is read and written without numpy's parser, which costs more than a small array."""
-
-
-@lru_cache(maxsize=256)
-def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return the header that numpy writes before the numbers of a C-ordered array."""
-    buffer = BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer,
-        {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape},
-    )
-    return buffer.getvalue()
-
-
-def to_array(tensor: Tensor) -> Array:
-    """Return Flower's form of a tensor; its numbers are copied once."""
-    values = tensor.detach().cpu().contiguous().numpy()
-    kind = str(values.dtype)
-    if kind not in KINDS:
-        return Array(values)
-    numbers = values.reshape(-1).view(np.uint8).data
-    data = b"".join((_header(kind, values.shape), numbers))
-    # Array's constructor tries out three signatures, which costs more than a small array.
-    array = Array.__new__(Array)
-    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
-    return array
-
-
-def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return the record of named tensors."""
-    record = ArrayRecord()
-    for name, tensor in tensors.items():
-        record[name] = to_array(tensor)
-    return record
-
-
-Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
-
-
-def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
-    """Return the record of this name if there is one and it is of this kind."""
-    record = content.get(name)
-    return record if isinstance(record, kind) else None
-
-
-def _plain(array: Array) -> Tensor | None:
-    """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
-    shape = tuple(array.shape)
-    if array.stype != "numpy.ndarray" or array.dtype not in KINDS:
-        return None
-    header, size = _header(array.dtype, shape), math.prod(shape) * np.dtype(array.dtype).itemsize
-    if len(array.data) != len(header) + size or not array.data.startswith(header):
-        return None
-    values = np.frombuffer(array.data, array.dtype, offset=len(header))
-    return torch.from_numpy(values.copy()).view(shape)
-
-
-def to_tensor(array: Array) -> Tensor:
-    """Return the tensor of a trusted array, with memory of its own."""
-    plain = _plain(array)
-    return torch.from_numpy(array.numpy()) if plain is None else plain
-
-
 def pack_rho(rho: Tensor) -> ArrayRecord:
     """Return the record in which a strategy passes rho from round to round."""
     return to_record({RHO: rho})
@@ -159,25 +93,23 @@ def unpack_rho(record: ArrayRecord) -> Tensor:
 
 def pack_broadcast(broadcast: Broadcast, arrays: ArrayRecord) -> RecordDict:
     """Return the content of a training message; ``arrays`` is rho packed once for all nodes."""
-    config = ConfigRecord(
-        {
-            "round": broadcast.round,
-            "users": _packed(broadcast.users),
-            "last-accepted": _packed(broadcast.last_accepted),
-            "eta": broadcast.eta,
-            "eta-sum": broadcast.eta_sum,
-            "session": broadcast.session.name,
-            "resumed": broadcast.session.resumed,
-            "committed": broadcast.session.committed,
-        }
-    )
+    config = {
+        "round": broadcast.round,
+        "users": _packed(broadcast.users),
+        "last-accepted": _packed(broadcast.last_accepted),
+        "eta": broadcast.eta,
+        "eta-sum": broadcast.eta_sum,
+        "session": broadcast.session.name,
+        "resumed": broadcast.session.resumed,
+        "committed": broadcast.session.committed,
+    }
     if broadcast.members != broadcast.users:
         config["members"] = _packed(broadcast.members)
-    content = ArrayRecord()
-    content[RHO] = arrays[RHO]
+    content = {RHO: arrays[RHO]}
     if broadcast.honest_sum is not None:
         content[HONEST_SUM] = to_array(broadcast.honest_sum)
-    return RecordDict({ARRAYS: content, CONFIG: config})
+    records = {ARRAYS: filled(ArrayRecord, content), CONFIG: filled(ConfigRecord, config)}
+    return filled(RecordDict, records)
 
 
 def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
@@ -262,6 +194,8 @@ class NodeMetrics:
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
         """Return the largest residuals, the sums of counts, and all accuracies."""
         known = list(several)
+        if len(known) == 1:
+            return known[0]
         return cls(
             max((metrics.worst_residual for metrics in known), default=0.0),
             sum(metrics.unconverged for metrics in known),
@@ -285,7 +219,7 @@ class NodeMetrics:
             values["poisoned-points"] = self.poisoned_points
             values["poisoned-labels"] = self.poisoned_labels
             values["poisoned-residual"] = self.poisoned_residual
-        return MetricRecord(values)
+        return filled(MetricRecord, values)
 
     @classmethod
     def unpack(cls, content: RecordDict, users: Iterable[int]) -> NodeMetrics:
@@ -338,13 +272,13 @@ def largest_reply(users: int, row_bytes: int) -> int:
 
 def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:
     """Return the content of a training reply."""
-    return RecordDict(
-        {
-            ARRAYS: to_record({GRADIENTS: report.gradients}),
-            CONFIG: ConfigRecord({"round": report.round, "users": _packed(report.users)}),
-            METRICS: metrics.pack(),
-        }
-    )
+    config = {"round": report.round, "users": _packed(report.users)}
+    records = {
+        ARRAYS: to_record({GRADIENTS: report.gradients}),
+        CONFIG: filled(ConfigRecord, config),
+        METRICS: metrics.pack(),
+    }
+    return filled(RecordDict, records)
 
 
 def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
@@ -382,9 +316,9 @@ def _bytes(value: object) -> int:
 
 
 def _decode(array: Array) -> Tensor:
-    plain = _plain(array)
-    if plain is not None:
-        return plain
+    tensor = plain(array)
+    if tensor is not None:
+        return tensor
     values = array.numpy()
     if not isinstance(values, np.ndarray) or values.nbytes > len(array.data):
         raise ValueError("the array does not match its header")

@@ -177,6 +177,10 @@ class SquaredL2(Regularizer):
         """``lam r^2``."""
         return self.lam * r * r
 
+    def grad_rho(self, rho: Tensor, theta: Tensor) -> Tensor:
+        """``2 lam z``, which needs no length."""
+        return 2 * self.lam * (rho - theta)
+
     def weight(self, r: Tensor) -> Tensor:
         """``2 lam``."""
         return torch.full_like(r, 2 * self.lam)

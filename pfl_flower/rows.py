@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=64)
+def ids(users: tuple[int, ...]) -> Tensor:
+    """Return user ids as a tensor ``(m,)``, int64, which is not to be written to."""
+    return torch.tensor(users, dtype=torch.int64)
 
 
 class Rows(Mapping[int, Tensor]):

@@ -19,7 +19,7 @@ from pfl_flower.aggregation import (
     check_form,
 )
 from pfl_flower.messages import NodeMetrics, largest_reply, unpack_report
-from pfl_flower.rows import Rows
+from pfl_flower.rows import Rows, ids
 
 DETAIL_CHARACTERS = 200
 
@@ -102,7 +102,7 @@ def read_replies(
             detail = " ".join(error.detail.split())[:DETAIL_CHARACTERS]
             intake.rejections += [Rejection(user, error.reason, detail) for user in users]
             continue
-        parts.append(Rows(torch.tensor(report.users), report.gradients))
+        parts.append(Rows(ids(report.users), report.gradients))
         if answer is not None:
             intake.said.append(NodeMetrics.unpack(answer.content, users))
     if parts:

@@ -27,7 +27,7 @@ from pfl_flower.messages import (
 )
 from pfl_flower.problem import Problem, resolve
 from pfl_flower.robust import bind
-from pfl_flower.rows import Rows
+from pfl_flower.rows import Rows, ids
 from pfl_flower.seeding import generator
 from pfl_flower.server_steps import ServerOptimizer, StepSizes
 from strategies.checkpoint import ServerState, Standing
@@ -271,7 +271,7 @@ class ParameterServer(Strategy):
         return Broadcast(
             round=round,
             users=users,
-            last_accepted=tuple(standing.last_accepted[torch.tensor(users)].tolist()),
+            last_accepted=tuple(standing.last_accepted[ids(users)].tolist()),
             rho=self._rho,
             eta=self.step_sizes.at(round) * self.scale,
             eta_sum=standing.eta_sum,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation import Rejection
 from pfl_flower.messages import NodeMetrics
-from pfl_flower.rows import Rows
+from pfl_flower.rows import Rows, ids
 
 LOGGED_REJECTIONS = 3
 
@@ -68,7 +68,7 @@ class RoundRecord:
 
     def gradient_sum(self, *, strategic: bool) -> Tensor:
         """Return the sum ``(d,)`` of the accepted rows of strategic, or of honest, users."""
-        members = torch.isin(self.accepted.users, torch.tensor(sorted(self.strategic)))
+        members = torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
         rows = self.accepted.select(members if strategic else ~members).values_by_user
         return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
 

@@ -13,7 +13,6 @@ from pfl_flower import models
 from pfl_flower.aggregation import combine
 from pfl_flower.inprocess import InProcessGrid
 from pfl_flower.losses import LocalLoss, Softmax
-from pfl_flower.messages import to_array, to_tensor
 from pfl_flower.models import Linear, TwoLayer, accuracy, accuracy_of_each
 from pfl_flower.problem import build_problem
 from pfl_flower.rows import Rows
@@ -149,55 +148,6 @@ def test_the_two_layers_gradient_is_autograds(soft: bool, monkeypatch: pytest.Mo
     theta = problems.normal(2, model.dim, seed=draw)
     expected = torch.func.grad(lambda t: loss.value(t).sum())(theta)
     torch.testing.assert_close(loss.gradient(theta), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_large_products_are_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, model = problems.generator(4), Linear(9, 3)
-    theta = problems.normal(2, 27, seed=draw).float()
-    for features in (problems.normal(2, 8, 9, seed=draw), problems.normal(8, 9, seed=draw)):
-        plain = model.scores(theta, features.float())
-        monkeypatch.setattr(models, "LARGE", 1)
-        turned = model.scores(theta, features.float())
-        monkeypatch.undo()
-        assert turned.shape == plain.shape == (2, 8, 3)
-        torch.testing.assert_close(turned, plain)
-
-
-ARRAYS = [
-    torch.arange(6.0).view(2, 3),
-    torch.arange(6.0).view(2, 3).T,
-    torch.rand(3, dtype=torch.float64)[::2],
-    torch.tensor(2.5),
-    torch.zeros((0, 4), dtype=torch.float64),
-    torch.arange(3),
-    torch.tensor([True, False]),
-]
-
-
-@pytest.mark.parametrize("tensor", ARRAYS, ids=[str(tuple(one.shape)) for one in ARRAYS])
-def test_arrays_are_flowers_own(tensor: Tensor) -> None:
-    made, flowers = to_array(tensor), Array(np.ascontiguousarray(tensor.numpy()))
-    if tensor.ndim == 0:
-        flowers = Array(tensor.numpy())
-    assert made == flowers
-    back = to_tensor(made)
-    assert back.dtype == tensor.dtype
-    assert torch.equal(back, tensor)
-    assert torch.equal(to_tensor(Array(tensor.numpy())), tensor)
-    back.zero_()
-    assert torch.equal(to_tensor(made), tensor)
-
-
-def test_bytes_that_are_not_what_they_say_go_to_numpys_parser() -> None:
-    honest = to_array(torch.ones(2, 3))
-    for dtype, shape, data in (
-        ("float32", (3, 2), honest.data),
-        ("float64", (2, 3), honest.data),
-    ):
-        array = Array(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
-        assert torch.equal(to_tensor(array), torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r"reshape|mismatch|EOF|read"):
-        to_tensor(Array("float32", (2, 3), "numpy.ndarray", honest.data[:-4]))
 
 
 def meddling() -> ClientApp:

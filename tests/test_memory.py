@@ -9,7 +9,8 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from clients.memory import Memory
-from pfl_flower.messages import Broadcast, Session, to_array
+from pfl_flower.messages import Broadcast, Session
+from pfl_flower.wire import to_array
 
 ZERO = torch.zeros(1)
 

@@ -1,0 +1,130 @@
+"""Tensors as Flower's arrays and records, and records that are filled or copied without checks.
+
+Flower looks at every entry of a record when it is set, and tries out three signatures for every
+array; that costs more than a small array. What this project makes itself is of the right types, as
+the types of these functions say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+Filled = TypeVar("Filled", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
+Object = TypeVar("Object")
+
+KINDS = {torch.float32: "float32", torch.float64: "float64", torch.int64: "int64"}
+"""What is read and written without numpy's parser."""
+NUMBERS: Mapping[str, np.dtype[Any]] = {kind: np.dtype(kind) for kind in KINDS.values()}
+_EMPTY: Mapping[type, Any] = {
+    kind: kind() for kind in (ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
+}
+
+
+def filled(kind: type[Filled], values: Mapping[str, Any]) -> Filled:
+    """Return a record of this kind with entries that need no check."""
+    record: Filled = _EMPTY[kind].copy()
+    record.__dict__["_data"].update(values)
+    return record
+
+
+def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
+    """Return the record of this name if there is one and it is of this kind."""
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+@lru_cache(maxsize=256)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header that numpy writes before the numbers of a C-ordered array."""
+    buffer = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape},
+    )
+    return buffer.getvalue()
+
+
+def to_array(tensor: Tensor) -> Array:
+    """Return Flower's form of a tensor; its numbers are copied once."""
+    kind, values = KINDS.get(tensor.dtype), tensor.detach().cpu().contiguous().numpy()
+    if kind is None:
+        return Array(values)
+    data = b"".join((_header(kind, values.shape), values.data))
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
+    return array
+
+
+def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return the record of named tensors."""
+    return filled(ArrayRecord, {name: to_array(tensor) for name, tensor in tensors.items()})
+
+
+def plain(array: Array) -> Tensor | None:
+    """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
+    shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)
+    if array.stype != "numpy.ndarray" or kind is None:
+        return None
+    header = _header(array.dtype, shape)
+    expected = len(header) + math.prod(shape) * kind.itemsize
+    if len(array.data) != expected or not array.data.startswith(header):
+        return None
+    values = np.frombuffer(array.data, kind, offset=len(header))
+    return torch.from_numpy(values.copy()).view(shape)
+
+
+def to_tensor(array: Array) -> Tensor:
+    """Return the tensor of a trusted array, with memory of its own."""
+    tensor = plain(array)
+    return torch.from_numpy(array.numpy()) if tensor is None else tensor
+
+
+def copied(message: Message) -> Message:
+    """Return a copy that shares nothing with the message but immutable bytes."""
+    twin = _twin(message)
+    twin.__dict__["_metadata"] = _twin(message.metadata)
+    if message.has_error():
+        twin.__dict__["_error"] = _twin(message.error)
+    else:
+        twin.__dict__["_content"] = copied_records(message.content)
+    return twin
+
+
+def copied_context(context: Context) -> Context:
+    """Return a copy that shares nothing with the context but immutable bytes."""
+    twin = _twin(context)
+    twin.node_config, twin.run_config = dict(context.node_config), dict(context.run_config)
+    twin.state = copied_records(context.state)
+    return twin
+
+
+def copied_records(records: RecordDict) -> RecordDict:
+    """Return records of one's own: the lists in them and arrays' attributes too, not the bytes."""
+    twin = records.copy()
+    for name, record in records.items():
+        own = record.copy()
+        values = own.__dict__["_data"]
+        for key, value in values.items():
+            if isinstance(value, Array):
+                values[key] = _twin(value)
+            elif isinstance(value, list):
+                values[key] = value.copy()
+        twin.__dict__["_data"][name] = own
+    return twin
+
+
+def _twin(thing: Object) -> Object:
+    """Return a shallow copy, as ``copy.copy`` does, at a tenth of its cost."""
+    twin = object.__new__(type(thing))
+    twin.__dict__.update(thing.__dict__)
+    return twin

@@ -1,0 +1,107 @@
+"""Sums by blocks of points: the same as in one piece, whatever the threads and the other users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pfl_flower import blocks
+from pfl_flower.losses import LOSSES, LocalLoss
+from pfl_flower.models import Linear
+from tests import problems
+
+USERS, POINTS, INPUTS = 3, 101, 7
+OUTPUTS = {"softmax": 4, "logistic": 1, "least-squares": 1}
+
+
+@pytest.fixture(params=[1, 2, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    with blocks.thread_limit(request.param):
+        yield request.param
+
+
+def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[LocalLoss, Tensor, Tensor]:
+    """Return users' losses with uneven weights, thetas and directions."""
+    seed, outputs = problems.generator(5), OUTPUTS[name]
+    features = problems.normal(USERS, POINTS, INPUTS, seed=seed)
+    labels = torch.randint(max(outputs, 2), (USERS, POINTS), generator=seed)
+    if name != "softmax":
+        labels = 2 * labels.to(dtype) - 1
+    loss = LocalLoss.build(
+        Linear(inputs=INPUTS, outputs=outputs),
+        LOSSES[name](),
+        features.to(dtype),
+        labels,
+        weights=problems.normal(USERS, POINTS, seed=seed).abs().to(dtype),
+        nu=0.3,
+        reduction="mean",
+    )
+    theta, direction = (problems.normal(USERS, outputs * INPUTS, seed=seed) for _ in range(2))
+    return loss, theta.to(dtype), direction.to(dtype)
+
+
+QUANTITIES: dict[str, Callable[[LocalLoss, Tensor, Tensor], Tensor]] = {
+    "value": lambda loss, theta, _: loss.value(theta),
+    "gradient": lambda loss, theta, _: loss.gradient(theta),
+    "both, value": lambda loss, theta, _: loss.value_and_gradient(theta)[0],
+    "both, gradient": lambda loss, theta, _: loss.value_and_gradient(theta)[1],
+    "product": lambda loss, theta, v: loss.hessian_product(theta, v),
+    "map": lambda loss, theta, v: loss.hessian_map(theta)(2 * v) / 2,
+}
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize(("numbers", "points"), [(40, 6), (100, 13), (300, 34)])
+def test_blocks_change_nothing(
+    quantity: str,
+    name: str,
+    numbers: int,
+    points: int,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks of so many points, of which the last is shorter."""
+    compute = QUANTITIES[quantity]
+    loss, theta, direction = build(name)
+    whole = compute(loss, theta, direction)
+    monkeypatch.setattr(blocks, "BLOCK", numbers)
+    loss, theta, direction = build(name)
+    assert [part.features.shape[1] for _, part in loss._parts[:2]] == [points, points]
+    assert len(loss._parts) == USERS * -(-POINTS // points)
+    torch.testing.assert_close(compute(loss, theta, direction), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_bits_depend_on_nobody_else(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 60)
+    loss, theta, _ = build("softmax", torch.float32)
+    with blocks.thread_limit(1):
+        alone = [loss.select(slice(u, u + 1)).gradient(theta[u : u + 1])[0] for u in range(USERS)]
+    assert torch.equal(loss.gradient(theta), torch.stack(alone))
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"), [(2, False), (2 * blocks.BLOCK, True), (2 * blocks.BLOCK - 1, False)]
+)
+def test_few_points_stay_together(points: int, expected: bool) -> None:
+    """Each user's own number of points decides, not the number of users."""
+    features = torch.zeros(1, 1, 1).expand(1, points, 1)
+    assert blocks.pays(features) == blocks.pays(features.expand(50, -1, -1)) == expected
+
+
+def test_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with blocks.thread_limit(2):
+        seen = blocks.each(lambda k: torch.tensor([torch.get_num_threads(), k]), [(0,), (1,), (2,)])
+        assert torch.stack(seen).tolist() == [[1, 0], [1, 1], [1, 2]]
+        assert torch.get_num_threads() == 2
+
+
+def test_a_failure_in_a_thread_is_seen() -> None:
+    def fail(number: int) -> Tensor:
+        raise RuntimeError(f"block {number}")
+
+    with blocks.thread_limit(2), pytest.raises(RuntimeError, match="block"):
+        blocks.each(fail, [(0,), (1,)])
