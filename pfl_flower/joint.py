@@ -1,4 +1,12 @@
-"""The minimiser of LOSS for models too large for dense Hessians: L-BFGS over rho and all theta."""
+"""The minimiser of LOSS for models too large for dense Hessians: L-BFGS over rho and all theta.
+
+Pixels vary together, and LOSS is as badly scaled as their covariance. L-BFGS therefore works in
+coordinates in which it is not: ``rho sqrt(w N)`` and, for each user, ``W_n C_n`` with
+
+    C_n C_n^T = mean over classes of the diagonal blocks of Hess L_n(theta_n), + (2 nu + w) I
+
+and ``w = phi''(0)`` of the regulariser. The C_n are made anew as the theta_n move.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +19,13 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from pfl_flower.equilibrium import Equilibrium
+from pfl_flower.models import Linear
 from pfl_flower.population import Population
 
 MEMORY = 30
 """Pairs of steps and gradients from which L-BFGS builds its curvature."""
+FIRST_STAGE = 25
+"""Steps before the coordinates are first made anew; every stage is twice as long as the last."""
 
 
 def joint_minimum(
@@ -34,7 +45,7 @@ def joint_minimum(
     Parameters
     ----------
     population : Population
-        Honest and poisoned users, under a differentiable regulariser.
+        Honest and poisoned users, of a linear model, under a differentiable regulariser.
     attack_models : Tensor, optional
         Models ``(m, d)`` that strategic users pretend to hold.
     start : Tensor, optional
@@ -54,61 +65,131 @@ def joint_minimum(
     Raises
     ------
     ValueError
-        If the regulariser has a kink, where L-BFGS has no gradient to follow.
+        If the regulariser has a kink, where L-BFGS has no gradient to follow, or the model is not
+        linear: LOSS is then not convex.
     """
-    regularizer, dim = population.regularizer, population.model.dim
-    if regularizer.kink > 0:
+    if population.regularizer.kink > 0:
         raise ValueError("regularizer: expected a differentiable one")
-    zero = torch.zeros(dim, dtype=population.dtype, device=population.device)
-    rho = zero if start is None else start
-    shape = (population.size + 1, dim)
+    if not isinstance(population.model, Linear):
+        raise ValueError("model: expected a linear one")
+    problem = _Joint(population, attack_models)
+    zero = torch.zeros(population.model.dim, dtype=population.dtype, device=population.device)
+    point = (zero if start is None else start).repeat(population.size + 1, 1)
+    goal = tolerance * problem.norm(point)
+    steps, length, met = 0, FIRST_STAGE, False
+    while steps < max_iterations and not met:
+        stage = _Stage(problem, point, steps, goal, watch)
+        point = stage.descend(min(length, max_iterations - steps))
+        met = problem.norm(point) <= goal
+        if stage.steps == 0:
+            break
+        steps, length = steps + stage.steps, 2 * length
+    norms = torch.linalg.vector_norm(problem.gradients(point)[1], dim=1)
+    return Equilibrium(point[0], point[1:], float(norms[0]), float(norms[1:].max()), steps, met)
 
-    def gradients(point: Tensor) -> tuple[float, Tensor]:
+
+class _Joint:
+    """LOSS of a point ``(1 + k, d)``: rho, and the theta of each user."""
+
+    def __init__(self, population: Population, attack_models: Tensor | None) -> None:
+        self.population, self.attack_models = population, attack_models
+        self.regularizer = population.regularizer
+
+    def gradients(self, point: Tensor) -> tuple[float, Tensor]:
+        """Return LOSS and its gradient ``(1 + k, d)``."""
         rho, theta = point[0], point[1:]
-        local, slopes = population.value_and_gradient(theta)
-        value = (local + regularizer.value(rho, theta)).sum()
-        pull = regularizer.grad_rho(rho, theta)
+        local, slopes = self.population.value_and_gradient(theta)
+        value = (local + self.regularizer.value(rho, theta)).sum()
+        pull = self.regularizer.grad_rho(rho, theta)
         shared = pull.sum(dim=0)
-        if attack_models is not None:
-            value = value + regularizer.value(rho, attack_models).sum()
-            shared = shared + regularizer.grad_rho(rho, attack_models).sum(dim=0)
+        if self.attack_models is not None:
+            value = value + self.regularizer.value(rho, self.attack_models).sum()
+            shared = shared + self.regularizer.grad_rho(rho, self.attack_models).sum(dim=0)
         return float(value), torch.cat([shared[None], slopes - pull])
 
-    steps, norm = 0, 0.0
+    def norm(self, point: Tensor) -> float:
+        """Return the norm of the gradient."""
+        return float(torch.linalg.vector_norm(self.gradients(point)[1]))
 
-    def evaluate(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        nonlocal norm
-        point = torch.from_numpy(flat).view(shape).to(rho)
-        value, gradient = gradients(point)
-        norm = float(torch.linalg.vector_norm(gradient))
-        return value, gradient.double().cpu().numpy().reshape(-1)
 
-    def after(flat: NDArray[np.float64]) -> None:
-        nonlocal steps
-        steps += 1
-        if watch is not None:
-            # A step ends with the evaluation of the point that it accepts.
-            watch(steps, norm)
+class _Stage:
+    """L-BFGS in coordinates made at one point."""
 
-    first = rho.expand(shape).double().cpu().numpy().reshape(-1).copy()
-    goal = tolerance * float(np.linalg.norm(evaluate(first)[1]))
-    found = minimize(
-        evaluate,
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        callback=after if watch is not None else None,
-        options={
-            "maxcor": MEMORY,
-            "maxiter": max_iterations,
-            "maxfun": 2 * max_iterations,
-            "ftol": 0.0,
-            # The largest entry: a bound on it that keeps the norm within the goal.
-            "gtol": goal / np.sqrt(first.size),
-        },
-    )
-    point = torch.from_numpy(found.x).view(shape).to(rho)
-    norms = torch.linalg.vector_norm(gradients(point)[1], dim=1)
-    local = float(norms[1:].max())
-    good = float(torch.linalg.vector_norm(norms)) <= goal
-    return Equilibrium(point[0], point[1:], float(norms[0]), local, int(found.nit), good)
+    def __init__(
+        self,
+        problem: _Joint,
+        point: Tensor,
+        before: int,
+        goal: float,
+        watch: Callable[[int, float], None] | None,
+    ) -> None:
+        self.problem, self.start, self.before = problem, point, before
+        self.goal, self.watch = goal, watch
+        self.steps, self.last = 0, (point, float("inf"))
+        population, pull = problem.population, problem.regularizer.weight(point.new_zeros(()))
+        moments = population.second_moments(point[1:])
+        moments.diagonal(dim1=1, dim2=2).add_(2 * population.nu + float(pull))
+        self.factors = torch.linalg.cholesky(moments)
+        models = 0 if problem.attack_models is None else len(problem.attack_models)
+        self.scale = float(pull * (population.size + models)) ** 0.5
+
+    def descend(self, most: int) -> Tensor:
+        """Return the point after at most so many steps, or where the goal is met."""
+        first = self._flat(self._forward(self.start))
+        found = minimize(
+            self._evaluate,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            callback=self._after,
+            options={
+                "maxcor": MEMORY,
+                "maxiter": most,
+                "maxfun": 2 * most + 20,
+                "ftol": 0.0,
+                "gtol": 0.0,
+            },
+        )
+        return self._backward(torch.from_numpy(found.x).view(self.start.shape).to(self.start))
+
+    def _evaluate(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        point = self._backward(torch.from_numpy(flat).view(self.start.shape).to(self.start))
+        value, gradient = self.problem.gradients(point)
+        self.last = point, float(torch.linalg.vector_norm(gradient))
+        return value, self._flat(self._pulled_back(gradient))
+
+    def _after(self, flat: NDArray[np.float64]) -> None:
+        # A step ends with the evaluation of the point that it accepts.
+        self.steps += 1
+        if self.watch is not None:
+            self.watch(self.before + self.steps, self.last[1])
+        if self.last[1] <= self.goal:
+            raise StopIteration
+
+    def _forward(self, point: Tensor) -> Tensor:
+        """Return coordinates: ``rho`` scaled, and ``W C``."""
+        theta = self._rows(point) @ self.factors
+        return torch.cat([self.scale * point[:1], theta.reshape(len(point) - 1, -1)])
+
+    def _backward(self, coordinates: Tensor) -> Tensor:
+        """Return the point of these coordinates: ``rho``, and ``W = Y C^{-1}``."""
+        rows = torch.linalg.solve_triangular(
+            self.factors, self._rows(coordinates), upper=False, left=False
+        )
+        return torch.cat([coordinates[:1] / self.scale, rows.reshape(len(coordinates) - 1, -1)])
+
+    def _pulled_back(self, gradient: Tensor) -> Tensor:
+        """Return the gradient in the coordinates: ``G C^{-T}``."""
+        rows = torch.linalg.solve_triangular(
+            self.factors.mT, self._rows(gradient), upper=True, left=False
+        )
+        return torch.cat([gradient[:1] / self.scale, rows.reshape(len(gradient) - 1, -1)])
+
+    def _rows(self, point: Tensor) -> Tensor:
+        """Return the users' rows as matrices ``(k, c, q)``."""
+        model = self.problem.population.model
+        return point[1:].reshape(-1, model.outputs, model.inputs)
+
+    @staticmethod
+    def _flat(values: Tensor) -> NDArray[np.float64]:
+        return values.double().cpu().numpy().reshape(-1).copy()

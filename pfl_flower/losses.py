@@ -353,6 +353,22 @@ class LocalLoss:
         hessian.diagonal(dim1=1, dim2=2).add_(2 * self.nu)
         return hessian
 
+    def second_moments(self, theta: Tensor) -> Tensor:
+        """``s_n sum_x w_x k_x Q Q^T``, ``(k, q, q)``, with the curvature of a score for k_x.
+
+        ``k_x`` is the mean over classes of the second derivative's diagonal, which makes this the
+        Hessian's mean diagonal block; linear models only.
+        """
+
+        def sum_of(users: slice, part: LocalLoss) -> Tensor:
+            scores = self.model.scores(theta[users], part.features)
+            first, second = self.loss.factors(scores)
+            curvature = (first if second is None else first - second**2).mean(dim=-1)
+            weighted = part.features * (curvature * part.weights * part.scale[:, None])[..., None]
+            return weighted.mT @ part.features
+
+        return self._sum(sum_of)
+
     def smoothness(self) -> Tensor:
         """Upper bound ``2 nu + s_n bound ||X^T W X||_2`` on each L_n's curvature, ``(k,)``."""
         weight = (self.weights * self.scale[:, None]).sqrt()[..., None]

@@ -68,7 +68,7 @@ class Population:
             if not datasets or any(len(user.features) == 0 for user in datasets):
                 raise ValueError("users: expected at least one user, each with at least one point")
             stacks = stack(datasets, dtype)
-        self.model, self.regularizer = model, regularizer
+        self.model, self.regularizer, self.nu = model, regularizer, nu
         self.tolerance, self.max_iterations = tolerance, max_iterations
         self.device, self.dtype = torch.device(device), dtype
         self.size = sum(len(one.rows) for one in stacks)
@@ -156,6 +156,10 @@ class Population:
                 index = int(found[0, 0])
                 return bucket.loss.select(slice(index, index + 1)).hessian(theta[None])[0]
         raise IndexError(f"row {row}: expected 0 .. {self.size - 1}")
+
+    def second_moments(self, theta: Tensor) -> Tensor:
+        """Mean diagonal block of each ``Hess L_n(theta_n)`` but for ``2 nu I``, ``(k, q, q)``."""
+        return self._gather(lambda bucket: bucket.loss.second_moments(self._part(theta, bucket)))
 
     def smoothness(self) -> Tensor:
         """Upper bound on the curvature of each ``L_n``, shape ``(k,)``."""

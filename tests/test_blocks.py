@@ -48,6 +48,7 @@ QUANTITIES: dict[str, Callable[[LocalLoss, Tensor, Tensor], Tensor]] = {
     "gradient": lambda loss, theta, _: loss.gradient(theta),
     "both, value": lambda loss, theta, _: loss.value_and_gradient(theta)[0],
     "both, gradient": lambda loss, theta, _: loss.value_and_gradient(theta)[1],
+    "moments": lambda loss, theta, _: loss.second_moments(theta),
     "product": lambda loss, theta, v: loss.hessian_product(theta, v),
     "map": lambda loss, theta, v: loss.hessian_map(theta)(2 * v) / 2,
 }
@@ -73,6 +74,15 @@ def test_blocks_change_nothing(
     assert [part.features.shape[1] for _, part in loss._parts[:2]] == [points, points]
     assert len(loss._parts) == USERS * -(-POINTS // points)
     torch.testing.assert_close(compute(loss, theta, direction), whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_second_moments_are_the_mean_diagonal_block(name: str) -> None:
+    loss, theta, _ = build(name)
+    hessian = loss.hessian(theta) - 2 * loss.nu * torch.eye(theta.shape[1], dtype=theta.dtype)
+    split = hessian.view(USERS, OUTPUTS[name], INPUTS, OUTPUTS[name], INPUTS)
+    mean = torch.diagonal(split, dim1=1, dim2=3).mean(dim=-1)
+    torch.testing.assert_close(loss.second_moments(theta), mean, rtol=1e-10, atol=1e-12)
 
 
 def test_bits_depend_on_nobody_else(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,7 @@ from experiments.paper import cga, data, model, runs, sums
 from experiments.paper.runs import at_least, at_most, curve, run_variants, slug
 from experiments.study import Setting, run_study
 from pfl_flower.config import ConfigError, parse_config
-from pfl_flower.joint import joint_minimum
-from pfl_flower.problem import build_problem
-from pfl_flower.yardstick import attacked_equilibrium, with_poison
-from tests.runs import TINY, configure
+from tests.runs import TINY
 
 VARIANTS = {"one, lam": {**TINY, "lam": 1.0}, "other": {**TINY, "regularizer": "l2"}}
 QUIET = Console(quiet=True)
@@ -110,27 +107,3 @@ def test_success_and_printed_numbers_name_what_is_measured(study) -> None:  # ty
     results = [{"metrics": metrics, "curves": curves}] * 2
     names = {check.name for check in study.judge(results)}
     assert set(study.success) <= names
-
-
-@pytest.mark.parametrize("regularizer", ["squared-l2", "smooth-l2"])
-def test_the_joint_minimum_is_the_equilibrium(regularizer: str) -> None:
-    for attack in ("data", "model"):
-        problem = build_problem(configure(attack=attack, regularizer=regularizer))
-        exact = attacked_equilibrium(problem)
-        if attack == "data":
-            found = joint_minimum(with_poison(problem), tolerance=1e-7, max_iterations=5000)
-        else:
-            from pfl_flower.plans import plan
-
-            models = plan(problem, 4).attack_model[None]
-            honest = problem.population((0, 1, 2, 3))
-            found = joint_minimum(honest, attack_models=models, tolerance=1e-7, max_iterations=5000)
-        assert found.converged
-        gap = float((found.rho - exact.rho).norm()) / (1 + float(exact.rho.norm()))
-        assert gap < 1e-5
-
-
-def test_the_joint_minimum_wants_a_differentiable_regularizer() -> None:
-    problem = build_problem(configure(regularizer="l2"))
-    with pytest.raises(ValueError, match="differentiable"):
-        joint_minimum(problem.population((0, 1)))

@@ -38,7 +38,7 @@ from pfl_flower.results import Check, read_rounds
 CGA_ROUNDS, PAPER_ROUNDS = 200, 250
 LONG_ROUNDS, STEADY_ROUNDS, QUICK_ROUNDS = 4000, 1000, 500
 """Of indifference, which drifts, of matching, which does not, and of both in the quick form."""
-STEPS, QUICK_STEPS = 250, 200
+STEPS, QUICK_STEPS = 400, 100
 """Most steps of L-BFGS to the equilibrium."""
 METHODS: Mapping[str, Keys] = {
     "indifference": {
