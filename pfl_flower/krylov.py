@@ -17,7 +17,9 @@ from torch import Tensor
 from pfl_flower.losses import LocalLoss, Softmax
 
 BLOCK_LIMIT = 2000
-"""Largest block that is factored; beyond it the preconditioner is the diagonal."""
+"""Largest block that is factored for each class; larger ones, once, for the mean over classes."""
+MEAN_LIMIT = 8192
+"""Largest block that is factored at all; beyond it the preconditioner is the diagonal."""
 TIRED = 60
 """Products in one solve from which a preconditioner made elsewhere is made anew."""
 
@@ -29,11 +31,14 @@ class Preconditioner:
     Attributes
     ----------
     factors : Tensor or None
-        Cholesky factors of the blocks, ``(c, q, q)``, in single precision.
+        Cholesky factors of the blocks, ``(c, q, q)``, or of their mean, ``(1, q, q)``, in single
+        precision.
     diagonal : Tensor
         The Hessian's diagonal, ``(d,)``, used where there are no factors.
     shared : float
         Curvature of the change that all classes share; 0 if the loss is not blind to it.
+    inputs : int
+        Number of features q.
     longest : int
         Most products that a solve with it has taken.
     """
@@ -41,6 +46,7 @@ class Preconditioner:
     factors: Tensor | None
     diagonal: Tensor
     shared: float
+    inputs: int
     longest: int = 0
 
     @classmethod
@@ -55,7 +61,9 @@ class Preconditioner:
         classes, inputs = weighted.shape[1], features.shape[1]
         blind = isinstance(loss.loss, Softmax) and rest > 0
         factors = None
-        if inputs <= BLOCK_LIMIT:
+        if inputs <= MEAN_LIMIT:
+            if inputs > BLOCK_LIMIT:
+                classes, weighted = 1, weighted.mean(dim=1, keepdim=True)
             factors = theta.new_empty((classes, inputs, inputs), dtype=torch.float32)
             single = features.float()
             for a in range(classes):
@@ -64,7 +72,7 @@ class Preconditioner:
                 ridge = rest + 1e-6 * float(block.diagonal().max())
                 block.diagonal().add_(ridge)
                 factors[a] = torch.linalg.cholesky(block)
-        return cls(factors, diagonal, rest if blind else 0.0)
+        return cls(factors, diagonal, rest if blind else 0.0, inputs)
 
     @property
     def tired(self) -> bool:
@@ -75,10 +83,11 @@ class Preconditioner:
         """Return ``M^{-1} residual``, ``(d,)``."""
         if self.factors is None:
             return residual / self.diagonal
-        rows = residual.view(len(self.factors), -1)
+        rows = residual.view(-1, self.inputs)
         mean = rows.mean(dim=0, keepdim=True) if self.shared else torch.zeros_like(rows[:1])
-        solved = torch.cholesky_solve((rows - mean).float()[..., None], self.factors)[..., 0]
-        solved = solved.to(rows.dtype)
+        # One right-hand side for each factor, or all of them for a factor that they share.
+        sides = (rows - mean).float().view(len(self.factors), -1, self.inputs).mT
+        solved = torch.cholesky_solve(sides, self.factors).mT.reshape(rows.shape).to(rows.dtype)
         if self.shared:
             solved = solved - solved.mean(dim=0, keepdim=True) + mean / self.shared
         return solved.reshape(-1)

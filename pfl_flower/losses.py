@@ -353,19 +353,21 @@ class LocalLoss:
         hessian.diagonal(dim1=1, dim2=2).add_(2 * self.nu)
         return hessian
 
-    def second_moments(self, theta: Tensor) -> Tensor:
+    def second_moments(self, theta: Tensor, *, diagonal: bool = False) -> Tensor:
         """``s_n sum_x w_x k_x Q Q^T``, ``(k, q, q)``, with the curvature of a score for k_x.
 
         ``k_x`` is the mean over classes of the second derivative's diagonal, which makes this the
-        Hessian's mean diagonal block; linear models only.
+        Hessian's mean diagonal block; its diagonal alone, ``(k, q)``, if asked. Linear models only.
         """
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
             scores = self.model.scores(theta[users], part.features)
             first, second = self.loss.factors(scores)
             curvature = (first if second is None else first - second**2).mean(dim=-1)
-            weighted = part.features * (curvature * part.weights * part.scale[:, None])[..., None]
-            return weighted.mT @ part.features
+            weight = curvature * part.weights * part.scale[:, None]
+            if diagonal:
+                return (weight[:, None] @ part.features**2)[:, 0]
+            return (part.features * weight[..., None]).mT @ part.features
 
         return self._sum(sum_of)
 

@@ -157,9 +157,17 @@ class Population:
                 return bucket.loss.select(slice(index, index + 1)).hessian(theta[None])[0]
         raise IndexError(f"row {row}: expected 0 .. {self.size - 1}")
 
-    def second_moments(self, theta: Tensor) -> Tensor:
-        """Mean diagonal block of each ``Hess L_n(theta_n)`` but for ``2 nu I``, ``(k, q, q)``."""
-        return self._gather(lambda bucket: bucket.loss.second_moments(self._part(theta, bucket)))
+    def second_moments(self, theta: Tensor, *, diagonal: bool = False) -> Tensor:
+        """Mean diagonal block of each ``Hess L_n(theta_n)`` but for ``2 nu I``, ``(k, q, q)``.
+
+        Its diagonal alone, ``(k, q)``, if asked.
+        """
+
+        def moments(bucket: _Bucket) -> Tensor:
+            theta_part = self._part(theta, bucket)
+            return bucket.loss.second_moments(theta_part, diagonal=diagonal)
+
+        return self._gather(moments)
 
     def smoothness(self) -> Tensor:
         """Upper bound on the curvature of each ``L_n``, shape ``(k,)``."""

@@ -49,6 +49,7 @@ QUANTITIES: dict[str, Callable[[LocalLoss, Tensor, Tensor], Tensor]] = {
     "both, value": lambda loss, theta, _: loss.value_and_gradient(theta)[0],
     "both, gradient": lambda loss, theta, _: loss.value_and_gradient(theta)[1],
     "moments": lambda loss, theta, _: loss.second_moments(theta),
+    "diagonal": lambda loss, theta, _: loss.second_moments(theta, diagonal=True),
     "product": lambda loss, theta, v: loss.hessian_product(theta, v),
     "map": lambda loss, theta, v: loss.hessian_map(theta)(2 * v) / 2,
 }
@@ -83,6 +84,8 @@ def test_second_moments_are_the_mean_diagonal_block(name: str) -> None:
     split = hessian.view(USERS, OUTPUTS[name], INPUTS, OUTPUTS[name], INPUTS)
     mean = torch.diagonal(split, dim1=1, dim2=3).mean(dim=-1)
     torch.testing.assert_close(loss.second_moments(theta), mean, rtol=1e-10, atol=1e-12)
+    alone = loss.second_moments(theta, diagonal=True)
+    torch.testing.assert_close(alone, mean.diagonal(dim1=1, dim2=2), rtol=1e-10, atol=1e-12)
 
 
 def test_bits_depend_on_nobody_else(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:

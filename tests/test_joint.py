@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pfl_flower import joint
 from pfl_flower.joint import joint_minimum
 from pfl_flower.losses import Softmax
 from pfl_flower.models import Linear, Model, TwoLayer
@@ -61,8 +62,12 @@ def test_the_joint_minimum_wants_a_smooth_convex_problem(
         joint_minimum(population)
 
 
-def test_the_joint_minimum_does_not_mind_the_scale_of_features() -> None:
+@pytest.mark.parametrize(("limit", "most"), [(2000, 300), (0, 1000)], ids=["factors", "widths"])
+def test_the_joint_minimum_does_not_mind_the_scale_of_features(
+    limit: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """L-BFGS in the coordinates of rho and theta misses this goal in 2,000 steps."""
+    monkeypatch.setattr(joint, "FACTOR_LIMIT", limit)
     population = Population(
         users(), model=Linear(inputs=12, outputs=3), loss=Softmax(), regularizer=SquaredL2(lam=0.5)
     )
@@ -71,4 +76,4 @@ def test_the_joint_minimum_does_not_mind_the_scale_of_features() -> None:
     assert found.converged
     assert max(found.residual, found.local_residual) < 1e-3
     assert seen == list(range(1, found.iterations + 1))
-    assert found.iterations < 300
+    assert found.iterations < most
