@@ -145,6 +145,25 @@ def against_simulation(bench: Bench) -> list[Row]:
     ]
 
 
+def large_messages(bench: Bench) -> list[Row]:
+    """Compare a million parameters' way through a message with Flower's own arrays (b)."""
+    call = {"arrays": partial(worker, "messages", parameters=1_000_000)}
+    found = take_turns(bench, "large messages", call)["arrays"]
+    ours, flower, copy = ([one[name] for one in found] for name in ("ours", "flower", "copy"))
+    mean, spread = ratio(flower, ours)
+    return [
+        Row(
+            key="b",
+            what="1,000,000 parameters, float32, into a message and out of it",
+            ours=f"in-process: {milliseconds(ours)}",
+            rival=f"flwr.app.Array and back: {milliseconds(flower)}",
+            ratio=mean,
+            spread=spread,
+            note=f"the same bytes copied twice: {milliseconds(copy)}",
+        )
+    ]
+
+
 GROWTH: Mapping[str, tuple[dict[str, Any], str, list[int]]] = {
     "users": ({"points-per-user": "10", "features": 20}, "users", [100, 1000, 10_000, 30_000]),
     "points": ({"features": 20}, "points-per-user", [1000, 10_000, 100_000]),
@@ -263,6 +282,7 @@ def on_the_card(bench: Bench) -> list[Row]:
 ROWS: Mapping[str, Callable[[Bench], list[Row]]] = {
     "figure-1": against_loops,
     "simulation": against_simulation,
+    "messages": large_messages,
     "growth": growth,
     "target": to_the_target,
     "gpu": on_the_card,

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from experiments.benchmark.measure import output_of, scratch
 from experiments.options import Options
@@ -104,11 +106,33 @@ def machine(*, device: str) -> Measured:
     return {"bandwidth": bandwidth(device), "rate": matrix_rate(device)}
 
 
+def messages(*, parameters: int) -> Measured:
+    """Measure a tensor's way into a message and out of it: our form of it, and Flower's own."""
+    from flwr.app import Array
+
+    from pfl_flower.wire import to_array, to_tensor
+
+    tensor = torch.rand(parameters)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: to_tensor(to_array(tensor)),
+        "flower": lambda: torch.from_numpy(Array(tensor.numpy()).numpy()),
+        "copy": lambda: tensor.clone().clone(),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(30):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(some) for name, some in seconds.items()}
+
+
 CASES: Mapping[str, Callable[..., Measured]] = {
     "in-process": in_process,
     "rival": rival,
     "simulation": simulation,
     "machine": machine,
+    "messages": messages,
 }
 
 
