@@ -114,6 +114,7 @@ def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
     left.bar_label(bars, fmt="%.2g", padding=3)
     left.axvline(1.0, color="black", linewidth=0.8)
     left.set(xlabel="the alternative's cost over ours", xscale="log")
+    left.set_xlim(right=2 * max(row.ratio + row.spread for row in shown))
     for colour, (name, curve) in enumerate(curves.items()):
         if name.startswith("growth"):
             label = name.removeprefix("growth with ")
