@@ -28,8 +28,8 @@ def pays(features: Tensor) -> bool:
 def block_slices(features: Tensor) -> list[tuple[slice, slice]]:
     """Return the blocks of ``features (k, n, q)``: one user and some of its points each.
 
-    >>> [points for _, points in block_slices(torch.empty((1, 2500, 500)))]
-    [slice(0, 834, None), slice(834, 1668, None), slice(1668, 2500, None)]
+    >>> [points for _, points in block_slices(torch.empty((1, 5000, 500)))]
+    [slice(0, 1667, None), slice(1667, 3334, None), slice(3334, 5000, None)]
     """
     users, points, inputs = features.shape
     size = -(-points // -(-points * inputs // BLOCK))
