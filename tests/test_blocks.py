@@ -78,6 +78,14 @@ def test_blocks_change_nothing(
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
+def test_both_at_once_are_what_each_is_alone(name: str) -> None:
+    loss, theta, _ = build(name)
+    value, gradient = loss.value_and_gradient(theta)
+    torch.testing.assert_close(value, loss.value(theta), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, loss.gradient(theta), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
 def test_second_moments_are_the_mean_diagonal_block(name: str) -> None:
     loss, theta, _ = build(name)
     hessian = loss.hessian(theta) - 2 * loss.nu * torch.eye(theta.shape[1], dtype=theta.dtype)

@@ -198,6 +198,17 @@ class TestPreconditioner:
                 columns @ hessian, torch.eye(len(theta)).double(), atol=1e-4, rtol=0
             )
 
+    def test_the_shared_factor_is_of_the_mean_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(krylov, "BLOCK_LIMIT", 0)
+        source, case = problems.generator(11), problems.LossCase("softmax", outputs=3)
+        loss = problems.local_loss(case, users=1, points=30, inputs=4, seed=source)
+        theta = problems.normal(12, seed=source)
+        (factor,) = krylov.Preconditioner.at(loss, theta, 2.0).factors.double()
+        hessian = loss.hessian(theta[None])[0].view(3, 4, 3, 4)
+        mean = torch.stack([hessian[a, :, a] for a in range(3)]).mean(dim=0)
+        expected = mean + 2.0 * torch.eye(4).double()
+        torch.testing.assert_close(factor @ factor.T, expected, rtol=1e-4, atol=1e-4)
+
     def test_blocks_make_an_ill_scaled_softmax_easy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Features of unlike, correlated scales: the diagonal alone takes many more products."""
         source = problems.generator(9)
