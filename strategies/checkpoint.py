@@ -32,6 +32,7 @@ FREE = frozenset(
         "state-dir",
         "output-dir",
         "device",
+        "chunk-users",
         "min-nodes",
         "node-timeout",
         "reply-timeout",

@@ -177,6 +177,15 @@ def test_more_rounds_can_be_asked_of_a_finished_run(tmp_path: Path) -> None:
     assert np.abs(longer - whole).max() <= 1e-9
 
 
+def test_a_run_goes_on_in_smaller_chunks(tmp_path: Path) -> None:
+    """A resumed run may hold fewer users' data at a time, as when memory was what stopped it."""
+    whole = complete(config_in(tmp_path / "whole"))
+    config = config_in(tmp_path / "short", rounds=5)
+    complete(config)
+    longer = complete(again(config, rounds=ROUNDS, chunk_users=2))
+    assert np.abs(longer - whole).max() <= 1e-9
+
+
 def test_a_fresh_run_takes_nothing_from_an_earlier_one(tmp_path: Path) -> None:
     config = config_in(tmp_path, **RUNS["single steps of Adam"])
     first, second = complete(config), complete(config)
