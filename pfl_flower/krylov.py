@@ -17,7 +17,8 @@ from torch import Tensor
 from pfl_flower.losses import LocalLoss, Softmax
 
 BLOCK_LIMIT = 2000
-"""Largest block that is factored for each class; larger ones, once, for the mean over classes."""
+"""Largest block that is factored for each class; in their place, of more features and no more
+points than this, the points' own systems, and else one factor for the mean over classes."""
 MEAN_LIMIT = 8192
 """Largest block that is factored at all; beyond it the preconditioner is the diagonal."""
 TIRED = 60
@@ -30,11 +31,10 @@ class Preconditioner:
 
     Attributes
     ----------
-    factors : Tensor or None
-        Cholesky factors of the blocks, ``(c, q, q)``, or of their mean, ``(1, q, q)``, in single
-        precision.
+    blocks : callable or None
+        From rows ``(c, q)``, one for each class, to the inverse blocks times them.
     diagonal : Tensor
-        The Hessian's diagonal, ``(d,)``, used where there are no factors.
+        The Hessian's diagonal, ``(d,)``, used where there are no blocks.
     shared : float
         Curvature of the change that all classes share; 0 if the loss is not blind to it.
     inputs : int
@@ -43,7 +43,7 @@ class Preconditioner:
         Most products that a solve with it has taken.
     """
 
-    factors: Tensor | None
+    blocks: Callable[[Tensor], Tensor] | None
     diagonal: Tensor
     shared: float
     inputs: int
@@ -58,21 +58,16 @@ class Preconditioner:
         weighted = (curvature * (loss.weights * loss.scale[:, None])[..., None])[0]
         rest = 2 * loss.nu + weight
         diagonal = (weighted.T @ features**2).reshape(-1) + rest
-        classes, inputs = weighted.shape[1], features.shape[1]
+        points, inputs = features.shape
+        blocks: Callable[[Tensor], Tensor] | None = None
+        if inputs <= BLOCK_LIMIT:
+            blocks = _inverse_blocks(features, weighted, rest)
+        elif points <= BLOCK_LIMIT and rest > 0:
+            blocks = _inverse_from_points(features, weighted, rest)
+        elif inputs <= MEAN_LIMIT:
+            blocks = _inverse_blocks(features, weighted.mean(dim=1, keepdim=True), rest)
         blind = isinstance(loss.loss, Softmax) and rest > 0
-        factors = None
-        if inputs <= MEAN_LIMIT:
-            if inputs > BLOCK_LIMIT:
-                classes, weighted = 1, weighted.mean(dim=1, keepdim=True)
-            factors = theta.new_empty((classes, inputs, inputs), dtype=torch.float32)
-            single = features.float()
-            for a in range(classes):
-                block = single.T @ (single * weighted[:, a, None].float())
-                # What single precision cannot tell from singular.
-                ridge = rest + 1e-6 * float(block.diagonal().max())
-                block.diagonal().add_(ridge)
-                factors[a] = torch.linalg.cholesky(block)
-        return cls(factors, diagonal, rest if blind else 0.0, inputs)
+        return cls(blocks, diagonal, rest if blind else 0.0, inputs)
 
     @property
     def tired(self) -> bool:
@@ -81,16 +76,57 @@ class Preconditioner:
 
     def __call__(self, residual: Tensor) -> Tensor:
         """Return ``M^{-1} residual``, ``(d,)``."""
-        if self.factors is None:
+        if self.blocks is None:
             return residual / self.diagonal
         rows = residual.view(-1, self.inputs)
         mean = rows.mean(dim=0, keepdim=True) if self.shared else torch.zeros_like(rows[:1])
-        # One right-hand side for each factor, or all of them for a factor that they share.
-        sides = (rows - mean).float().view(len(self.factors), -1, self.inputs).mT
-        solved = torch.cholesky_solve(sides, self.factors).mT.reshape(rows.shape).to(rows.dtype)
+        solved = self.blocks(rows - mean)
         if self.shared:
             solved = solved - solved.mean(dim=0, keepdim=True) + mean / self.shared
         return solved.reshape(-1)
+
+
+def _inverse_blocks(features: Tensor, weighted: Tensor, rest: float) -> Callable[[Tensor], Tensor]:
+    """Return ``(X^T D_a X + rest I)^{-1}`` on rows, for the columns a of ``weighted (n, c or 1)``.
+
+    In single precision, which halves what a product reads; one factor may serve all rows.
+    """
+    classes, inputs = weighted.shape[1], features.shape[1]
+    factors = features.new_empty((classes, inputs, inputs), dtype=torch.float32)
+    single = features.float()
+    for a in range(classes):
+        block = single.T @ (single * weighted[:, a, None].float())
+        # What single precision cannot tell from singular.
+        ridge = rest + 1e-6 * float(block.diagonal().max())
+        block.diagonal().add_(ridge)
+        factors[a] = torch.linalg.cholesky(block)
+
+    def solve(rows: Tensor) -> Tensor:
+        sides = rows.float().view(classes, -1, inputs).mT
+        return torch.cholesky_solve(sides, factors).mT.reshape(rows.shape).to(rows.dtype)
+
+    return solve
+
+
+def _inverse_from_points(
+    features: Tensor, weighted: Tensor, rest: float
+) -> Callable[[Tensor], Tensor]:
+    """Return the same inverse by systems of the points' size: fewer points than features.
+
+    ``(X^T D X + r I)^{-1} = (I - X^T S K^{-1} S X) / r`` with ``S = D^{1/2}`` and
+    ``K = r I + S X X^T S``.
+    """
+    roots = weighted.sqrt().T
+    systems = (features @ features.T) * roots[:, :, None] * roots[:, None, :]
+    systems.diagonal(dim1=1, dim2=2).add_(rest)
+    factors = torch.linalg.cholesky(systems)
+
+    def solve(rows: Tensor) -> Tensor:
+        sides = (rows @ features.T) * roots
+        inner = torch.cholesky_solve(sides[..., None], factors)[..., 0]
+        return (rows - (inner * roots) @ features) / rest
+
+    return solve
 
 
 def conjugate_gradients(

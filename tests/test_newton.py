@@ -167,8 +167,17 @@ class TestConjugateGradients:
         assert torch.equal(got, zero)
 
 
-FORMS = {"diagonal": (0, 0), "mean block": (0, 2000), "blocks": (2000, 2000)}
+FORMS = {"diagonal": (0, 0), "mean block": (0, 2000), "blocks": (2000, 2000), "points": (2000, 0)}
 """Of preconditioners, by the largest block for each class and the largest for their mean."""
+
+
+def limited(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let preconditioners take a form whatever the sizes."""
+    block, mean = FORMS[form]
+    monkeypatch.setattr(krylov, "BLOCK_LIMIT", block)
+    monkeypatch.setattr(krylov, "MEAN_LIMIT", mean)
+    if form == "points":
+        monkeypatch.setattr(krylov, "_inverse_blocks", krylov._inverse_from_points)
 
 
 class TestPreconditioner:
@@ -177,9 +186,8 @@ class TestPreconditioner:
     def test_it_is_positive_definite_and_a_linear_map(
         self, case: problems.LossCase, form: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        limit, mean_limit = FORMS[form]
-        monkeypatch.setattr(krylov, "BLOCK_LIMIT", limit)
-        monkeypatch.setattr(krylov, "MEAN_LIMIT", mean_limit)
+        limited(form, monkeypatch)
+        exact = form != "diagonal"
         source = problems.generator(8)
         loss = problems.local_loss(case, users=1, points=30, inputs=4, seed=source)
         theta = problems.normal(loss.model.dim, seed=source)
@@ -189,25 +197,34 @@ class TestPreconditioner:
         assert float(torch.linalg.eigvalsh((columns + columns.T) / 2).min()) > 0
         hessian = loss.hessian(theta[None])[0] + 2.0 * torch.eye(len(theta)).double()
         spectrum = torch.linalg.eigvals(columns @ hessian).real
-        assert float(spectrum.max() / spectrum.min()) < (60 if mean_limit else 1e6)
-        if case.outputs > 1 and mean_limit:
+        assert float(spectrum.max() / spectrum.min()) < (60 if exact else 1e6)
+        if case.outputs > 1 and exact:
             same = torch.ones_like(theta)
             torch.testing.assert_close(hessian @ made(same), same, rtol=1e-6, atol=0)
-        if case.outputs == 1 and mean_limit:
+        if case.outputs == 1 and exact:
             torch.testing.assert_close(
                 columns @ hessian, torch.eye(len(theta)).double(), atol=1e-4, rtol=0
             )
 
-    def test_the_shared_factor_is_of_the_mean_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(krylov, "BLOCK_LIMIT", 0)
+    @pytest.mark.parametrize(
+        ("points", "limit", "expected"), [(30, 9, "mean"), (5, 9, "each"), (30, 2000, "each")]
+    )
+    def test_blocks_are_each_class_s_own_or_their_mean(
+        self, points: int, limit: int, expected: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ten features: more than the limit, for which five points are few, or fewer than it."""
+        monkeypatch.setattr(krylov, "BLOCK_LIMIT", limit)
         source, case = problems.generator(11), problems.LossCase("softmax", outputs=3)
-        loss = problems.local_loss(case, users=1, points=30, inputs=4, seed=source)
-        theta = problems.normal(12, seed=source)
-        (factor,) = krylov.Preconditioner.at(loss, theta, 2.0).factors.double()
-        hessian = loss.hessian(theta[None])[0].view(3, 4, 3, 4)
-        mean = torch.stack([hessian[a, :, a] for a in range(3)]).mean(dim=0)
-        expected = mean + 2.0 * torch.eye(4).double()
-        torch.testing.assert_close(factor @ factor.T, expected, rtol=1e-4, atol=1e-4)
+        loss = problems.local_loss(case, users=1, points=points, inputs=10, seed=source)
+        theta, rows = problems.normal(30, seed=source), problems.normal(3, 10, seed=source)
+        made = krylov.Preconditioner.at(loss, theta, 2.0)
+        hessian = loss.hessian(theta[None])[0].view(3, 10, 3, 10)
+        blocks = torch.stack([hessian[a, :, a] for a in range(3)]) + 2.0 * torch.eye(10).double()
+        if expected == "mean":
+            blocks = blocks.mean(dim=0, keepdim=True).expand(3, -1, -1)
+        assert made.blocks is not None
+        wanted = torch.linalg.solve(blocks, rows[..., None])[..., 0]
+        torch.testing.assert_close(made.blocks(rows), wanted, rtol=1e-3, atol=1e-4)
 
     def test_blocks_make_an_ill_scaled_softmax_easy(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Features of unlike, correlated scales: the diagonal alone takes many more products."""
@@ -222,9 +239,8 @@ class TestPreconditioner:
         theta = 0.1 * problems.normal(48, seed=source)
         target = problems.normal(48, seed=source)
         counts = []
-        for limit, mean_limit in FORMS.values():
-            monkeypatch.setattr(krylov, "BLOCK_LIMIT", limit)
-            monkeypatch.setattr(krylov, "MEAN_LIMIT", mean_limit)
+        for form in FORMS:
+            limited(form, monkeypatch)
             made = krylov.Preconditioner.at(loss, theta, 2.0)
             products = 0
 
@@ -238,3 +254,4 @@ class TestPreconditioner:
             counts.append(products)
         assert 2 * counts[1] < counts[0]
         assert counts[2] <= counts[1]
+        assert counts[3] <= counts[2] + 2
