@@ -131,7 +131,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
                     sum(values) / len(values),
                     color=PALETTE[colour],
                     linestyle=":",
-                    label=f"{name}, L-BFGS on LOSS",
+                    label=f"{name}, at equilibrium",
                 )
         axes.axvline(PAPER_ROUNDS, color="black", linewidth=0.8, label="the paper's 250 rounds")
         axes.set(xlabel="round", xscale="log")
@@ -161,8 +161,8 @@ STUDY = Study(
         "starts at theta_spade + 0.1 noise and takes the same Adam steps; theta_spade from CGA's "
         "last gradient for indifference, from exact responses for matching; queries uniform in "
         "[0, 1] before they are projected; 4,000 rounds (matching: 1,000), of which the paper "
-        "shows 250; LOSS minimised by L-BFGS from a cold start, 250 steps, which leave a residual "
-        "at this size. The quick form has 600 draws a user and 500 rounds."
+        "shows 250; the equilibrium from a cold start, by at most 400 steps of L-BFGS on LOSS. "
+        "The quick form has 600 draws a user and 500 rounds, and takes 100 steps."
     ),
     printed=(
         Printed(
