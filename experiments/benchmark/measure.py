@@ -119,7 +119,7 @@ def milliseconds(seconds: Sequence[float]) -> str:
     """Return the mean as text.
 
     >>> milliseconds([0.001, 0.002])
-    '1.50 ms'
+    '1.5 ms'
     """
     return f"{1e3 * statistics.fmean(seconds):.3g} ms"
 

@@ -166,7 +166,7 @@ def fled(step: float) -> float:
     """Return the growth per round of two CGA users apart, ``step = eta h``: at least 1 + sqrt 2.
 
     >>> round(fled(0.0), 4), round(fled(1 / 3), 4)
-    (2.4142, 2.8054)
+    (2.4142, 2.8081)
     """
     return (2 + step + math.sqrt(8 + 8 * step + step * step)) / 2
 
