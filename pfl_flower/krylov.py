@@ -53,8 +53,7 @@ class Preconditioner:
     def at(cls, loss: LocalLoss, theta: Tensor, weight: float) -> Preconditioner:
         """Return the preconditioner of one user's loss and ``weight I``, at ``theta (d,)``."""
         features = loss.features[0]
-        first, second = loss.loss.factors(loss.model.scores(theta[None], loss.features))
-        curvature = first if second is None else first - second**2
+        curvature = loss.loss.curvatures(loss.model.scores(theta[None], loss.features))
         weighted = (curvature * (loss.weights * loss.scale[:, None])[..., None])[0]
         rest = 2 * loss.nu + weight
         diagonal = (weighted.T @ features**2).reshape(-1) + rest

@@ -44,6 +44,11 @@ class PointLoss(ABC):
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return a, b of the second derivative ``diag(a) - b b^T``, ``(..., n, c)``, or b None."""
 
+    def curvatures(self, scores: Tensor) -> Tensor:
+        """Diagonal ``a - b^2`` of the second derivative in the scores, ``(..., n, c)``."""
+        first, second = self.factors(scores)
+        return first if second is None else first - second**2
+
     @property
     @abstractmethod
     def curvature_bound(self) -> float:
@@ -279,6 +284,7 @@ class LocalLoss:
             scores = self.model.scores(theta[users], part.features)
             return part._sum_of_values(scores)
 
+        # Other models' gradients come from torch.func, which does not follow into threads.
         summed = self._sum(sum_of) if isinstance(self.model, Linear) else sum_of(ALL, self)
         return self.nu * (theta * theta).sum(dim=-1) + summed
 
@@ -362,8 +368,7 @@ class LocalLoss:
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
             scores = self.model.scores(theta[users], part.features)
-            first, second = self.loss.factors(scores)
-            curvature = (first if second is None else first - second**2).mean(dim=-1)
+            curvature = self.loss.curvatures(scores).mean(dim=-1)
             weight = curvature * part.weights * part.scale[:, None]
             if diagonal:
                 return (weight[:, None] @ part.features**2)[:, 0]
@@ -378,12 +383,15 @@ class LocalLoss:
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
 
     @cached_property
-    def _parts(self) -> list[tuple[slice, LocalLoss]]:
-        """Blocks of points where a user has many, with the user that each is of; or all at once."""
-        if not blocks.pays(self.features):
-            return [(ALL, self)]
+    def _blocks(self) -> list[tuple[slice, LocalLoss]]:
         slices = blocks.block_slices(self.features)
         return [(users, self.block(users, points)) for users, points in slices]
+
+    @property
+    def _parts(self) -> list[tuple[slice, LocalLoss]]:
+        """Blocks of points where a user has many, with the user that each is of; or all at once."""
+        # A list that names the loss itself is not kept: such a cycle would hold on to the data.
+        return self._blocks if blocks.pays(self.features) else [(ALL, self)]
 
     def _sum(self, sum_of: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
         """Return a sum over points, ``(k, ...)``, of what ``sum_of`` gives for the parts."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -111,6 +113,22 @@ def test_few_points_stay_together(points: int, expected: bool) -> None:
     """Each user's own number of points decides, not the number of users."""
     features = torch.zeros(1, 1, 1).expand(1, points, 1)
     assert blocks.pays(features) == blocks.pays(features.expand(50, -1, -1)) == expected
+
+
+@pytest.mark.parametrize("numbers", [60, 2**20], ids=["blocks", "at once"])
+def test_data_are_freed_with_their_loss(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of users follow one another: none may wait for the garbage collector."""
+    monkeypatch.setattr(blocks, "BLOCK", numbers)
+    loss, theta, direction = build("softmax")
+    gc.disable()
+    try:
+        loss.value_and_gradient(theta)
+        loss.hessian_product(theta, direction)
+        left = weakref.ref(loss)
+        del loss
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

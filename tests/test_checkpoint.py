@@ -169,20 +169,15 @@ def test_users_go_to_the_node_that_has_their_memory(
     assert np.abs(resumed - whole).max() <= 1e-9
 
 
-def test_more_rounds_can_be_asked_of_a_finished_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{"checkpoint_every": 0}, {"chunk_users": 2}])
+def test_more_rounds_can_be_asked_of_a_finished_run(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """Without further checkpoints, or holding fewer users' data at a time."""
     whole = complete(config_in(tmp_path / "whole"))
     config = config_in(tmp_path / "short", rounds=5)
     complete(config)
-    longer = complete(again(config, rounds=ROUNDS, checkpoint_every=0))
-    assert np.abs(longer - whole).max() <= 1e-9
-
-
-def test_a_run_goes_on_in_smaller_chunks(tmp_path: Path) -> None:
-    """A resumed run may hold fewer users' data at a time, as when memory was what stopped it."""
-    whole = complete(config_in(tmp_path / "whole"))
-    config = config_in(tmp_path / "short", rounds=5)
-    complete(config)
-    longer = complete(again(config, rounds=ROUNDS, chunk_users=2))
+    longer = complete(again(config, rounds=ROUNDS, **changes))
     assert np.abs(longer - whole).max() <= 1e-9
 
 
