@@ -69,7 +69,7 @@ def test_every_variant_of_every_figure_is_a_valid_configuration(tmp_path: Path) 
         asked = Setting(seed=1, quick=quick, folder=tmp_path)
         figures = [cga.variants(asked)]
         for lams, noise, rounds in (((1.0,), 0.6, 200), (sums.LAMS, 0.6, 200), ((1.0,), 0.0, 1000)):
-            figures.append(sums.variants(asked, sums.MODELS, lams, noise, rounds))
+            figures.append(sums.variants(sums.MODELS, lams, noise, rounds))
         for variants in figures:
             assert len({slug(label) for label in variants}) == len(variants)
             for keys in variants.values():
