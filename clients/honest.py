@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
-from pfl_flower.local_steps import StepState, optimizer_step
+from pfl_flower.local_steps import StepState, adam_step, sgd_step
 from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.models import accuracy_of_each
 from pfl_flower.population import Population
@@ -142,10 +142,9 @@ class HonestClient(Client):
             float(torch.linalg.vector_norm(gradient, dim=1).max()),
         )
         if config.local_solver == "sgd":
-            after = optimizer_step("sgd", theta, gradient, StepState.init(theta), lr)[0]
-            return {"theta": after}, residual
+            return {"theta": sgd_step(theta, gradient, lr)}, residual
         state = StepState(memory["steps"], memory["first"], memory["second"])
-        after, state = optimizer_step("adam", theta, gradient, state, lr)
+        after, state = adam_step(theta, gradient, state, lr)
         kept = {"steps": state.steps, "first": state.first, "second": state.second}
         return {"theta": after, **kept}, residual
 

@@ -125,9 +125,11 @@ class RowCheck:
         if self.max_norm > 0:
             good &= torch.linalg.vector_norm(rows.values_by_user, dim=1) <= self.max_norm
         counts = good.cpu()
-        rejections = [self.fault(user, row) for user, row in rows.select(~counts).items()]
-        kept = rows.select(counts) if rejections else rows
-        return Rows(kept.users, self.regularizer.project(kept.values_by_user)), rejections
+        rejections: list[Rejection] = []
+        if not bool(counts.all()):
+            rejections = [self.fault(user, row) for user, row in rows.select(~counts).items()]
+            rows = rows.select(counts)
+        return Rows(rows.users, self.regularizer.project(rows.values_by_user)), rejections
 
 
 Aggregation = Callable[[Tensor], Tensor]

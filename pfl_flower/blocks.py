@@ -22,7 +22,7 @@ BLOCK = 2**20
 
 def pays(features: Tensor) -> bool:
     """Whether each user's ``features (k, n, q)`` are on the CPU and fill two blocks or more."""
-    return features.device.type == "cpu" and features[:1].numel() >= 2 * BLOCK
+    return features.is_cpu and features.shape[1] * features.shape[2] >= 2 * BLOCK
 
 
 def block_slices(features: Tensor) -> list[tuple[slice, slice]]:

@@ -41,6 +41,25 @@ class ConfigError(ValueError):
     """A configuration that cannot be run: one line with the key, the value and what is right."""
 
 
+@lru_cache(maxsize=64)
+def _user_ids(listed: str, users: int) -> frozenset[int]:
+    """Return the ids that a list such as ``3,7-9`` names; clients ask in every round."""
+    text = listed.replace(" ", "")
+    if text in ("", "none"):
+        return frozenset()
+    if text == "all":
+        return frozenset(range(users))
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise ValueError(f"strategic-users = {text}: expected ids such as 3,7-9, all, or none")
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        chosen.update(range(int(first), int(last or first) + 1))
+    if max(chosen, default=0) >= users:
+        raise ValueError(f"strategic-users = {text}: expected ids 0 to {users - 1}")
+    return frozenset(chosen)
+
+
 class RunConfig(Keys):
     """One run of personalised federated learning, as Flower's run config carries it."""
 
@@ -127,20 +146,7 @@ class RunConfig(Keys):
 
     def strategic(self) -> frozenset[int]:
         """Return the ids of the users that the run makes strategic."""
-        text = self.strategic_users.replace(" ", "")
-        if text in ("", "none"):
-            return frozenset()
-        if text == "all":
-            return frozenset(range(self.users))
-        if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-            raise ValueError(f"strategic-users = {text}: expected ids such as 3,7-9, all, or none")
-        chosen: set[int] = set()
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            chosen.update(range(int(first), int(last or first) + 1))
-        if max(chosen, default=0) >= self.users:
-            raise ValueError(f"strategic-users = {text}: expected ids 0 to {self.users - 1}")
-        return frozenset(chosen)
+        return _user_ids(self.strategic_users, self.users)
 
     def shifts(self) -> tuple[int, ...]:
         """Return what each strategic user's target adds to a class, in the order of their ids."""

@@ -8,10 +8,10 @@ simulation sends, and its change of state is dropped.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from logging import ERROR
-from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -57,6 +57,7 @@ class InProcessGrid(Grid):
         self.client_app = client_app
         self._run = Run.create_empty(RUN_ID)
         self._mailbox: dict[str, Message] = {}
+        self._numbers = itertools.count(1)
         self.contexts: dict[int, Context] = {}
         for position in range(nodes):
             own = dict((node_configs or {}).get(position, {}))
@@ -96,7 +97,7 @@ class InProcessGrid(Grid):
         """Deliver messages and keep the replies until they are pulled."""
         identifiers = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = uuid4().hex
+            self._sign(message)
             identifiers.append(message.metadata.message_id)
             self._mailbox[message.metadata.message_id] = self._deliver(message)
         return identifiers
@@ -135,10 +136,9 @@ class InProcessGrid(Grid):
             reply = Message(failed, reply_to=copied(message))
         return self._sign(reply)
 
-    @staticmethod
-    def _sign(reply: Message) -> Message:
-        reply.metadata.__dict__["_message_id"] = uuid4().hex
-        return reply
+    def _sign(self, message: Message) -> Message:
+        message.metadata.__dict__["_message_id"] = f"message-{next(self._numbers)}"
+        return message
 
 
 def run_in_process(

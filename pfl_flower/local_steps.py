@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-OptimizerName = Literal["adam", "sgd"]
-
 
 @dataclass(frozen=True)
 class StepState:
-    """State of each user's optimiser: steps taken ``(k,)`` and Adam's two moments ``(k, d)``."""
+    """State of each user's Adam: steps taken ``(k,)`` and the two moments ``(k, d)``."""
 
     steps: Tensor
     first: Tensor
@@ -27,17 +24,19 @@ class StepState:
         return cls(torch.zeros(len(theta), dtype=torch.float32), zeros, zeros.clone())
 
 
-def optimizer_step(
-    name: OptimizerName, theta: Tensor, gradient: Tensor, state: StepState, lr: float
+def sgd_step(theta: Tensor, gradient: Tensor, lr: float) -> Tensor:
+    """Return ``theta - lr gradient``, ``(k, d)``."""
+    return torch.add(theta, gradient, alpha=-lr)
+
+
+def adam_step(
+    theta: Tensor, gradient: Tensor, state: StepState, lr: float
 ) -> tuple[Tensor, StepState]:
     """Return ``theta (k, d)`` after one step along ``gradient (k, d)``, and the new state.
 
     Users that have taken equally many steps move together: Adam is elementwise but for its step
     count.
     """
-    if name == "sgd":
-        moved = torch.add(theta, gradient, alpha=-lr)
-        return moved, StepState(state.steps + 1, state.first, state.second)
     moved, first, second = theta.clone(), state.first.clone(), state.second.clone()
     counts = torch.unique(state.steps)
     for count in counts:

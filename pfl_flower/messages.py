@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 RHO, HONEST_SUM, GRADIENTS = "rho", "honest-sum", "gradients"
 FRAME_BYTES, USER_BYTES = 4096, 64
 """Room in a reply besides its numbers: for headers and names, and for what is said of each user."""
+REMEMBERED_BYTES = 4096
+"""Lists of users up to this size are read once and remembered."""
 
 
 @dataclass(frozen=True)
@@ -337,10 +340,18 @@ def _packed(values: Sequence[int]) -> bytes:
     return np.asarray(values, dtype="<i8").tobytes()
 
 
+def _numbers(packed: bytes) -> tuple[int, ...]:
+    return tuple(np.frombuffer(packed, dtype="<i8").tolist())
+
+
+_unpacked = lru_cache(maxsize=256)(_numbers)
+"""A node is told the same users every round."""
+
+
 def _integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     values = config[key]
     if isinstance(values, bytes):
-        return tuple(np.frombuffer(values, dtype="<i8").tolist())
+        return _unpacked(values) if len(values) <= REMEMBERED_BYTES else _numbers(values)
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TypeError(f"{key} is {type(values).__name__}: expected integers")
     return tuple(values)  # type: ignore[arg-type]

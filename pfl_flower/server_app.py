@@ -119,8 +119,7 @@ class Bookkeeper:
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
-        strategic = record.gradient_sum(strategic=True)
-        sums = {"honest": record.gradient_sum(strategic=False), "strategic": strategic}
+        sums = {"honest": record.honest_sum, "strategic": record.strategic_sum}
         norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
         self.rounds.write(
             {
@@ -129,7 +128,7 @@ class Bookkeeper:
                 "eta": record.eta,
                 **self._measured,
                 "step_norm": _norm(record.rho - self._previous),
-                "gradient_norm": _norm(sums["honest"] + strategic),
+                "gradient_norm": _norm(record.honest_sum + record.strategic_sum),
                 **norms,
                 "accepted": len(record.accepted),
                 "rejections": len(record.rejections),
@@ -143,7 +142,7 @@ class Bookkeeper:
             }
         )
         self.rho = self._previous = record.rho
-        self._strategic_sum = strategic
+        self._strategic_sum = record.strategic_sum
         self._log(record)
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.datasets import cache_folder
-from pfl_flower.local_steps import StepState, optimizer_step
+from pfl_flower.local_steps import StepState, adam_step
 from pfl_flower.losses import LocalLoss, PointLoss
 from pfl_flower.models import Linear, Model
 from pfl_flower.regularizers import SquaredL2
@@ -84,5 +84,5 @@ def _train(features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> T
     state = StepState.init(theta)
     for step in range(1, STEPS + 1):
         gradient = local.gradient(theta)
-        theta, state = optimizer_step("adam", theta, gradient, state, STEP_SIZES.at(step))
+        theta, state = adam_step(theta, gradient, state, STEP_SIZES.at(step))
     return theta[0]

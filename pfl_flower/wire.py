@@ -32,8 +32,14 @@ _EMPTY: Mapping[type, Any] = {
 
 def filled(kind: type[Filled], values: Mapping[str, Any]) -> Filled:
     """Return a record of this kind with entries that need no check."""
-    record: Filled = _EMPTY[kind].copy()
-    record.__dict__["_data"].update(values)
+    record: Filled = _holding(_EMPTY[kind], dict(values))
+    return record
+
+
+def _holding(model: Object, values: dict[str, Any]) -> Object:
+    """Return a record that differs from the model in its entries alone."""
+    record = _twin(model)
+    record.__dict__["_data"] = values
     return record
 
 
@@ -110,17 +116,16 @@ def copied_context(context: Context) -> Context:
 
 def copied_records(records: RecordDict) -> RecordDict:
     """Return records of one's own: the lists in them and arrays' attributes too, not the bytes."""
-    twin = records.copy()
+    own = {}
     for name, record in records.items():
-        own = record.copy()
-        values = own.__dict__["_data"]
+        values = record.__dict__["_data"].copy()
         for key, value in values.items():
             if isinstance(value, Array):
                 values[key] = _twin(value)
             elif isinstance(value, list):
                 values[key] = value.copy()
-        twin.__dict__["_data"][name] = own
-    return twin
+        own[name] = _holding(record, values)
+    return _holding(records, own)
 
 
 def _twin(thing: Object) -> Object:

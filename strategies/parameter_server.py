@@ -289,7 +289,7 @@ class ParameterServer(Strategy):
         standing = self._standing
         standing.eta_sum += record.eta * self.scale
         standing.last_accepted[record.accepted.users] = record.round
-        standing.honest_sum = record.gradient_sum(strategic=False)
+        standing.honest_sum = record.honest_sum
 
     def _attend(self, grid: Grid, round: int) -> None:
         """See who is there; without enough nodes, keep the state of the last round and give up."""

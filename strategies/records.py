@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from logging import WARNING
 
 import torch
@@ -66,10 +67,22 @@ class RoundRecord:
     accuracies: Mapping[int, float] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def gradient_sum(self, *, strategic: bool) -> Tensor:
-        """Return the sum ``(d,)`` of the accepted rows of strategic, or of honest, users."""
-        members = torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
-        rows = self.accepted.select(members if strategic else ~members).values_by_user
+    @cached_property
+    def honest_sum(self) -> Tensor:
+        """Sum ``(d,)`` of the accepted rows of honest users."""
+        return self._sum(~self._acts_strategically)
+
+    @cached_property
+    def strategic_sum(self) -> Tensor:
+        """Sum ``(d,)`` of the accepted rows of strategic users."""
+        return self._sum(self._acts_strategically)
+
+    @cached_property
+    def _acts_strategically(self) -> Tensor:
+        return torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
+
+    def _sum(self, members: Tensor) -> Tensor:
+        rows = self.accepted.values_by_user[members.to(self.rho.device)]
         return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
 
     def reasons(self) -> Counter[str]:

@@ -173,13 +173,13 @@ def test_clients_of_one_node_leave_each_others_memory_alone(attack: str) -> None
 @pytest.mark.parametrize("strategic", ["4", "3,4"])
 def test_inner_products_turn_the_sum_around_by_default(strategic: str) -> None:
     record = play(configure(attack="inner-product", strategic_users=strategic, rounds=1))[0]
-    honest = record.gradient_sum(strategic=False)
-    assert float((honest + record.gradient_sum(strategic=True)) @ honest) < 0
+    honest = record.honest_sum
+    assert float((honest + record.strategic_sum) @ honest) < 0
     weaker = configure(
         attack="inner-product", strategic_users=strategic, rounds=1, attack_strength=0.5
     )
     record = play(weaker)[0]
-    assert float((honest + record.gradient_sum(strategic=True)) @ honest) > 0
+    assert float((honest + record.strategic_sum) @ honest) > 0
 
 
 FLIPS = {

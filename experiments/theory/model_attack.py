@@ -34,7 +34,7 @@ from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.model import ModelAttack
 from pfl_flower.equivalence import honest_sum, model_from_gradient
 from pfl_flower.figures import PALETTE, save
-from pfl_flower.local_steps import StepState, optimizer_step
+from pfl_flower.local_steps import StepState, adam_step
 from pfl_flower.population import Population
 from pfl_flower.results import Check
 from pfl_flower.server_steps import StepSizes
@@ -59,9 +59,7 @@ class SingleSteps(Population):
         state = self.state or StepState.init(start)
         self.rounds += 1
         gradient = self.gradient(start) - self.regularizer.grad_rho(rho, start)
-        theta, self.state = optimizer_step(
-            "adam", start, gradient, state, LOCAL_STEPS.at(self.rounds)
-        )
+        theta, self.state = adam_step(start, gradient, state, LOCAL_STEPS.at(self.rounds))
         left = self.gradient(theta) - self.regularizer.grad_rho(rho, theta)
         residual = torch.linalg.vector_norm(left, dim=1)
         steps = torch.ones(self.size, dtype=torch.int64)
