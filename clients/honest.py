@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
+from pfl_flower.config import RunConfig
 from pfl_flower.local_steps import StepState, adam_step, sgd_step
 from pfl_flower.messages import Broadcast, NodeMetrics
 from pfl_flower.models import accuracy_of_each
@@ -15,6 +16,13 @@ from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
 from pfl_flower.seeding import user_rows
 from pfl_flower.server_steps import StepSizes
+
+
+def local_step_sizes(config: RunConfig) -> StepSizes:
+    """Return the step sizes of the users' single steps."""
+    return StepSizes(
+        first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
+    )
 
 
 class HonestClient(Client):
@@ -134,13 +142,8 @@ class HonestClient(Client):
         else:
             gradient = population.gradient(theta)
         gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
-        sizes = StepSizes(
-            first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
-        )
-        lr, residual = (
-            sizes.at(broadcast.round),
-            float(torch.linalg.vector_norm(gradient, dim=1).max()),
-        )
+        lr = local_step_sizes(config).at(broadcast.round)
+        residual = float(torch.linalg.vector_norm(gradient, dim=1).max())
         if config.local_solver == "sgd":
             return {"theta": sgd_step(theta, gradient, lr)}, residual
         state = StepState(memory["steps"], memory["first"], memory["second"])

@@ -42,6 +42,27 @@ def test_the_rivals_do_the_same_work(name: str, ours: dict[str, Any]) -> None:
     assert len(rival["seconds"]) == len(ours["seconds"]) == 6
 
 
+def test_the_mathematics_alone_end_where_the_run_ends() -> None:
+    settings = {**rows.TINY, "points-per-user": "30", "rounds": 8, "lam": 0.7}
+    run = worker.in_process(settings=settings, nodes=11)
+    alone = worker.mathematics(settings=settings)
+    one, other = torch.tensor(run["rho"]), torch.tensor(alone["rho"])
+    assert float(one.norm()) > 1
+    assert float((one - other).norm() / one.norm()) < 1e-9
+    assert len(alone["seconds"]) == 8
+    with pytest.raises(ValueError, match="expected SGD steps"):
+        worker.mathematics(settings={**settings, "local-solver": "adam"})
+
+
+def test_overhead_is_what_the_mathematics_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"in-process": 0.007, "simulation": 0.112, "mathematics": 0.002}
+    monkeypatch.setattr(rows, "worker", lambda case, **_: {"seconds": [seconds[case]]})
+    whole, overhead = rows.against_simulation(Bench(quick=True, repeats=1))
+    assert whole.ratio == pytest.approx(16.0)
+    assert overhead.ratio == pytest.approx(22.0)
+    assert (overhead.ours, overhead.rival) == ("in-process: 5 ms", "flwr run on Ray: 110 ms")
+
+
 def test_a_round_of_figure_1_moves_its_data_once() -> None:
     work = Round(users=10, points=6000, features=785, classes=10, tests=10_000)
     assert work.bytes == 4 * (70_000 * 785 + 6 * 10 * 7850)

@@ -57,19 +57,16 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
 
 def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
     """Run Figure 1's workload as a researcher would write it, see ``rivals.py``."""
+    from clients.honest import local_step_sizes
     from experiments.benchmark.rivals import Workload, federated
     from pfl_flower.plans import honest_users
     from pfl_flower.problem import build_problem
-    from pfl_flower.server_steps import StepSizes
     from strategies.parameter_server import configured_step_sizes
 
     config: RunConfig = parse_config({**settings, "name": "rival"})
     problem = build_problem(config)
     points, classes = config.points(), problem.model.outputs
     drawn = [problem.source.draw(u, points[u], config.seed) for u in honest_users(problem)]
-    local = StepSizes(
-        first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
-    )
     test_features, test_labels = problem.test_set
     work = Workload(
         features=torch.stack([one.features for one in drawn]).to(problem.device, problem.dtype),
@@ -79,12 +76,20 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
         target=problem.target.view(classes, -1),
         lam=config.lam,
         eta=configured_step_sizes(problem).at(1),
-        local_lr=local.at,
+        local_lr=local_step_sizes(config).at,
     )
     del drawn
     rho, seconds = federated(work, name, config.rounds)
     flat = rho.reshape(-1)
     return {"seconds": seconds, "rho": flat.double().tolist() if len(flat) < 10_000 else []}
+
+
+def mathematics(*, settings: Mapping[str, Any]) -> Measured:
+    """Compute what a run's rounds compute, and nothing else, see ``mathematics.py``."""
+    from experiments.benchmark.mathematics import rounds
+
+    rho, seconds = rounds(parse_config({**settings, "name": "mathematics"}))
+    return {"seconds": seconds, "rho": rho.double().tolist() if len(rho) < 10_000 else []}
 
 
 def simulation(*, settings: Mapping[str, Any], nodes: int) -> Measured:
@@ -130,6 +135,7 @@ def messages(*, parameters: int) -> Measured:
 CASES: Mapping[str, Callable[..., Measured]] = {
     "in-process": in_process,
     "rival": rival,
+    "mathematics": mathematics,
     "simulation": simulation,
     "machine": machine,
     "messages": messages,

@@ -179,8 +179,8 @@ def _study(
             f"FashionMNIST, {noise:.0%} of the training labels redrawn; 10 idle users of 10 "
             f"points, an active one of 60,000; squared l2, nu = 0; {rounds} rounds of Adam steps "
             "(0.04 x 0.99^t, at least 0.02) on both sides; the quick form runs the linear model "
-            f"for half the rounds, with 6,000 points for the active user. On a CPU seeds above {two_layer_seeds} leave out two layers, "
-            "whose round costs some 2.5 core-seconds."
+            "for half the rounds, with 6,000 points for the active user. On a CPU seeds above "
+            f"{two_layer_seeds} leave out two layers, whose round costs some 2.5 core-seconds."
         ),
         **more,
     )
