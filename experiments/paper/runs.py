@@ -207,12 +207,21 @@ def curve(path: Path) -> dict[str, dict[str, list[float]]]:
     for column in COLUMNS:
         points = [(row["round"], row[column]) for row in rows if column in row]
         if points:
-            chosen = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int))
+            chosen = _spread(len(points))
             kept[column] = {
                 "round": [points[i][0] for i in chosen],
                 "value": [points[i][1] for i in chosen],
             }
     return kept
+
+
+def _spread(rows: int) -> Sequence[int]:
+    """Return rows to keep: half of them evenly spaced, half so on a logarithmic axis."""
+    if rows <= MOST_POINTS:
+        return range(rows)
+    even = np.linspace(0, rows - 1, MOST_POINTS // 2)
+    early = np.geomspace(1, rows - 1, MOST_POINTS // 2)
+    return np.unique(np.concatenate([even, early]).round().astype(int)).tolist()
 
 
 def worst(
