@@ -110,3 +110,29 @@ def test_success_and_printed_numbers_name_what_is_measured(study) -> None:  # ty
     results = [{"metrics": metrics, "curves": curves}] * 2
     names = {check.name for check in study.judge(results)}
     assert set(study.success) <= names
+
+
+def test_two_layers_run_on_a_cpu_where_the_study_says_and_are_judged_there_alone(
+    tmp_path: Path,
+) -> None:
+    on_cpu = sums.OnCpu(seeds=1, lams=(1.0,))
+    cpu = Options(device="cpu")
+    assert on_cpu.covers(Setting(seed=1, folder=tmp_path, options=cpu)) == (1.0,)
+    assert on_cpu.covers(Setting(seed=2, folder=tmp_path, options=cpu)) == ()
+    assert on_cpu.covers(Setting(seed=1, quick=True, folder=tmp_path, options=cpu)) == ()
+    both = {"linear": (1.0, 10.0), "two-layer": (1.0,)}
+    metrics = {
+        f"{model}, lam {lam:g}, {reduction}: {column}": {"sum": 0.8, "mean": 0.5}[reduction]
+        for model, lams in both.items()
+        for lam in lams
+        for reduction in sums.REDUCTIONS
+        for column, _ in sums.LINES
+    }
+    other = {key: value for key, value in metrics.items() if key.startswith("linear")}
+    checks = sums.sums_beat_means([{"metrics": metrics}, {"metrics": other}], sums.MODELS, (1, 10))
+    assert len(checks) == 9
+    assert all(check.passed for check in checks)
+    metrics["two-layer, lam 1, mean: accuracy_true"] = 0.9
+    checks = sums.sums_beat_means([{"metrics": metrics}], sums.MODELS, (1, 10))
+    failed = [check.name for check in checks if not check.passed]
+    assert failed == ["two-layer, lam 1: global, sum above mean"]
