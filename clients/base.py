@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.messages import Broadcast, NodeMetrics
+from pfl_flower.messages import Broadcast
+from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.problem import Problem
 from pfl_flower.wire import find, to_record, to_tensor
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from clients.base import Answer, Client
 from pfl_flower.config import RunConfig
 from pfl_flower.local_steps import StepState, adam_step, sgd_step
-from pfl_flower.messages import Broadcast, NodeMetrics
+from pfl_flower.messages import Broadcast
 from pfl_flower.models import accuracy_of_each
+from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
 from pfl_flower.seeding import user_rows

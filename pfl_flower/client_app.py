@@ -14,15 +14,14 @@ from clients.memory import Memory
 from pfl_flower.aggregation import Report
 from pfl_flower.config import ConfigError, Scalar, parse_config
 from pfl_flower.messages import (
-    METRICS,
     ROLES,
     Introduction,
-    NodeMetrics,
     pack_introduction,
     pack_report,
     unpack_broadcast,
     unpack_request,
 )
+from pfl_flower.node_metrics import METRICS, NodeMetrics
 from pfl_flower.problem import Problem, build_problem
 from pfl_flower.rows import Rows
 

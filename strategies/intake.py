@@ -18,7 +18,8 @@ from pfl_flower.aggregation import (
     RowCheck,
     check_form,
 )
-from pfl_flower.messages import NodeMetrics, largest_reply, unpack_report
+from pfl_flower.messages import largest_reply, unpack_report
+from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.rows import Rows, ids
 
 DETAIL_CHARACTERS = 200

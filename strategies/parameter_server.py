@@ -18,13 +18,13 @@ from flwr.serverapp.strategy import Result, Strategy
 from pfl_flower.aggregation import AGGREGATIONS, Aggregation, RowCheck, combine
 from pfl_flower.messages import (
     Broadcast,
-    NodeMetrics,
     Session,
     pack_broadcast,
     pack_request,
     pack_rho,
     unpack_rho,
 )
+from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.problem import Problem, resolve
 from pfl_flower.robust import bind
 from pfl_flower.rows import Rows, ids

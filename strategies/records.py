@@ -13,7 +13,7 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from pfl_flower.aggregation import Rejection
-from pfl_flower.messages import NodeMetrics
+from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.rows import Rows, ids
 
 LOGGED_REJECTIONS = 3

@@ -15,7 +15,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from pfl_flower.aggregation import Reason
-from pfl_flower.messages import ARRAYS, CONFIG, GRADIENTS, METRICS, unpack_broadcast
+from pfl_flower.messages import ARRAYS, CONFIG, GRADIENTS, unpack_broadcast
+from pfl_flower.node_metrics import METRICS
 from tests.runs import Tamper
 
 BALLS = ("l2", "smooth-l2")

@@ -33,12 +33,11 @@ from pfl_flower.messages import (
     ARRAYS,
     CONFIG,
     GRADIENTS,
-    METRICS,
-    NodeMetrics,
     pack_report,
     pack_request,
     pack_rho,
 )
+from pfl_flower.node_metrics import METRICS, NodeMetrics
 from pfl_flower.problem import build_problem
 from pfl_flower.regularizers import L2, REGULARIZERS, Regularizer, SmoothL2, SquaredL2
 from strategies import ParameterServer

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pfl_flower", "strategies", "clients", "experiments")
 COMPOSITION_ROOT = {"pfl_flower/server_app.py", "pfl_flower/client_app.py"}
-FLOWER_SIDE = {"pfl_flower/messages.py", "pfl_flower/wire.py", "pfl_flower/inprocess.py"}
+FLOWER_SIDE = {
+    f"pfl_flower/{name}.py" for name in ("messages", "node_metrics", "wire", "inprocess")
+}
 KNOWS_FLOWER = COMPOSITION_ROOT | FLOWER_SIDE
 FORBIDDEN = {
     "pfl_flower": {"strategies", "clients", "experiments", "tests"},

@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 
 from pfl_flower.aggregation import Reason, total
 from pfl_flower.client_app import app as client_app
-from pfl_flower.messages import METRICS, NodeMetrics, unpack_request
+from pfl_flower.messages import unpack_request
+from pfl_flower.node_metrics import METRICS, NodeMetrics
 from pfl_flower.problem import build_problem
 from strategies import ParameterServer
 from tests.faults import ALL, FAULTS, HARMLESS, with_gradients
