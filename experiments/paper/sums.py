@@ -229,7 +229,7 @@ LAMBDA = _study(
     LAMS,
     NOISE,
     200,
-    OnCpu(1, (0.01, 1.0, 100.0)),
+    OnCpu(1, (0.01, 1.0, 10.0, 100.0)),
     seeds=(1, 2, 3),
 )
 NO_NOISE = _study(
