@@ -62,7 +62,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     command.add_argument("--seeds", metavar="1,2,3", help="one run each (default: its own)")
     command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
-    command.add_argument("--quick", action="store_true", help="a study's smaller sizes")
+    command.add_argument("--quick", action="store_true", help="a study's smaller sizes, one seed")
     command.add_argument("--fresh", action="store_true", help="run finished seeds again")
     command.add_argument(
         "--keep", action="store_true", help="keep finished seeds even if the code has changed"

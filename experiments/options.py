@@ -38,7 +38,7 @@ class Options:
     keep : bool
         Keep finished seeds of other versions of the code too.
     quick : bool
-        Smaller sizes, where a study has them.
+        Smaller sizes, where a study has them, and one seed unless ``seeds`` names others.
     control : bool
         An idle attacker in a study: its claims must then fail.
     """

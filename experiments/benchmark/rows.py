@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -142,8 +142,7 @@ def against_simulation(bench: Bench) -> list[Row]:
         ("a round of 11 nodes, one point a user, d = 650", [0.0] * len(bare)),
         ("its overhead: all but the mathematics", bare),
     ):
-        own = [round - part for round, part in zip(ours, less, strict=True)]
-        other = [round - part for round, part in zip(theirs, less, strict=True)]
+        own, other = _less(ours, less), _less(theirs, less)
         mean, spread = ratio(other, own)
         rows.append(
             Row(
@@ -166,7 +165,6 @@ def _overhead_of_large_rounds(bench: Bench) -> Row:
         "mathematics": partial(worker, "mathematics", settings=settings),
     }
     ours, bare, mean, spread = _compared(bench, "overhead, d = 7,850", sides)
-    own = [round - part for round, part in zip(ours, bare, strict=True)]
     return Row(
         key="b",
         what="a round of 11 nodes, one point a user, d = 7,850, 10,000 test images",
@@ -174,8 +172,12 @@ def _overhead_of_large_rounds(bench: Bench) -> Row:
         rival=f"the mathematics alone: {milliseconds(bare)}",
         ratio=mean,
         spread=spread,
-        note=f"overhead {milliseconds(own)}",
+        note=f"overhead {milliseconds(_less(ours, bare))}",
     )
+
+
+def _less(seconds: Sequence[float], part: Sequence[float]) -> list[float]:
+    return [whole - some for whole, some in zip(seconds, part, strict=True)]
 
 
 def large_messages(bench: Bench) -> list[Row]:
