@@ -11,7 +11,6 @@ from clients.base import Answer, Client
 from pfl_flower.config import RunConfig
 from pfl_flower.local_steps import StepState, adam_step, sgd_step
 from pfl_flower.messages import Broadcast
-from pfl_flower.models import accuracy_of_each
 from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
@@ -65,9 +64,10 @@ class HonestClient(Client):
         if not size or len(self.users) <= size:
             yield asked, self.chosen(asked)
             return
+        often = self.problem.config.local_solver == "exact"
         for first in range(0, len(asked), size):
             some = asked[first : first + size]
-            yield some, self.problem.draw(some)
+            yield some, self.problem.draw(some, compress=often)
 
     def chosen(self, asked: tuple[int, ...]) -> Population:
         """Return those of the population that are asked."""
@@ -80,9 +80,8 @@ class HonestClient(Client):
         """Return the accuracy of each local model on the test set; none for regression."""
         if self.problem.source.loss == "least-squares":
             return {}
-        features, labels = self.problem.test_set
         theta = self._memory()["theta"]
-        accuracies = accuracy_of_each(self.problem.model, theta, features, labels)
+        accuracies = self.problem.test_set.accuracy_of_each(self.problem.model, theta)
         return dict(zip(self.users, accuracies.tolist(), strict=True))
 
     def _answer(

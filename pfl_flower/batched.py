@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pfl_flower.losses import LocalLoss
+from pfl_flower.local_loss import LocalLoss
 from pfl_flower.newton import CHORD_CONTRACTION, GOAL
 from pfl_flower.regularizers import Regularizer, length
 

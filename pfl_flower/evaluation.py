@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pfl_flower.models import accuracy, predict
 from pfl_flower.problem import Problem
+from pfl_flower.shared_points import SharedPoints
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Evaluation:
     """
 
     problem: Problem
-    features: Tensor
-    labels: Tensor
+    points: SharedPoints
     target: Tensor | None
     start: Tensor
     rivals: tuple[Tensor, ...] = ()
@@ -34,24 +34,23 @@ class Evaluation:
     @classmethod
     def of(cls, problem: Problem) -> Evaluation:
         """Return the evaluation of a run."""
-        features, labels = problem.test_set
         target, rivals = None, []
         # Two layers take minutes to learn a target, which nobody aims at without an attacker.
         if problem.config.strategic() or problem.config.model == "linear":
             target, *rivals = problem.targets.values()
         honest = problem.honest_model if problem.config.honest_distance else None
-        return cls(problem, features, labels, target, problem.initial, tuple(rivals), honest)
+        return cls(problem, problem.test_set, target, problem.initial, tuple(rivals), honest)
 
     @cached_property
     def _wanted(self) -> Tensor:
-        return self.problem.relabelled(self.labels)
+        return self.problem.relabelled(self.points.labels)
 
     @cached_property
     def target_accuracy(self) -> float:
         """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
         if self.target is None:
             return float("nan")
-        scores = self.problem.model.scores(self.target[None], self.features)
+        scores = self.points.scores(self.problem.model, self.target[None])
         return float(accuracy(scores, self._wanted[None])[0])
 
     def __call__(self, rho: Tensor) -> dict[str, float]:
@@ -62,8 +61,8 @@ class Evaluation:
         distances are Euclidean, ``distance_to_rival`` to the nearest target of the others,
         ``distance_to_honest`` to a classifier learned as the target is, on the true labels.
         """
-        scores = self.problem.model.scores(rho[None], self.features)[0]
-        labels = self.labels
+        scores = self.points.scores(self.problem.model, rho[None])[0]
+        labels = self.points.labels
         measured = {}
         if self.problem.source.loss != "least-squares":
             answers = predict(scores)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pfl_flower.losses import LocalLoss, Softmax
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import Softmax
 
 BLOCK_LIMIT = 2000
 """Largest block that is factored for each class; in their place, of more features and no more

@@ -174,18 +174,3 @@ def predict(scores: Tensor) -> Tensor:
 def accuracy(scores: Tensor, labels: Tensor) -> Tensor:
     """Fraction of points whose predicted class is the label: ``(k,)`` for scores ``(k, n, c)``."""
     return (predict(scores) == labels).to(torch.float64).mean(dim=-1)
-
-
-SCORES_AT_ONCE = 2**21
-"""Scores, or hidden units, held at a time while many models are judged."""
-
-
-def accuracy_of_each(model: Model, theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Accuracy ``(k,)`` of models ``theta (k, d)`` on shared points ``(m, q)``, ``(m,)``."""
-    block = max(1, SCORES_AT_ONCE // (len(labels) * model.width))
-    return torch.cat(
-        [
-            accuracy(model.shared_scores(part, features), labels)
-            for part in torch.split(theta, block)
-        ]
-    )

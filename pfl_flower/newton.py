@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.krylov import Preconditioner, conjugate_gradients
-from pfl_flower.losses import LocalLoss
+from pfl_flower.local_loss import LocalLoss
 from pfl_flower.regularizers import Regularizer
 
 DENSE_LIMIT = 1500

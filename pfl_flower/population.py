@@ -10,8 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pfl_flower.losses import LocalLoss, PointLoss, Reduction
-from pfl_flower.models import Model, accuracy_of_each
+from pfl_flower.local_loss import LocalLoss, Reduction
+from pfl_flower.losses import PointLoss
+from pfl_flower.models import Model
 from pfl_flower.regularizers import Regularizer
 from pfl_flower.solvers import DEFAULT_TOLERANCE, ProximalSolver, Solution
 from pfl_flower.stacking import Stack, UserData, padded_size, stack
@@ -39,6 +40,8 @@ class Population:
         The problem (Equations 1 and 3).
     dtype, device
         Where and in which precision to compute.
+    compress
+        Whether to leave out zeros where most features are zero; it pays from some twenty gradients.
     tolerance, max_iterations
         Contract of the exact solves, see ``ProximalSolver``.
 
@@ -61,6 +64,7 @@ class Population:
         device: str | torch.device = "cpu",
         tolerance: float = DEFAULT_TOLERANCE,
         max_iterations: int = 100,
+        compress: bool = True,
     ) -> None:
         stacks = [one for one in users if isinstance(one, Stack)]
         if not stacks:
@@ -84,6 +88,7 @@ class Population:
                 weights=None if data.weights is None else data.weights.to(self.device),
                 nu=nu,
                 reduction=reduction,
+                compress=compress,
             )
             rows, sizes = one.rows.to(self.device), one.sizes.to(self.device)
             self._buckets.append(_Bucket(rows, sizes, local))
@@ -199,10 +204,6 @@ class Population:
             opinion = self.regularizer.project(self.gradient(theta))
             reports = torch.where(at_kink[:, None], opinion, reports)
         return reports
-
-    def accuracy(self, theta: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        """Accuracy of each user's model on shared points ``(m, q)``, shape ``(k,)``."""
-        return accuracy_of_each(self.model, theta, features, labels)
 
     @cached_property
     def _order(self) -> Tensor:

@@ -19,6 +19,7 @@ from pfl_flower.models import Linear, Model, TwoLayer
 from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import REGULARIZERS, Regularizer
 from pfl_flower.seeding import generator, user_rows
+from pfl_flower.shared_points import SharedPoints
 from pfl_flower.sources import Source
 from pfl_flower.stacking import Stack, padded_size
 from pfl_flower.targets import learn_target
@@ -88,7 +89,7 @@ class Problem:
     def _populations(self) -> dict[tuple[int, ...], Population]:
         return {}
 
-    def draw(self, users: tuple[int, ...]) -> Population:
+    def draw(self, users: tuple[int, ...], *, compress: bool = True) -> Population:
         """Return honest users with data drawn anew; ids past the last have the last's points."""
         by_size = defaultdict(list)
         points, weight = self.config.points(), self._weight
@@ -101,7 +102,7 @@ class Problem:
             weights = torch.full((len(rows), size), weight, dtype=torch.float64)
             parts[padded_size(size)].append((rows, replace(data, weights=weights)))
         stacks = [Stack.join(group, self.dtype) for _, group in sorted(parts.items())]
-        return self.population_of(stacks)
+        return self.population_of(stacks, compress=compress)
 
     def datasets(self, users: tuple[int, ...]) -> list[UserData]:
         """Return what these users draw; an id past the last has as many points as the last."""
@@ -118,7 +119,9 @@ class Problem:
         points = self.config.points()
         return len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
 
-    def population_of(self, users: Sequence[UserData] | Sequence[Stack]) -> Population:
+    def population_of(
+        self, users: Sequence[UserData] | Sequence[Stack], *, compress: bool = True
+    ) -> Population:
         """Return users with these datasets, who share the run's model, loss and regulariser."""
         return Population(
             users,
@@ -131,6 +134,7 @@ class Problem:
             device=self.device,
             tolerance=self.config.solver_tolerance,
             max_iterations=self.config.solver_iterations,
+            compress=compress,
         )
 
     def local_start(self, users: tuple[int, ...], centres: Tensor | None = None) -> Tensor:
@@ -183,10 +187,10 @@ class Problem:
         return {}
 
     @cached_property
-    def test_set(self) -> tuple[Tensor, Tensor]:
+    def test_set(self) -> SharedPoints:
         """Test features and labels, where the run computes."""
         features, labels = self.source.test_set()
-        return features.to(self.device, self.dtype), labels.to(self.device)
+        return SharedPoints(features.to(self.device, self.dtype), labels.to(self.device))
 
     def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
         """Return what an attacker wants answered: the class moved, or the opposite.

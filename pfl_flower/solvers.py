@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pfl_flower import batched
 from pfl_flower.blocks import thread_limit
-from pfl_flower.losses import LeastSquares, LocalLoss
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import LeastSquares
 from pfl_flower.models import Linear
 from pfl_flower.newton import DENSE_LIMIT, minimise_user
 from pfl_flower.regularizers import Regularizer, SquaredL2

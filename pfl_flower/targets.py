@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from pfl_flower.datasets import cache_folder
+from pfl_flower.local_loss import LocalLoss
 from pfl_flower.local_steps import StepState, adam_step
-from pfl_flower.losses import LocalLoss, PointLoss
+from pfl_flower.losses import PointLoss
 from pfl_flower.models import Linear, Model
 from pfl_flower.regularizers import SquaredL2
 from pfl_flower.seeding import generator

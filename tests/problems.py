@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower import losses, regularizers
-from pfl_flower.losses import LocalLoss, Reduction
+from pfl_flower.local_loss import LocalLoss, Reduction
 from pfl_flower.models import Linear
 from pfl_flower.population import Population, UserData
 from pfl_flower.regularizers import Regularizer

@@ -1,17 +1,22 @@
-"""Sums by blocks of points: the same as in one piece, whatever the threads and the other users."""
+"""Sums by blocks of points: the same as in one piece, whatever the threads and the other users.
+
+And the same without the zeros, where most features are zero.
+"""
 
 from __future__ import annotations
 
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from pfl_flower import blocks
-from pfl_flower.losses import LOSSES, LocalLoss
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import LOSSES
 from pfl_flower.models import Linear
 from tests import problems
 
@@ -25,10 +30,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
         yield request.param
 
 
-def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[LocalLoss, Tensor, Tensor]:
-    """Return users' losses with uneven weights, thetas and directions."""
+def build(
+    name: str, dtype: torch.dtype = torch.float64, *, zeros: float = 0.0, compress: bool = True
+) -> tuple[LocalLoss, Tensor, Tensor]:
+    """Return users' losses with uneven weights, thetas and directions; so many features are 0."""
     seed, outputs = problems.generator(5), OUTPUTS[name]
     features = problems.normal(USERS, POINTS, INPUTS, seed=seed)
+    features[torch.rand(features.shape, generator=problems.generator(6)) < zeros] = 0.0
     labels = torch.randint(max(outputs, 2), (USERS, POINTS), generator=seed)
     if name != "softmax":
         labels = 2 * labels.to(dtype) - 1
@@ -40,6 +48,7 @@ def build(name: str, dtype: torch.dtype = torch.float64) -> tuple[LocalLoss, Ten
         weights=problems.normal(USERS, POINTS, seed=seed).abs().to(dtype),
         nu=0.3,
         reduction="mean",
+        compress=compress,
     )
     theta, direction = (problems.normal(USERS, outputs * INPUTS, seed=seed) for _ in range(2))
     return loss, theta.to(dtype), direction.to(dtype)
@@ -79,6 +88,44 @@ def test_blocks_change_nothing(
     torch.testing.assert_close(compute(loss, theta, direction), whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_leaving_out_zeros_changes_nothing(
+    quantity: str, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    compute, found = QUANTITIES[quantity], []
+    for compress in (False, True):
+        loss, theta, direction = build(name, zeros=0.9, compress=compress)
+        assert all((part.compressed is not None) == compress for _, part in loss._parts)
+        found.append(compute(loss, theta, direction))
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("index", [slice(1, 3), torch.tensor([2, 0]), torch.tensor([1])], ids=str)
+def test_users_are_selected_with_what_was_compressed(
+    index: slice | Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 300)
+    loss, theta, _ = build("softmax", zeros=0.9)
+    some = loss.select(index)
+    kept = {id(part) for _, part in loss._parts}
+    assert {id(part) for _, part in some._parts} <= kept
+    assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
+
+
+@pytest.mark.parametrize(("zeros", "expected"), [(0.0, False), (0.6, False), (0.9, True)])
+def test_features_are_compressed_where_most_are_zero(
+    zeros: float, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 300)
+    loss, _, _ = build("softmax", zeros=zeros)
+    assert {part.compressed is not None for _, part in loss._parts} == {expected}
+    few = loss.minibatch(torch.arange(90).repeat(USERS, 1), torch.tensor([POINTS] * USERS))
+    assert blocks.pays(few.features)
+    assert all(part.compressed is None for _, part in few._parts), "used once"
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_both_at_once_are_what_each_is_alone(name: str) -> None:
     loss, theta, _ = build(name)
@@ -98,11 +145,24 @@ def test_second_moments_are_the_mean_diagonal_block(name: str) -> None:
     torch.testing.assert_close(alone, mean.diagonal(dim1=1, dim2=2), rtol=1e-10, atol=1e-12)
 
 
-def test_bits_depend_on_nobody_else(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("zeros", [0.0, 0.9])
+def test_bits_depend_on_nobody_else(
+    zeros: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 60)
-    loss, theta, _ = build("softmax", torch.float32)
+    loss, theta, _ = build("softmax", torch.float32, zeros=zeros)
     with blocks.thread_limit(1):
-        alone = [loss.select(slice(u, u + 1)).gradient(theta[u : u + 1])[0] for u in range(USERS)]
+        alone = []
+        for user in range(USERS):
+            other = build("softmax", torch.float32, zeros=zeros)[0]
+            own = replace(
+                other,
+                features=other.features[user : user + 1],
+                labels=other.labels[user : user + 1],
+                weights=other.weights[user : user + 1],
+                scale=other.scale[user : user + 1],
+            )
+            alone.append(own.gradient(theta[user : user + 1])[0])
     assert torch.equal(loss.gradient(theta), torch.stack(alone))
 
 
@@ -115,11 +175,14 @@ def test_few_points_stay_together(points: int, expected: bool) -> None:
     assert blocks.pays(features) == blocks.pays(features.expand(50, -1, -1)) == expected
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.9])
 @pytest.mark.parametrize("numbers", [60, 2**20], ids=["blocks", "at once"])
-def test_data_are_freed_with_their_loss(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_are_freed_with_their_loss(
+    numbers: int, zeros: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Chunks of users follow one another: none may wait for the garbage collector."""
     monkeypatch.setattr(blocks, "BLOCK", numbers)
-    loss, theta, direction = build("softmax")
+    loss, theta, direction = build("softmax", zeros=zeros)
     gc.disable()
     try:
         loss.value_and_gradient(theta)

@@ -84,8 +84,6 @@ def test_accuracies_agree() -> None:
     for device in ("cpu", "cuda"):
         keys = {"dataset": "digits", "points_per_user": "100", "evaluate_every": 2}
         problem = build_problem(configure(**keys, device=device))
-        population = problem.population((0, 1))
-        features, labels = problem.test_set
         theta = problems.normal(2, problem.model.dim, seed=problems.generator(1)).to(device)
-        found.append(population.accuracy(theta, features, labels).cpu())
+        found.append(problem.test_set.accuracy_of_each(problem.model, theta).cpu())
     torch.testing.assert_close(found[0], found[1])

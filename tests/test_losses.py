@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower import losses
-from pfl_flower.losses import LocalLoss, Reduction
+from pfl_flower.local_loss import LocalLoss, Reduction
 from pfl_flower.models import Linear, TwoLayer
 from tests import problems, reference
 

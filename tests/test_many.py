@@ -9,11 +9,12 @@ from flwr.app import Array, ArrayRecord, Context, Message, MessageType, RecordDi
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from pfl_flower import models
+from pfl_flower import models, shared_points
 from pfl_flower.aggregation import combine
 from pfl_flower.inprocess import InProcessGrid
-from pfl_flower.losses import LocalLoss, Softmax
-from pfl_flower.models import Linear, TwoLayer, accuracy, accuracy_of_each
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import Softmax
+from pfl_flower.models import Linear, TwoLayer, accuracy
 from pfl_flower.problem import build_problem
 from pfl_flower.rows import Rows
 from pfl_flower.seeding import generator
@@ -126,9 +127,10 @@ def test_accuracies_of_many_are_those_of_each(
     if model.outputs == 1:
         labels = 1 - 2 * (labels > 0).long()
     expected = [float(accuracy(model.scores(one[None], features), labels)[0]) for one in theta]
+    points = shared_points.SharedPoints(features, labels)
     for at_once in (1, 200, 2**21):
-        monkeypatch.setattr(models, "SCORES_AT_ONCE", at_once)
-        assert accuracy_of_each(model, theta, features, labels).tolist() == expected
+        monkeypatch.setattr(shared_points, "SCORES_AT_ONCE", at_once)
+        assert points.accuracy_of_each(model, theta).tolist() == expected
     assert len(set(expected)) > 2
 
 

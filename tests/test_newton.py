@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pfl_flower import krylov
-from pfl_flower.losses import LocalLoss, Softmax
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import Softmax
 from pfl_flower.models import Linear
 from tests import problems
 from tests.problems import draw

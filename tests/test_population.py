@@ -193,16 +193,6 @@ def test_padding_wastes_at_most_an_eighth() -> None:
     assert len({padded_size(points) for points in range(1, 3000)}) < 80
 
 
-def test_accuracy_of_each_user() -> None:
-    case = problems.LossCase("softmax", outputs=3)
-    everyone = build(weighted_users(case, (4, 5), seed=13), case, "squared-l2")
-    theta = torch.zeros(2, 9).double()
-    theta[0, 0] = theta[0, 4] = theta[0, 8] = 1.0
-    theta[1, 1] = theta[1, 5] = theta[1, 6] = 1.0
-    features = torch.eye(3).double()
-    assert everyone.accuracy(theta, features, torch.tensor([0, 1, 1])).tolist() == [2 / 3, 1 / 3]
-
-
 class TestErrors:
     def build(self, users: list[UserData]) -> Population:
         return Population(

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor
 
 from pfl_flower import losses, newton, solvers
-from pfl_flower.losses import LocalLoss
+from pfl_flower.local_loss import LocalLoss
 from pfl_flower.models import Linear, TwoLayer
 from pfl_flower.regularizers import L2, REGULARIZERS, SquaredL2
 from pfl_flower.solvers import ProximalSolver, proximal_residual

@@ -21,7 +21,8 @@ from experiments.theory.own_regularizer import (
 )
 from experiments.theory.pac import DIM, NU, Contest, enough, normal_queries
 from pfl_flower.equilibrium import equilibrium
-from pfl_flower.losses import LOSSES, LocalLoss
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import LOSSES
 from pfl_flower.models import Linear
 from pfl_flower.regularizers import Regularizer, SmoothL2
 from pfl_flower.seeding import generator

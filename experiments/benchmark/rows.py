@@ -89,7 +89,7 @@ def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> R
         points=int(settings["points-per-user"]),
         features=problem.model.inputs,
         classes=problem.model.outputs,
-        tests=len(problem.test_set[1]),
+        tests=len(problem.test_set.labels),
     )
     bound = work.bound(found["bandwidth"], found["rate"])
     mean, spread = ratio([bound] * len(ours), ours)

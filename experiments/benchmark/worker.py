@@ -67,12 +67,12 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
     problem = build_problem(config)
     points, classes = config.points(), problem.model.outputs
     drawn = [problem.source.draw(u, points[u], config.seed) for u in honest_users(problem)]
-    test_features, test_labels = problem.test_set
+    tests = problem.test_set
     work = Workload(
         features=torch.stack([one.features for one in drawn]).to(problem.device, problem.dtype),
         labels=torch.stack([one.labels for one in drawn]).to(problem.device),
-        test_features=test_features,
-        test_labels=test_labels,
+        test_features=tests.features,
+        test_labels=tests.labels,
         target=problem.target.view(classes, -1),
         lam=config.lam,
         eta=configured_step_sizes(problem).at(1),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from experiments.theory.games import Game
-from pfl_flower.losses import LocalLoss
+from pfl_flower.local_loss import LocalLoss
 from pfl_flower.population import UserData
 
 STILL = 1e-9

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pfl_flower.losses import LocalLoss, PointLoss
+from pfl_flower.local_loss import LocalLoss
+from pfl_flower.losses import PointLoss
 from pfl_flower.models import Linear, Model, augment
 from pfl_flower.population import UserData
 from pfl_flower.regularizers import Regularizer
