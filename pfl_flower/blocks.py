@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -49,15 +50,18 @@ def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[
     if threads == 1:
         return [work(*task) for task in tasks]
 
-    def share(number: int) -> list[Tensor]:
-        first, last = (len(tasks) * k // threads for k in (number, number + 1))
-        return [work(*task) for task in tasks[first:last]]
+    # Each thread takes the next task that nobody has: one that is held up leaves more to the others.
+    waiting = iter(range(len(tasks)))
+
+    def share(_: int) -> dict[int, Tensor]:
+        return {number: work(*tasks[number]) for number in waiting}
 
     with (
         thread_limit(1),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
-        return [result for some in pool.map(share, range(threads)) for result in some]
+        found = [pair for some in pool.map(share, range(threads)) for pair in some.items()]
+    return [result for _, result in sorted(found, key=itemgetter(0))]
 
 
 @contextmanager

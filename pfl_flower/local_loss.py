@@ -230,7 +230,7 @@ class LocalLoss:
     def hessian(self, theta: Tensor) -> Tensor:
         """``Hess L_n(theta_n)`` as dense matrices ``(k, d, d)``; linear models only."""
         diagonal, rank_one = self.loss.factors(self.model.scores(theta, self.features))
-        weight = (self.weights * self.scale[:, None])[..., None]
+        weight = self._point_weights[..., None]
         users, points, inputs = self.features.shape
         blocks = torch.einsum("knc,knq,knr->kcqr", diagonal * weight, self.features, self.features)
         hessian = torch.zeros(
@@ -256,7 +256,7 @@ class LocalLoss:
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
             scores = part._scores(theta[users])
             curvature = self.loss.curvatures(scores).mean(dim=-1)
-            weight = curvature * part.weights * part.scale[:, None]
+            weight = curvature * part._point_weights
             if diagonal:
                 return (weight[:, None] @ part.features**2)[:, 0]
             return (part.features * weight[..., None]).mT @ part.features
@@ -265,7 +265,7 @@ class LocalLoss:
 
     def smoothness(self) -> Tensor:
         """Upper bound ``2 nu + s_n bound ||X^T W X||_2`` on each L_n's curvature, ``(k,)``."""
-        weight = (self.weights * self.scale[:, None]).sqrt()[..., None]
+        weight = self._point_weights.sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
 
@@ -300,7 +300,17 @@ class LocalLoss:
 
     def _slope(self, scores: Tensor, part: slice) -> Tensor:
         slope = self.loss.gradient(scores, self.labels[:, part])
-        return slope * (self.weights[:, part] * self.scale[:, None])[..., None]
+        return slope if self._plain else slope * self._point_weights[:, part, None]
+
+    @cached_property
+    def _point_weights(self) -> Tensor:
+        """``s_n w_x``, ``(k, n)``."""
+        return self.weights * self.scale[:, None]
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether every point counts for 1."""
+        return bool((self._point_weights == 1).all())
 
     def _scores(self, theta: Tensor) -> Tensor:
         if self.compressed is None:
@@ -308,7 +318,7 @@ class LocalLoss:
         return self.compressed.scores(theta.view(-1, self.model.inputs))[None]
 
     def _pull_back(self, scores: Tensor) -> Tensor:
-        weighted = scores * (self.weights * self.scale[:, None])[..., None]
+        weighted = scores if self._plain else scores * self._point_weights[..., None]
         if self.compressed is not None:
             return self.compressed.pull_back(weighted[0]).reshape(1, -1)
         return (weighted.transpose(1, 2) @ self.features).reshape(self.users, -1)
