@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor
 
 from clients.base import Answer, Client
@@ -16,6 +17,10 @@ from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
 from pfl_flower.seeding import user_rows
 from pfl_flower.server_steps import StepSizes
+from pfl_flower.wire import filled, find, id_array, to_array, to_tensor
+
+USERS = "users"
+"""Whose rows they are, in the memory."""
 
 
 def local_step_sizes(config: RunConfig) -> StepSizes:
@@ -28,8 +33,13 @@ def local_step_sizes(config: RunConfig) -> StepSizes:
 class HonestClient(Client):
     """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
 
-    record = "honest"
-    """Name of its memory in the state of a node; each kind of client has its own."""
+    kind = "honest"
+    """Each kind of client has a memory of its own in the state of a node."""
+
+    @property
+    def record(self) -> str:
+        """Name of the memory in the state."""
+        return self.kind
 
     def population(self) -> Population:
         """Return the users with their data; a poisoned client differs in this alone."""
@@ -54,7 +64,8 @@ class HonestClient(Client):
                     memory[name] = values
                 else:
                     memory[name][rows] = values
-        self.remember(self.record, {"users": ids(self.users), **memory})
+        arrays = {name: to_array(value) for name, value in memory.items()}
+        self.state[self.record] = filled(ArrayRecord, {USERS: id_array(self.users), **arrays})
         gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
         return Answer(Rows(ids(asked), gradients), NodeMetrics.merge(metrics))
 
@@ -107,11 +118,11 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        kept = self.recall(self.record)
-        known = kept.pop("users", ids(()))
-        if tuple(known.tolist()) == self.users:
+        record = find(self.state, self.record, ArrayRecord) or ArrayRecord()
+        kept = {name: to_tensor(value) for name, value in record.items() if name != USERS}
+        if USERS in record and record[USERS].data == id_array(self.users).data:
             return {name: self._placed(name, value) for name, value in kept.items()}
-        where = positions(self.users, known)
+        where = positions(self.users, to_tensor(record[USERS]) if USERS in record else ids(()))
         met = where >= 0
         if bool(met.all()):
             return {name: self._placed(name, value[where]) for name, value in kept.items()}

@@ -30,7 +30,7 @@ class OtherDataClient(HonestClient):
 class PoisonedClient(OtherDataClient):
     """Solves the honest local problem on data made to hold theta_spade (Section 2.2)."""
 
-    record = "poisoned"
+    kind = "poisoned"
 
     def population(self) -> Population:
         """Return the users with their fabricated data."""
@@ -65,7 +65,7 @@ class RelabelledClient(OtherDataClient):
     systems*, 2020).
     """
 
-    record = "relabelled"
+    kind = "relabelled"
 
     def population(self) -> Population:
         """Return the users with their relabelled data."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from clients.honest import HonestClient
 
 
@@ -16,13 +12,7 @@ class SurrogateClient(HonestClient):
     data nobody else holds.
     """
 
-    def recall(self, name: str) -> dict[str, Tensor]:
-        """Return what surrogates with these datasets remember."""
-        return super().recall(self._apart(name))
-
-    def remember(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors apart from those of honest users on the same node."""
-        super().remember(self._apart(name), tensors)
-
-    def _apart(self, name: str) -> str:
-        return f"surrogates-{self.users[0]}-{name}"
+    @property
+    def record(self) -> str:
+        """Name of a memory apart from that of honest users on the same node."""
+        return f"surrogates-{self.users[0]}-{self.kind}"

@@ -15,7 +15,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from pfl_flower.regularizers import Regularizer
+from pfl_flower.regularizers import Regularizer, finite
 from pfl_flower.robust import ROBUST
 from pfl_flower.rows import Rows, ids
 
@@ -110,7 +110,7 @@ class RowCheck:
 
     def fault(self, user: int, row: Tensor) -> Rejection:
         """Return why a user's row ``(d,)``, which does not count, does not."""
-        if not bool(torch.isfinite(row).all()):
+        if not bool(finite(row)):
             return Rejection(user, Reason.NOT_FINITE, "the gradient is not finite")
         norm = float(torch.linalg.vector_norm(row))
         if 0 < self.max_norm < norm and bool(self.regularizer.contains(row, self.rtol)):
@@ -181,7 +181,7 @@ def _finite_rows(rows: Rows, rho: Tensor, eta: float, rule: Aggregation) -> Rows
     while waiting:
         group = waiting.pop()
         tried = Rows.merge([kept, group])
-        if bool(torch.isfinite(rho - eta * rule(tried.values_by_user)).all()):
+        if bool(finite(rho - eta * rule(tried.values_by_user))):
             kept = tried
         elif len(group) > 1:
             index = torch.arange(len(group))

@@ -50,7 +50,7 @@ def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[
     if threads == 1:
         return [work(*task) for task in tasks]
 
-    # Each thread takes the next task that nobody has: one that is held up leaves more to the others.
+    # Each thread takes the next free task: one that is held up leaves the rest to others.
     waiting = iter(range(len(tasks)))
 
     def share(_: int) -> dict[int, Tensor]:

@@ -8,6 +8,7 @@ simulation sends, and its change of state is dropped.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
 from collections.abc import Iterable, Mapping
@@ -158,7 +159,12 @@ def run_in_process(
         state=RecordDict(),
         run_config=dict(run_config),
     )
-    server_app(grid, context)
+    # What is there already outlives the run: the collector need not look at it every few rounds.
+    gc.freeze()
+    try:
+        server_app(grid, context)
+    finally:
+        gc.unfreeze()
     return grid
 
 

@@ -187,7 +187,7 @@ class LocalLoss:
             scores = part._scores(theta[users])
             return part._pull_back(self.loss.gradient(scores, part.labels))
 
-        return self._sum(sum_of) + 2 * self.nu * theta
+        return torch.add(self._sum(sum_of), theta, alpha=2 * self.nu)
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, ``(k,)`` and ``(k, d)``, from the same scores where the model is linear."""
@@ -201,7 +201,7 @@ class LocalLoss:
 
         both = self._sum(sum_of)
         value = self.nu * (theta * theta).sum(dim=-1) + both[:, 0]
-        return value, both[:, 1:] + 2 * self.nu * theta
+        return value, torch.add(both[:, 1:], theta, alpha=2 * self.nu)
 
     def hessian_map(self, theta: Tensor) -> Callable[[Tensor], Tensor]:
         """Return ``v -> Hess L_n(theta_n) v_n``, ``(k, d)``; linear models only.
@@ -219,7 +219,7 @@ class LocalLoss:
                 pushed = part._scores(direction[users])
                 return part._pull_back(self.loss.curvature(scores, pushed))
 
-            return self._sum(sum_of, kept) + 2 * self.nu * direction
+            return torch.add(self._sum(sum_of, kept), direction, alpha=2 * self.nu)
 
         return product
 
@@ -288,11 +288,11 @@ class LocalLoss:
 
     def _sum(self, sum_of: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
         """Return a sum over points, ``(k, ...)``, of what ``sum_of`` gives for the parts."""
-        tasks = [(*part, *rest) for part, *rest in zip(self._parts, *more, strict=True)]
-        sums = blocks.each(sum_of, tasks)
-        if len(sums) == 1:
-            return sums[0]
-        together = torch.cat(sums)
+        parts = self._parts
+        if len(parts) == 1:
+            return sum_of(*parts[0], *(values[0] for values in more))
+        tasks = [(*part, *rest) for part, *rest in zip(parts, *more, strict=True)]
+        together = torch.cat(blocks.each(sum_of, tasks))
         return together.view(self.users, -1, *together.shape[1:]).sum(dim=1)
 
     def _sum_of_values(self, scores: Tensor) -> Tensor:

@@ -199,8 +199,10 @@ class Population:
         user's envelope.
         """
         reports = self.regularizer.grad_rho(rho, theta)
+        if self.regularizer.kink == 0:
+            return reports
         at_kink = (theta == rho).all(dim=-1)
-        if self.regularizer.kink > 0 and bool(at_kink.any()):
+        if bool(at_kink.any()):
             opinion = self.regularizer.project(self.gradient(theta))
             reports = torch.where(at_kink[:, None], opinion, reports)
         return reports

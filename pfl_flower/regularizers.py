@@ -31,6 +31,16 @@ def length(vector: Tensor) -> Tensor:
     return scale * torch.linalg.vector_norm(vector / scale, dim=-1, keepdim=True)
 
 
+def finite(vectors: Tensor) -> Tensor:
+    """Whether all entries of ``(..., d)`` are finite numbers, ``(...)``.
+
+    >>> finite(torch.tensor([[1.0, -2.0], [1.0, -torch.inf], [torch.nan, 1.0]]))
+    tensor([ True, False, False])
+    """
+    # The largest entry keeps what is not finite, and costs a fifth of an answer for each.
+    return torch.isfinite(vectors.abs().amax(dim=-1))
+
+
 class UnattainableGradientError(ValueError):
     """The gradient is outside GRAD(rho), or on a part of its boundary that no theta attains."""
 
@@ -124,9 +134,9 @@ class Regularizer(ABC):
             Booleans of shape ``(...)``.
         """
         if math.isinf(self.radius):
-            return torch.isfinite(gradient).all(dim=-1)
+            return finite(gradient)
         norm = length(gradient)[..., 0]
-        return torch.isfinite(gradient).all(dim=-1) & (norm <= self.radius * (1 + rtol))
+        return finite(gradient) & (norm <= self.radius * (1 + rtol))
 
     def project(self, gradient: Tensor) -> Tensor:
         """Orthogonal projection on GRAD(rho) (Proposition 1): ``g min(1, radius/||g||)``.

@@ -191,11 +191,12 @@ def test_chunks_are_drawn_anew_and_released(monkeypatch: pytest.MonkeyPatch) -> 
     problem, drawn = build_problem(config), []
     draw = problem.draw
 
-    def counted(users: tuple[int, ...]) -> object:
+    def counted(_: object, users: tuple[int, ...], *, compress: bool) -> object:
+        assert compress == (config.local_solver == "exact"), "of use for more than one gradient"
         drawn.append(len(users))
-        return draw(users)
+        return draw(users, compress=compress)
 
-    monkeypatch.setattr(type(problem), "draw", lambda _, users: counted(users))
+    monkeypatch.setattr(type(problem), "draw", counted)
     play(config, nodes=2)
     assert drawn == [4, 4, 4, 3] * 4
     assert not problem._populations
