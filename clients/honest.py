@@ -15,7 +15,7 @@ from pfl_flower.messages import Broadcast
 from pfl_flower.node_metrics import NodeMetrics
 from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
-from pfl_flower.seeding import user_rows
+from pfl_flower.seeding import uniform_rows
 from pfl_flower.server_steps import StepSizes
 from pfl_flower.wire import filled, find, id_array, to_array, to_tensor
 
@@ -163,11 +163,6 @@ class HonestClient(Client):
         return {"theta": after, **kept}, residual
 
     def _draws(self, users: tuple[int, ...], round: int) -> Tensor:
+        """Return draws that say which points make a user's batch, ``(k, batch size)``."""
         config = self.problem.config
-        row = torch.empty(config.batch_size)
-        return user_rows(
-            lambda draw, _: row.uniform_(generator=draw),
-            [row],
-            users,
-            lambda user: (config.seed, "batch", user, round),
-        )[0]
+        return uniform_rows(ids(users), config.batch_size, config.seed, "batch", round)

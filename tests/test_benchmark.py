@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ def test_a_round_of_figure_1_moves_its_data_once() -> None:
     assert work.flops == 2 * 130_000 * 7850
     assert work.bound(bandwidth=1e10, rate=1e12) == work.bytes / 1e10
     assert work.bound(bandwidth=1e12, rate=1e10) == work.flops / 1e10
+    without_zeros = replace(work, share=0.2)
+    assert without_zeros.flops == pytest.approx(work.flops / 5)
+    # A number that is kept comes with its place; where most are kept all are better kept in order.
+    assert without_zeros.bytes == pytest.approx(0.4 * 4 * 70_000 * 785 + 4 * 6 * 10 * 7850)
+    assert replace(work, share=0.6).bytes == work.bytes
 
 
 def test_exponents_and_ratios() -> None:

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from pfl_flower.seeding import generator
+from pfl_flower.seeding import TOGETHER, generator, uniform_rows
 
 
 def first_draws(*words: str | int) -> list[float]:
@@ -35,6 +35,22 @@ def test_interleaving_changes_nothing() -> None:
     interleaved = [torch.rand(1, generator=g).item() for g in (a, b, a, b, a, b)]
     assert interleaved[0::2] == torch.rand(3, generator=generator(3, "a")).tolist()
     assert interleaved[1::2] == torch.rand(3, generator=generator(3, "b")).tolist()
+
+
+def test_a_users_draws_depend_on_nobody_else() -> None:
+    users = torch.tensor([0, 5, TOGETHER - 1, TOGETHER, 3 * TOGETHER + 5])
+    together = uniform_rows(users, 4, 1, "batch", 2)
+    assert together.shape == (5, 4)
+    for user, row in zip(users, together, strict=True):
+        assert torch.equal(uniform_rows(user[None], 4, 1, "batch", 2)[0], row)
+    assert len(torch.unique(together)) == 20, "nobody shares a draw"
+    assert not bool((uniform_rows(users, 4, 1, "batch", 3) == together).any())
+
+
+def test_uniform_rows_are_uniform() -> None:
+    drawn = uniform_rows(torch.arange(2000), 50, 1, "batch")
+    counts = torch.histc(drawn, bins=20, min=0, max=1)
+    assert float(((counts - 5000) ** 2 / 5000).sum()) < 43.8, "chi squared, 19 degrees: 1 in 1000"
 
 
 def test_stays_the_same_across_versions() -> None:

@@ -115,6 +115,15 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> tuple[float, float]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def compared(
+    bench: Bench, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
+) -> tuple[list[float], list[float], float, float]:
+    """Return our round times, which come first, the other side's, and their ratio and spread."""
+    found = take_turns(bench, what, sides)
+    ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
+    return ours, theirs, *ratio(theirs, ours)
+
+
 def milliseconds(seconds: Sequence[float]) -> str:
     """Return the mean as text.
 

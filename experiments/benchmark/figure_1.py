@@ -1,0 +1,145 @@
+"""Figure 1's round: against loops and vmap (a), its bound (d), its memory (e), the GPU (g)."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from experiments.benchmark.measure import (
+    Bench,
+    Row,
+    compared,
+    milliseconds,
+    ratio,
+    round_seconds,
+    take_turns,
+    worker,
+)
+from experiments.benchmark.roofline import Round
+from experiments.benchmark.worker import FIGURE_1
+from pfl_flower.compressed import pays
+from pfl_flower.config import parse_config
+from pfl_flower.problem import build_problem
+
+MIB = 2**20
+
+
+def _figure_1(bench: Bench, **more: Any) -> dict[str, Any]:
+    size = {"dataset": "digits", "points-per-user": "500"} if bench.quick else {"dataset": "mnist"}
+    rounds = 10 if bench.quick else 30
+    return {**FIGURE_1, **size, "device": bench.device, "rounds": rounds, **more}
+
+
+def against_loops(bench: Bench) -> list[Row]:
+    """Compare Figure 1's round with loop and vmap (a), its bound (d), its memory (e)."""
+    settings = _figure_1(bench)
+    sides = {
+        "ours": partial(worker, "in-process", settings=settings),
+        "loop": partial(worker, "rival", settings=settings, name="loop"),
+        "vmap": partial(worker, "rival", settings=settings, name="vmap"),
+    }
+    found = take_turns(bench, "Figure 1's round", sides)
+    times = {name: [round_seconds(one) for one in runs] for name, runs in found.items()}
+    peaks = {name: [one["peak"] for one in runs] for name, runs in found.items()}
+    gaps = {name: _gap(found["ours"][0]["rho"], found[name][0]["rho"]) for name in ("loop", "vmap")}
+    named = {"loop": "nn.Module, autograd and Adam per user, in a loop", "vmap": "torch.func.vmap"}
+    rows = []
+    for name, text in named.items():
+        mean, spread = ratio(times[name], times["ours"])
+        rows.append(
+            Row(
+                key="a",
+                what=f"Figure 1's round, {settings['dataset']}",
+                ours=milliseconds(times["ours"]),
+                rival=f"{text}: {milliseconds(times[name])}",
+                ratio=mean,
+                spread=spread,
+                note=f"rho differs by {gaps[name]:.1g} (relative)",
+            )
+        )
+    rows.append(_roofline(bench, settings, times["ours"]))
+    mean, spread = ratio(peaks["loop"], peaks["ours"])
+    rows.append(
+        Row(
+            key="e",
+            what="peak memory of the process",
+            ours=f"{statistics.fmean(peaks['ours']) / MIB:.0f} MiB",
+            rival=f"loop: {statistics.fmean(peaks['loop']) / MIB:.0f} MiB",
+            ratio=mean,
+            spread=spread,
+        )
+    )
+    return rows
+
+
+def _gap(ours: list[float], other: list[float]) -> float:
+    one, two = torch.tensor(ours, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
+    return float((one - two).norm() / one.norm()) if len(one) else math.nan
+
+
+def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> Row:
+    found = worker("machine", device=bench.device)
+    problem = build_problem(parse_config({**settings, "name": "sizes"}))
+    work = Round(
+        users=10,
+        points=int(settings["points-per-user"]),
+        features=problem.model.inputs,
+        classes=problem.model.outputs,
+        tests=len(problem.test_set.labels),
+    )
+    features = problem.test_set.features
+    share = int(features.count_nonzero()) / features.numel() if pays(features) else 1.0
+    rates = found["bandwidth"], found["rate"]
+    whole, work = work.bound(*rates), replace(work, share=share)
+    bound = work.bound(*rates)
+    mean, spread = ratio([bound] * len(ours), ours)
+    return Row(
+        key="d",
+        what="roofline of Figure 1's round",
+        ours=milliseconds(ours),
+        rival=f"bound: {1e3 * bound:.3g} ms",
+        ratio=mean,
+        spread=spread,
+        note=(
+            f"{work.bytes / 1e6:.0f} MB, {work.flops / 1e9:.2f} Gflop without the zeros, with them "
+            f"{1e3 * whole:.3g} ms; {bench.device}: {found['bandwidth'] / 1e9:.1f} GB/s, "
+            f"{found['rate'] / 1e9:.0f} Gflop/s"
+        ),
+    )
+
+
+def on_the_card(bench: Bench) -> list[Row]:
+    """Compare Figure 1's round on the GPU with the CPU (g), where there is a GPU."""
+    if not torch.cuda.is_available():
+        return [
+            Row(
+                key="g",
+                what="GPU against CPU",
+                ours="-",
+                rival="-",
+                note="torch sees no CUDA device",
+            )
+        ]
+    cuda, cpu = (_figure_1(bench, device=device, rounds=200) for device in ("cuda", "cpu"))
+    sides = {
+        "cuda": partial(worker, "in-process", settings=cuda),
+        "cpu": partial(worker, "in-process", settings=cpu),
+    }
+    ours, theirs, mean, spread = compared(bench, "GPU against CPU", sides)
+    return [
+        Row(
+            key="g",
+            what="Figure 1's round",
+            ours=f"{torch.cuda.get_device_name()}: {milliseconds(ours)}",
+            rival=f"CPU: {milliseconds(theirs)}",
+            ratio=mean,
+            spread=spread,
+            note=f"200 rounds: {200 * statistics.fmean(ours):.2f} s",
+        )
+    ]
