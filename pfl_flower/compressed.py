@@ -64,13 +64,17 @@ def pays(features: Tensor) -> bool:
 
 def compressed_rows(matrix: Tensor) -> Tensor:
     """Return a matrix as compressed sparse rows, with the short indices that MKL takes."""
+    count = int(torch.count_nonzero(matrix))
+    # What is kept is allocated before what is not, or the heap ends up with three times as much.
+    starts = torch.empty(len(matrix) + 1, dtype=torch.int32)
+    columns = torch.empty(count, dtype=torch.int32)
+    values = torch.empty(count, dtype=matrix.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         found = matrix.contiguous().to_sparse_csr()
+        starts.copy_(found.crow_indices())
+        columns.copy_(found.col_indices())
+        values.copy_(found.values())
         return torch.sparse_csr_tensor(
-            found.crow_indices().int(),
-            found.col_indices().int(),
-            found.values(),
-            found.shape,
-            check_invariants=False,
+            starts, columns, values, matrix.shape, check_invariants=False
         )
