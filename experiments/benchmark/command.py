@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -101,20 +102,20 @@ def _print(rows: Sequence[Row], console: Console) -> None:
 
 def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
     """Draw the ratios, the growth and the ways to the target."""
-    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.5, 1.0, 1.0))
-    shown = [row for row in rows if not math.isnan(row.ratio) and row.key != "c"]
-    names = [f"({row.key}) {row.rival.split(':')[0]}" for row in shown]
-    bars = left.barh(
-        names[::-1],
-        [row.ratio for row in shown][::-1],
-        xerr=[row.spread for row in shown][::-1],
-        color=PALETTE[0],
+    shown = [row for row in rows if not math.isnan(row.ratio) and row.key != "c"][::-1]
+    figure = Figure(figsize=(15.0, 1.5 + 0.55 * len(shown)), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1.0, 1.0))
+    ratios, spreads = [row.ratio for row in shown], [row.spread for row in shown]
+    bars = left.barh(range(len(shown)), ratios, xerr=spreads, color=PALETTE[0])
+    left.bar_label(
+        bars,
+        [f"{ratio:.2g} ± {spread:.1g}" for ratio, spread in zip(ratios, spreads, strict=True)],
+        padding=3,
     )
-    left.bar_label(bars, fmt="%.2g", padding=3)
+    left.set_yticks(range(len(shown)), [_label(row) for row in shown], fontsize="small")
     left.axvline(1.0, color="black", linewidth=0.8)
     left.set(xlabel="the alternative's cost over ours", xscale="log")
-    left.set_xlim(right=2 * max(row.ratio + row.spread for row in shown))
+    left.set_xlim(right=8 * max(row.ratio + row.spread for row in shown))
     for colour, (name, curve) in enumerate(curves.items()):
         if name.startswith("growth"):
             label = name.removeprefix("growth with ")
@@ -122,7 +123,7 @@ def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
         else:
             label = name.removeprefix("distance, ")
             right.plot(curve["seconds"], curve["distance"], color=PALETTE[colour], label=label)
-    middle.set(xlabel="users, points per user, or dimension", ylabel="seconds a round")
+    middle.set(xlabel="users, points, or dimension", ylabel="seconds a round")
     right.set(xlabel="seconds", ylabel="distance of rho to the target")
     for axes in (middle, right):
         axes.set(xscale="log", yscale="log")
@@ -131,3 +132,8 @@ def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
         if axes.lines:
             axes.legend(frameon=False)
     save(figure, folder, "benchmark")
+
+
+def _label(row: Row) -> str:
+    what = textwrap.fill(f"({row.key}) {row.what}", 48)
+    return f"{what}\nagainst {row.rival.split(':')[0]}"
