@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from flwr.app import ArrayRecord
 from torch import Tensor
 
 from clients.base import Answer, Client
@@ -17,10 +16,6 @@ from pfl_flower.population import Population
 from pfl_flower.rows import Rows, ids, positions
 from pfl_flower.seeding import uniform_rows
 from pfl_flower.server_steps import StepSizes
-from pfl_flower.wire import filled, find, id_array, to_array, to_tensor
-
-USERS = "users"
-"""Whose rows they are, in the memory."""
 
 
 def local_step_sizes(config: RunConfig) -> StepSizes:
@@ -64,8 +59,7 @@ class HonestClient(Client):
                     memory[name] = values
                 else:
                     memory[name][rows] = values
-        arrays = {name: to_array(value) for name, value in memory.items()}
-        self.state[self.record] = filled(ArrayRecord, {USERS: id_array(self.users), **arrays})
+        self.remember(self.record, {"users": ids(self.users), **memory})
         gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
         return Answer(Rows(ids(asked), gradients), NodeMetrics.merge(metrics))
 
@@ -118,11 +112,11 @@ class HonestClient(Client):
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""
-        record = find(self.state, self.record, ArrayRecord) or ArrayRecord()
-        kept = {name: to_tensor(value) for name, value in record.items() if name != USERS}
-        if USERS in record and record[USERS].data == id_array(self.users).data:
+        kept = self.recall(self.record)
+        known = kept.pop("users", ids(()))
+        if torch.equal(known, ids(self.users)):
             return {name: self._placed(name, value) for name, value in kept.items()}
-        where = positions(self.users, to_tensor(record[USERS]) if USERS in record else ids(()))
+        where = positions(self.users, known)
         met = where >= 0
         if bool(met.all()):
             return {name: self._placed(name, value[where]) for name, value in kept.items()}

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -53,15 +52,19 @@ def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[
     # Each thread takes the next free task: one that is held up leaves the rest to others.
     waiting = iter(range(len(tasks)))
 
-    def share(_: int) -> dict[int, Tensor]:
-        return {number: work(*tasks[number]) for number in waiting}
+    found: dict[int, Tensor] = {}
+
+    def share(_: int) -> None:
+        for number in waiting:
+            found[number] = work(*tasks[number])
 
     with (
         thread_limit(1),
         ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
-        found = [pair for some in pool.map(share, range(threads)) for pair in some.items()]
-    return [result for _, result in sorted(found, key=itemgetter(0))]
+        # What a thread raises comes with its result.
+        list(pool.map(share, range(threads)))
+    return [found[number] for number in range(len(tasks))]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,10 +20,9 @@ DENSEST = 0.25
 
 @dataclass(frozen=True)
 class Compressed:
-    """Features ``(n, q)`` and their transpose ``(q, n)``, as compressed sparse rows.
+    """``features (n, q)`` without their zeros, in each order from the first product that needs it.
 
-    >>> features = torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 0.0]])
-    >>> kept = Compressed(*map(compressed_rows, (features, features.T)))
+    >>> kept = Compressed(torch.tensor([[0.0, 0.0, 3.0], [0.0, 0.0, 0.0]]))
     >>> kept.scores(torch.tensor([[1.0, 2.0, 4.0]]))
     tensor([[12.],
             [ 0.]])
@@ -30,8 +30,7 @@ class Compressed:
     tensor([[0., 0., 6.]])
     """
 
-    rows: Tensor
-    columns: Tensor
+    features: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> Compressed | None:
@@ -39,9 +38,17 @@ class Compressed:
 
         What is decided, and so every bit of the products, depends on these features alone.
         """
-        if not pays(features):
-            return None
-        return cls(compressed_rows(features), compressed_rows(features.T))
+        return cls(features) if pays(features) else None
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """``(n, q)``, as compressed sparse rows."""
+        return _compressed_rows(self.features)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The transpose, ``(q, n)``, as compressed sparse rows."""
+        return _compressed_rows(self.features.T)
 
     def scores(self, weights: Tensor) -> Tensor:
         """``X W^T``, ``(n, c)``, for ``weights (c, q)``."""
@@ -62,7 +69,7 @@ def pays(features: Tensor) -> bool:
     )
 
 
-def compressed_rows(matrix: Tensor) -> Tensor:
+def _compressed_rows(matrix: Tensor) -> Tensor:
     """Return a matrix as compressed sparse rows, with the short indices that MKL takes."""
     count = int(torch.count_nonzero(matrix))
     # What is kept is allocated before what is not, or the heap ends up with three times as much.

@@ -8,7 +8,6 @@ simulation sends, and its change of state is dropped.
 
 from __future__ import annotations
 
-import gc
 import itertools
 import time
 from collections.abc import Iterable, Mapping
@@ -159,12 +158,7 @@ def run_in_process(
         state=RecordDict(),
         run_config=dict(run_config),
     )
-    # What is there already outlives the run: the collector need not look at it every few rounds.
-    gc.freeze()
-    try:
-        server_app(grid, context)
-    finally:
-        gc.unfreeze()
+    server_app(grid, context)
     return grid
 
 

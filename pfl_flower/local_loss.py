@@ -119,7 +119,7 @@ class LocalLoss:
             weights=self.weights[index],
             scale=self.scale[index],
         )
-        if self.compress and blocks.pays(self.features):
+        if self.compress and self._in_blocks:
             each = len(self._blocks) // self.users
             # What took long to compress is kept: the place of a cached property is written to.
             chosen.__dict__["_blocks"] = [
@@ -171,9 +171,7 @@ class LocalLoss:
             scores = part._scores(theta[users])
             return part._sum_of_values(scores)
 
-        # Other models' gradients come from torch.func, which does not follow into threads.
-        summed = self._sum(sum_of) if isinstance(self.model, Linear) else sum_of(ALL, self)
-        return self.nu * (theta * theta).sum(dim=-1) + summed
+        return self.nu * (theta * theta).sum(dim=-1) + self._sum(sum_of)
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
@@ -281,10 +279,15 @@ class LocalLoss:
         ]
 
     @property
+    def _in_blocks(self) -> bool:
+        # Other models' gradients come from torch.func, which does not follow into threads.
+        return isinstance(self.model, Linear) and blocks.pays(self.features)
+
+    @property
     def _parts(self) -> list[tuple[slice, LocalLoss]]:
         """Blocks of points where a user has many, with the user that each is of; or all at once."""
         # A list that names the loss itself is not kept: such a cycle would hold on to the data.
-        return self._blocks if blocks.pays(self.features) else [(ALL, self)]
+        return self._blocks if self._in_blocks else [(ALL, self)]
 
     def _sum(self, sum_of: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
         """Return a sum over points, ``(k, ...)``, of what ``sum_of`` gives for the parts."""

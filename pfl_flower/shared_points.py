@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pfl_flower import compressed
+from pfl_flower.compressed import Compressed
 from pfl_flower.models import Linear, Model, accuracy
 
 SCORES_AT_ONCE = 2**21
@@ -29,16 +29,15 @@ class SharedPoints:
     labels: Tensor
 
     @cached_property
-    def _rows(self) -> Tensor | None:
+    def _compressed(self) -> Compressed | None:
         """The features without their zeros, where that pays."""
-        pays = compressed.pays(self.features)
-        return compressed.compressed_rows(self.features) if pays else None
+        return Compressed.of(self.features)
 
     def scores(self, model: Model, theta: Tensor) -> Tensor:
         """Scores ``(k, m, c)`` of models ``theta (k, d)``: one product for all linear ones."""
-        if self._rows is None or not isinstance(model, Linear):
+        if self._compressed is None or not isinstance(model, Linear):
             return model.shared_scores(theta, self.features)
-        scores = self._rows @ theta.reshape(-1, model.inputs).T
+        scores = self._compressed.scores(theta.reshape(-1, model.inputs))
         return scores.view(len(self.labels), -1, model.outputs).transpose(0, 1)
 
     def accuracy_of_each(self, model: Model, theta: Tensor) -> Tensor:

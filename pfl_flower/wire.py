@@ -76,16 +76,6 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     return filled(ArrayRecord, {name: to_array(tensor) for name, tensor in tensors.items()})
 
 
-@lru_cache(maxsize=64)
-def _ids(users: tuple[int, ...]) -> Array:
-    return to_array(torch.tensor(users, dtype=torch.int64))
-
-
-def id_array(users: tuple[int, ...]) -> Array:
-    """Return user ids as an array of one's own, whose bytes are made once."""
-    return _twin(_ids(users))
-
-
 def plain(array: Array) -> Tensor | None:
     """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
     shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)

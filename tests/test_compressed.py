@@ -52,6 +52,6 @@ def test_scores_of_the_test_set(model: Linear | TwoLayer) -> None:
     features, draw = sparse(60, 40), problems.generator(4)
     theta = problems.normal(3, model.dim, seed=draw)
     points = SharedPoints(features, torch.zeros(60, dtype=torch.int64))
-    assert points._rows is not None
+    assert points._compressed is not None
     expected = torch.cat([model.scores(one[None], features) for one in theta])
     torch.testing.assert_close(points.scores(model, theta), expected, rtol=1e-12, atol=1e-12)
