@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from pfl_flower import blocks
+from pfl_flower.compressed import Compressed
 from pfl_flower.local_loss import LocalLoss
 from pfl_flower.losses import LOSSES
-from pfl_flower.models import Linear
+from pfl_flower.models import Linear, TwoLayer
 from tests import problems
 
 USERS, POINTS, INPUTS = 3, 101, 7
@@ -112,6 +113,16 @@ def test_users_are_selected_with_what_was_compressed(
     kept = {id(part) for _, part in loss._parts}
     assert {id(part) for _, part in some._parts} <= kept
     assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
+
+
+def test_other_models_are_neither_cut_nor_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 300)
+    monkeypatch.setattr(Compressed, "of", lambda features: pytest.fail("of no use"))
+    loss = replace(build("softmax", zeros=0.9)[0], model=TwoLayer(INPUTS, OUTPUTS["softmax"], 5))
+    theta = problems.normal(USERS, loss.model.dim, seed=problems.generator(1))
+    some = loss.select(slice(1, 3))
+    torch.testing.assert_close(some.gradient(theta[1:3]), loss.gradient(theta)[1:3])
+    torch.testing.assert_close(some.value(theta[1:3]), loss.value(theta)[1:3])
 
 
 @pytest.mark.parametrize(("zeros", "expected"), [(0.0, False), (0.6, False), (0.9, True)])

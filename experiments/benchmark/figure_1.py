@@ -14,7 +14,7 @@ import torch
 from experiments.benchmark.measure import (
     Bench,
     Row,
-    compared,
+    both_times,
     milliseconds,
     ratio,
     round_seconds,
@@ -51,16 +51,13 @@ def against_loops(bench: Bench) -> list[Row]:
     named = {"loop": "nn.Module, autograd and Adam per user, in a loop", "vmap": "torch.func.vmap"}
     rows = []
     for name, text in named.items():
-        mean, spread = ratio(times[name], times["ours"])
         rows.append(
-            Row(
-                key="a",
-                what=f"Figure 1's round, {settings['dataset']}",
-                ours=milliseconds(times["ours"]),
-                rival=f"{text}: {milliseconds(times[name])}",
-                ratio=mean,
-                spread=spread,
-                note=f"rho differs by {gaps[name]:.1g} (relative)",
+            Row.of_times(
+                "a",
+                f"Figure 1's round, {settings['dataset']}",
+                ("batched", times["ours"]),
+                (text, times[name]),
+                f"rho differs by {gaps[name]:.1g} (relative)",
             )
         )
     rows.append(_roofline(bench, settings, times["ours"]))
@@ -131,15 +128,13 @@ def on_the_card(bench: Bench) -> list[Row]:
         "cuda": partial(worker, "in-process", settings=cuda),
         "cpu": partial(worker, "in-process", settings=cpu),
     }
-    ours, theirs, mean, spread = compared(bench, "GPU against CPU", sides)
+    ours, theirs = both_times(bench, "GPU against CPU", sides)
     return [
-        Row(
-            key="g",
-            what="Figure 1's round",
-            ours=f"{torch.cuda.get_device_name()}: {milliseconds(ours)}",
-            rival=f"CPU: {milliseconds(theirs)}",
-            ratio=mean,
-            spread=spread,
-            note=f"200 rounds: {200 * statistics.fmean(ours):.2f} s",
+        Row.of_times(
+            "g",
+            "Figure 1's round",
+            (torch.cuda.get_device_name(), ours),
+            ("CPU", theirs),
+            f"200 rounds: {200 * statistics.fmean(ours):.2f} s",
         )
     ]

@@ -45,6 +45,27 @@ class Row:
     spread: float = 0.0
     note: str = ""
 
+    @classmethod
+    def of_times(
+        cls,
+        key: str,
+        what: str,
+        ours: tuple[str, Sequence[float]],
+        rival: tuple[str, Sequence[float]],
+        note: str = "",
+    ) -> Row:
+        """Return the row of two ways' names and seconds over repeats.
+
+        >>> row = Row.of_times("b", "a round", ("here", [0.001]), ("there", [0.002]))
+        >>> row.ours, row.rival, row.ratio
+        ('here: 1 ms', 'there: 2 ms', 2.0)
+        """
+        mean, spread = ratio(rival[1], ours[1])
+        said = [f"{name}: {milliseconds(seconds)}" for name, seconds in (ours, rival)]
+        return cls(
+            key=key, what=what, ours=said[0], rival=said[1], ratio=mean, spread=spread, note=note
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -115,13 +136,13 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> tuple[float, float]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def compared(
+def both_times(
     bench: Bench, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
-) -> tuple[list[float], list[float], float, float]:
-    """Return our round times, which come first, the other side's, and their ratio and spread."""
+) -> tuple[list[float], list[float]]:
+    """Return our round times, which come first, and the other side's, over repeats."""
     found = take_turns(bench, what, sides)
     ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
-    return ours, theirs, *ratio(theirs, ours)
+    return ours, theirs
 
 
 def milliseconds(seconds: Sequence[float]) -> str:

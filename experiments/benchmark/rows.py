@@ -14,7 +14,7 @@ from experiments.benchmark.figure_1 import against_loops, on_the_card
 from experiments.benchmark.measure import (
     Bench,
     Row,
-    compared,
+    both_times,
     milliseconds,
     ratio,
     round_seconds,
@@ -49,17 +49,13 @@ def against_simulation(bench: Bench) -> list[Row]:
         ("a round of 11 nodes, one point a user, d = 650", [0.0] * len(bare)),
         ("its overhead: all but the mathematics", bare),
     ):
-        own, other = _less(ours, less), _less(theirs, less)
-        mean, spread = ratio(other, own)
         rows.append(
-            Row(
-                key="b",
-                what=what,
-                ours=f"in-process: {milliseconds(own)}",
-                rival=f"flwr run on Ray: {milliseconds(other)}",
-                ratio=mean,
-                spread=spread,
-                note=f"the mathematics alone: {milliseconds(bare)}",
+            Row.of_times(
+                "b",
+                what,
+                ("in-process", _less(ours, less)),
+                ("flwr run on Ray", _less(theirs, less)),
+                f"the mathematics alone: {milliseconds(bare)}",
             )
         )
     return rows if bench.quick else [*rows, _overhead_of_large_rounds(bench)]
@@ -71,15 +67,13 @@ def _overhead_of_large_rounds(bench: Bench) -> Row:
         "in-process": partial(worker, "in-process", settings=settings, nodes=11),
         "mathematics": partial(worker, "mathematics", settings=settings),
     }
-    ours, bare, mean, spread = compared(bench, "overhead, d = 7,850", sides)
-    return Row(
-        key="b",
-        what="a round of 11 nodes, one point a user, d = 7,850, 10,000 test images",
-        ours=f"in-process: {milliseconds(ours)}",
-        rival=f"the mathematics alone: {milliseconds(bare)}",
-        ratio=mean,
-        spread=spread,
-        note=f"overhead {milliseconds(_less(ours, bare))}",
+    ours, bare = both_times(bench, "overhead, d = 7,850", sides)
+    return Row.of_times(
+        "b",
+        "a round of 11 nodes, one point a user, d = 7,850, 10,000 test images",
+        ("in-process", ours),
+        ("the mathematics alone", bare),
+        f"overhead {milliseconds(_less(ours, bare))}",
     )
 
 
@@ -92,16 +86,13 @@ def large_messages(bench: Bench) -> list[Row]:
     call = {"arrays": partial(worker, "messages", parameters=1_000_000)}
     found = take_turns(bench, "large messages", call)["arrays"]
     ours, flower, copy = ([one[name] for one in found] for name in ("ours", "flower", "copy"))
-    mean, spread = ratio(flower, ours)
     return [
-        Row(
-            key="b",
-            what="1,000,000 parameters, float32, into a message and out of it",
-            ours=f"in-process: {milliseconds(ours)}",
-            rival=f"flwr.app.Array and back: {milliseconds(flower)}",
-            ratio=mean,
-            spread=spread,
-            note=f"the same bytes copied twice: {milliseconds(copy)}",
+        Row.of_times(
+            "b",
+            "1,000,000 parameters, float32, into a message and out of it",
+            ("in-process", ours),
+            ("flwr.app.Array and back", flower),
+            f"the same bytes copied twice: {milliseconds(copy)}",
         )
     ]
 
