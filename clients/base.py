@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.messages import Broadcast
-from pfl_flower.node_metrics import NodeMetrics
-from pfl_flower.problem import Problem
-from pfl_flower.wire import find, to_record, to_tensor
+from pfl_flower.run.problem import Problem
+from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.wire import find, to_record, to_tensor
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
-from pfl_flower.config import RunConfig
-from pfl_flower.local_steps import StepState, adam_step, sgd_step
-from pfl_flower.messages import Broadcast
-from pfl_flower.node_metrics import NodeMetrics
-from pfl_flower.population import Population
-from pfl_flower.rows import Rows, ids, positions
-from pfl_flower.seeding import uniform_rows
-from pfl_flower.server_steps import StepSizes
+from pfl_flower.aggregation.rows import Rows, ids, positions
+from pfl_flower.aggregation.server_steps import StepSizes
+from pfl_flower.run.config import RunConfig
+from pfl_flower.solvers.optimizer_steps import StepState, adam_step, sgd_step
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.seeding import uniform_rows
+from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.node_metrics import NodeMetrics
 
 
 def local_step_sizes(config: RunConfig) -> StepSizes:
@@ -160,3 +160,16 @@ class HonestClient(Client):
         """Return draws that say which points make a user's batch, ``(k, batch size)``."""
         config = self.problem.config
         return uniform_rows(ids(users), config.batch_size, config.seed, "batch", round)
+
+
+class SurrogateClient(HonestClient):
+    """The honest code on datasets of the attacker's own, with a memory apart from honest users'.
+
+    Its user ids are those of datasets: a strategic user's own, or ids past the last user, whose
+    data nobody else holds.
+    """
+
+    @property
+    def record(self) -> str:
+        """Name of a memory apart from that of honest users on the same node."""
+        return f"surrogates-{self.users[0]}-{self.kind}"

@@ -22,9 +22,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.common.logger import log
 
-from pfl_flower.messages import Broadcast, Session
-from pfl_flower.sealed import Sealed, SealError, read_sealed, write_sealed
-from pfl_flower.wire import find
+from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
+from pfl_flower.transport.messages import Broadcast, Session
+from pfl_flower.transport.wire import find
 
 KIND = "memory"
 MARK = "session"

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from clients.base import Answer
 from clients.honest import HonestClient
-from pfl_flower.messages import Broadcast
-from pfl_flower.plans import fabricate, plan, poisoned_population
-from pfl_flower.population import Population
+from pfl_flower.run.attack_plans import fabricate, plan, poisoned_population
+from pfl_flower.solvers.population import Population
+from pfl_flower.transport.messages import Broadcast
 
 
 class OtherDataClient(HonestClient):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
-from clients.surrogate import SurrogateClient
-from pfl_flower.attacks import Attack, Observation, plausible_report
+from clients.honest import SurrogateClient
+from pfl_flower.attacks.attack import Attack, Observation, plausible_report
 from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.model import ModelAttack
 from pfl_flower.attacks.untargeted import (
@@ -22,9 +22,10 @@ from pfl_flower.attacks.untargeted import (
     SignFlip,
     least_noticed,
 )
-from pfl_flower.messages import Broadcast
-from pfl_flower.plans import plan
-from pfl_flower.problem import Problem, resolve
+from pfl_flower.run.attack_plans import plan
+from pfl_flower.run.problem import Problem
+from pfl_flower.support.extensions import resolve
+from pfl_flower.transport.messages import Broadcast
 
 
 @dataclass(frozen=True)

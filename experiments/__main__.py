@@ -11,19 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import train_vgg
 from experiments.benchmark import command as benchmark
-from experiments.claims import description, preset_names
-from experiments.engines import RunFailedError
-from experiments.options import Options, parse_seeds, parse_settings
-from experiments.report import report
-from experiments.reproduce import reproduce
-from experiments.runner import run_preset, show
-from experiments.studies import STUDIES
-from experiments.study import find_study, run_study
-from pfl_flower.config import ConfigError
-from pfl_flower.sources import DataError
-from strategies.roster import NodesMissingError
+from experiments.report.command import report
+from experiments.running.engines import RunFailedError
+from experiments.running.options import Options, parse_seeds, parse_settings
+from experiments.running.preset_runs import run_preset, show
+from experiments.studies.catalogue import STUDIES
+from experiments.studies.reproduce import reproduce
+from experiments.studies.study import find_study, run_study
+from experiments.vgg import train_command
+from pfl_flower.run.presets import description, preset_names
+from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
 
 PASSED, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -52,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", help="one HTML page and a table of all studies' results")
     page.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
     page.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
-    train_vgg.add_parser(commands)
+    train_command.add_parser(commands)
     benchmark.add_parser(commands)
     return top
 
@@ -153,7 +151,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
     "run": _run_one,
     "reproduce": _reproduce,
     "report": _report,
-    "train-vgg": train_vgg.run,
+    "train-vgg": train_command.run,
     "benchmark": benchmark.run,
 }
 

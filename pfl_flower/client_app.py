@@ -9,11 +9,18 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients import Client, HonestClient, PoisonedClient, RelabelledClient, StrategicClient
+from clients.base import Client
+from clients.honest import HonestClient
 from clients.memory import Memory
-from pfl_flower.aggregation import Report
-from pfl_flower.config import ConfigError, Scalar, parse_config
-from pfl_flower.messages import (
+from clients.poisoned import PoisonedClient, RelabelledClient
+from clients.strategic import StrategicClient
+from pfl_flower.aggregation.reports import Report
+from pfl_flower.aggregation.rows import Rows
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.keys import Scalar
+from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.transport.messages import (
     ROLES,
     Introduction,
     pack_introduction,
@@ -21,9 +28,7 @@ from pfl_flower.messages import (
     unpack_broadcast,
     unpack_request,
 )
-from pfl_flower.node_metrics import METRICS, NodeMetrics
-from pfl_flower.problem import Problem, build_problem
-from pfl_flower.rows import Rows
+from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
 
 BY_DATA: Mapping[str, type[Client]] = {"data": PoisonedClient, "label-flip": RelabelledClient}
 """Attacks whose users run the honest code on other data."""

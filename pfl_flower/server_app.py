@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from logging import ERROR, INFO
+from logging import ERROR
 from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from pfl_flower.config import ConfigError, RunConfig, parse_config
-from pfl_flower.evaluation import Evaluation
-from pfl_flower.figures import run_figure
-from pfl_flower.messages import pack_rho, unpack_rho
-from pfl_flower.problem import Problem, build_problem
-from pfl_flower.results import (
+from pfl_flower.run.at_equilibrium import measure_equilibrium
+from pfl_flower.run.checks import sanity_checks
+from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.figures import figure_title, run_figure
+from pfl_flower.run.metrics import last_metrics
+from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.run.results import (
     LIMIT_FILE,
-    Check,
     RoundsFile,
     behaviour,
     read_rounds,
-    say,
     summarise,
     write_json,
-    write_limit,
 )
-from pfl_flower.sources import DataError
-from pfl_flower.yardstick import measure_equilibrium
+from pfl_flower.support.console import say
+from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
+from pfl_flower.transport.messages import pack_rho
+from strategies.bookkeeping import Bookkeeper
 from strategies.checkpoint import (
-    CHECKPOINT_FILE,
-    Checkpoint,
-    Records,
-    ServerState,
     load_checkpoint,
-    write_checkpoint,
 )
 from strategies.parameter_server import ParameterServer
-from strategies.records import RoundRecord, counts
-from strategies.roster import NodesMissingError
 
 app = ServerApp()
 
@@ -96,146 +87,6 @@ def run(grid: Grid, config: RunConfig, problem: Problem) -> Path:
     return folder
 
 
-class Bookkeeper:
-    """Turns what the strategy reports and the server measures into the rows of ``rounds.csv``."""
-
-    def __init__(self, problem: Problem, rounds: RoundsFile) -> None:
-        self.config, self.rounds = problem.config, rounds
-        self.evaluation = Evaluation.of(problem)
-        self.trajectory: list[Tensor] = []
-        self.rho = self._previous = problem.initial
-        self._strategic_sum = torch.zeros_like(problem.initial)
-        self._measured: dict[str, float] = {}
-
-    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Measure rho; called by the strategy before the first round and after each."""
-        rho = unpack_rho(arrays).to(self._previous.device)
-        self._measured = self.evaluation(rho)
-        if self.config.save_trajectory:
-            self.trajectory.append(rho)
-        if server_round == 0:
-            self.rounds.write({"seed": self.config.seed, "round": 0, **self._measured})
-        return MetricRecord(dict(self._measured))
-
-    def close_round(self, record: RoundRecord) -> None:
-        """Write the row of a finished round and say how it went."""
-        sums = {"honest": record.honest_sum, "strategic": record.strategic_sum}
-        norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
-        self.rounds.write(
-            {
-                "seed": self.config.seed,
-                "round": record.round,
-                "eta": record.eta,
-                **self._measured,
-                "step_norm": _norm(record.rho - self._previous),
-                "gradient_norm": _norm(record.honest_sum + record.strategic_sum),
-                **norms,
-                "accepted": len(record.accepted),
-                "rejections": len(record.rejections),
-                "rejection_reasons": counts(record.reasons()),
-                "notices": counts(record.notices),
-                "worst_residual": record.metrics.worst_residual,
-                "unconverged": record.metrics.unconverged,
-                **_local(record, self.config.points()),
-                **_poison(record),
-                "seconds": record.seconds,
-            }
-        )
-        self.rho = self._previous = record.rho
-        self._strategic_sum = record.strategic_sum
-        self._log(record)
-
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint left off."""
-        records = checkpoint.records
-        self.rho = self._previous = checkpoint.server.rho
-        self._strategic_sum = records.strategic_sum
-        self.trajectory = list(records.trajectory if records.trajectory is not None else [])
-
-    def save_checkpoint(self, state: ServerState) -> None:
-        """Write the server's state and the records so far in place of the last checkpoint."""
-        records = Records(
-            rounds=self.rounds.path.read_bytes().decode(),
-            strategic_sum=self._strategic_sum,
-            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
-        )
-        path = self.config.folder() / CHECKPOINT_FILE
-        write_checkpoint(path, self.config, Checkpoint(state, records))
-        log(INFO, "round %d: checkpoint in %s", state.round, path)
-
-    def save_limit(self, path: Path) -> None:
-        """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""
-        write_limit(path, self.rho, self._strategic_sum)
-
-    def _log(self, record: RoundRecord) -> None:
-        shown = ("distance_to_target", "accuracy_true", "accuracy_target")
-        values = "  ".join(
-            f"{key} {self._measured[key]:.4g}" for key in shown if key in self._measured
-        )
-        log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
-
-
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
-
-
-def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:
-    """Return the mean accuracies of local models: all, and those with more, or fewer, points."""
-    if not record.accuracies:
-        return {}
-    known = {user: value for user, value in record.accuracies.items() if user < len(points)}
-    measured = {"local_accuracy": statistics.fmean(record.accuracies.values())}
-    mean = statistics.fmean(points)
-    for side, more in (("active", True), ("idle", False)):
-        values = [value for user, value in known.items() if (points[user] > mean) == more]
-        if values and len(values) < len(known):
-            measured[f"{side}_accuracy"] = statistics.fmean(values)
-    return measured
-
-
-def _poison(record: RoundRecord) -> dict[str, float]:
-    said = record.metrics
-    if not said.poisoned_points:
-        return {}
-    return {
-        "poisoned_points": said.poisoned_points,
-        "poisoned_labels": said.poisoned_labels,
-        "poisoned_residual": said.poisoned_residual,
-    }
-
-
-def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Return a run's metrics: its last row, totals over rounds, the worst residual of all."""
-    final = {key: value for key, value in rows[-1].items() if key not in ("seed", "round", "eta")}
-    if "target_accuracy" in final:
-        final["target_gap"] = final["target_accuracy"] - final["accuracy_target"]
-    evaluated = ("local_accuracy", "active_accuracy", "idle_accuracy")
-    local = {key: row[key] for row in rows for key in evaluated if key in row}
-    return {
-        **final,
-        **local,
-        "rejections_total": sum(row.get("rejections", 0) for row in rows),
-        "unconverged_total": sum(row.get("unconverged", 0) for row in rows),
-        "worst_residual_ever": max(row.get("worst_residual", 0.0) for row in rows),
-        "seconds_total": sum(row.get("seconds", 0.0) for row in rows),
-    }
-
-
-def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check]:
-    """Return what must hold of any run: all rounds done, rho finite, solves within tolerance."""
-    final = last_metrics(rows)
-    checks = [
-        Check(
-            "rounds", rows[-1]["round"], f"== {config.rounds}", rows[-1]["round"] == config.rounds
-        ),
-        Check("finite", final["norm_rho"], "finite", bool(np.isfinite(final["norm_rho"]))),
-    ]
-    if config.local_solver == "exact":
-        missed = final["unconverged_total"]
-        checks.append(Check("unconverged_total", missed, "== 0", missed == 0))
-    return checks
-
-
 def _conclude(
     config: RunConfig,
     problem: Problem,
@@ -262,17 +113,6 @@ def _conclude(
     _print_table(config, final, trend, seconds)
     for path in (folder / "rounds.csv", folder / "summary.json", *figures):
         say(f"  {path}")
-
-
-def figure_title(config: RunConfig) -> str:
-    """Return the line over a run's figure: what attacked what."""
-    attack = "no attack"
-    if config.strategic():
-        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
-        detail = how.get(config.attack, "")
-        detail = "from a CGA run" if "/" in detail else detail
-        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
-    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"
 
 
 def _print_table(config: RunConfig, final: dict[str, float], trend: str, seconds: float) -> None:

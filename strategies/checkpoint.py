@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.config import ConfigError, RunConfig
-from pfl_flower.sealed import Sealed, SealError, read_sealed, write_sealed
+from pfl_flower.run.config import RunConfig
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
 from strategies.roster import Roster
 
 CHECKPOINT_FILE = "checkpoint.pfl"

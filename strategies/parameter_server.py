@@ -15,8 +15,16 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from pfl_flower.aggregation import AGGREGATIONS, Aggregation, RowCheck, combine
-from pfl_flower.messages import (
+from pfl_flower.aggregation.combination import AGGREGATIONS, Aggregation, combine
+from pfl_flower.aggregation.reports import RowCheck
+from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.aggregation.rules import bind
+from pfl_flower.aggregation.server_steps import ServerOptimizer, StepSizes
+from pfl_flower.run.problem import Problem
+from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.support.extensions import resolve
+from pfl_flower.support.seeding import generator
+from pfl_flower.transport.messages import (
     Broadcast,
     Session,
     pack_broadcast,
@@ -24,17 +32,12 @@ from pfl_flower.messages import (
     pack_rho,
     unpack_rho,
 )
-from pfl_flower.node_metrics import NodeMetrics
-from pfl_flower.problem import Problem, resolve
-from pfl_flower.robust import bind
-from pfl_flower.rows import Rows, ids
-from pfl_flower.seeding import generator
-from pfl_flower.server_steps import ServerOptimizer, StepSizes
+from pfl_flower.transport.node_metrics import NodeMetrics
 from strategies.checkpoint import ServerState, Standing
-from strategies.intake import Form, Intake, read_replies
-from strategies.records import RoundRecord
 from strategies.recruiting import Recruiter
-from strategies.roster import NodesMissingError, Roster
+from strategies.replies import Form, Intake, read_replies
+from strategies.roster import Roster
+from strategies.round_record import RoundRecord
 
 
 class ParameterServer(Strategy):

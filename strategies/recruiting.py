@@ -8,12 +8,12 @@ from logging import INFO, WARNING
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from pfl_flower.config import RunConfig
-from pfl_flower.messages import Introduction
+from pfl_flower.run.config import RunConfig
+from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.transport.messages import Introduction
 from strategies.roster import (
     POLL_SECONDS,
     SETTLE_SECONDS,
-    NodesMissingError,
     Roster,
     ask_nodes,
     assign_users,

@@ -11,14 +11,11 @@ from flwr.app import Message, MessageType
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from pfl_flower.messages import ROLES, Introduction, pack_request, unpack_introduction
+from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.transport.messages import ROLES, Introduction, pack_request, unpack_introduction
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 1.0
-
-
-class NodesMissingError(RuntimeError):
-    """Fewer nodes than the run needs came within the time limit."""
 
 
 @dataclass(frozen=True)

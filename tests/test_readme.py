@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import configure, play, trajectory
+from tests.support.runs import configure, play, trajectory
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = dict(re.findall(r"```python (\w+)\n(.*?)```", README.read_text(), flags=re.DOTALL))
@@ -35,15 +35,15 @@ def test_an_attacker_of_ones_own() -> None:
     honest = play(configure(strategic_users="none"))
     assert not torch.equal(trajectory(own), trajectory(honest))
     first = own[0].accepted[4]
-    from pfl_flower.problem import build_problem
+    from pfl_flower.run.problem import build_problem
 
     assert torch.allclose(first, 2 * build_problem(configure()).target)
     assert all(not record.rejections for record in own)
 
 
 def test_a_regulariser_of_ones_own() -> None:
-    from pfl_flower.equilibrium import equilibrium
-    from pfl_flower.problem import build_problem
+    from pfl_flower.run.problem import build_problem
+    from pfl_flower.solvers.equilibrium import equilibrium
 
     config = configure(
         regularizer="my_regularizer:Quartic", server_lr=0.04, strategic_users="none", rounds=150

@@ -12,15 +12,22 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from pfl_flower.aggregation import Reason, ReportError
-from pfl_flower.config import ConfigError
-from pfl_flower.messages import ARRAYS, CONFIG, GRADIENTS, RHO, unpack_broadcast, unpack_report
-from pfl_flower.plans import plan
-from pfl_flower.problem import build_problem
-from pfl_flower.results import LIMIT_FILE
-from pfl_flower.tensorfile import load_tensors
-from tests.runs import CPU, configure
-from tests.test_imports import FILES, ROOT, imported
+from pfl_flower.aggregation.reports import Reason, ReportError
+from pfl_flower.run.attack_plans import plan
+from pfl_flower.run.problem import build_problem
+from pfl_flower.run.results import LIMIT_FILE
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.tensor_files import load_tensors
+from pfl_flower.transport.messages import (
+    ARRAYS,
+    CONFIG,
+    GRADIENTS,
+    RHO,
+    unpack_broadcast,
+    unpack_report,
+)
+from tests.support.runs import CPU, configure
+from tests.test_imports import MODULES, ROOT, imported
 
 UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "jsonpickle"}
 REQUIRED = {"np.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}
@@ -46,7 +53,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_of_ours_unpickles_or_evaluates(path: Path) -> None:
     assert not faults(path.read_text())
     assert not imported(path) & UNPICKLERS

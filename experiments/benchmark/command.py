@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from experiments.benchmark.comparisons import ROWS
 from experiments.benchmark.measure import Bench, Row
-from experiments.benchmark.rows import ROWS
-from pfl_flower.config import ConfigError
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.hardware import hardware
-from pfl_flower.problem import choose_device
-from pfl_flower.results import commit, versions, write_json
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.run.problem import choose_device
+from pfl_flower.run.results import commit, versions, write_json
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.hardware import hardware
 
 
 def add_parser(commands: Any) -> None:

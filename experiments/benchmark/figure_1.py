@@ -23,9 +23,9 @@ from experiments.benchmark.measure import (
 )
 from experiments.benchmark.roofline import Round
 from experiments.benchmark.worker import FIGURE_1
-from pfl_flower.compressed import pays
-from pfl_flower.config import parse_config
-from pfl_flower.problem import build_problem
+from pfl_flower.objective.sparse_features import pays
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.problem import build_problem
 
 MIB = 2**20
 

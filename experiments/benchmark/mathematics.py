@@ -12,12 +12,12 @@ from torch import Tensor
 
 from clients.honest import local_step_sizes
 from clients.strategic import AttackSetup, counter_gradient
-from pfl_flower.attacks import Observation, plausible_report
-from pfl_flower.config import RunConfig
-from pfl_flower.evaluation import Evaluation
-from pfl_flower.local_steps import sgd_step
-from pfl_flower.plans import honest_users
-from pfl_flower.problem import build_problem
+from pfl_flower.attacks.attack import Observation, plausible_report
+from pfl_flower.run.attack_plans import honest_users
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.evaluation import Evaluation
+from pfl_flower.run.problem import build_problem
+from pfl_flower.solvers.optimizer_steps import sgd_step
 from strategies.parameter_server import configured_step_sizes
 
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from experiments.benchmark.measure import output_of, scratch
-from experiments.options import Options
-from pfl_flower.config import RunConfig, parse_config
-from pfl_flower.results import read_rounds
+from experiments.running.options import Options
+from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.results import read_rounds
 
 Measured = dict[str, Any]
 
@@ -40,7 +40,7 @@ FIGURE_1: Mapping[str, Any] = {
 def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
     """Run a configuration in this process; return seconds and distance of every round, and rho."""
     from pfl_flower import client_app, server_app
-    from pfl_flower.inprocess import run_in_process
+    from pfl_flower.transport.inprocess import run_in_process
 
     with scratch() as folder, contextlib.redirect_stdout(sys.stderr):
         config = parse_config({**settings, "output-dir": folder, "name": "run"})
@@ -59,8 +59,8 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
     """Run Figure 1's workload as a researcher would write it, see ``rivals.py``."""
     from clients.honest import local_step_sizes
     from experiments.benchmark.rivals import Workload, federated
-    from pfl_flower.plans import honest_users
-    from pfl_flower.problem import build_problem
+    from pfl_flower.run.attack_plans import honest_users
+    from pfl_flower.run.problem import build_problem
     from strategies.parameter_server import configured_step_sizes
 
     config: RunConfig = parse_config({**settings, "name": "rival"})
@@ -94,7 +94,7 @@ def mathematics(*, settings: Mapping[str, Any]) -> Measured:
 
 def simulation(*, settings: Mapping[str, Any], nodes: int) -> Measured:
     """Run a configuration by ``flwr run`` on Ray; return the seconds of every round."""
-    from experiments.engines import run_once
+    from experiments.running.engines import run_once
 
     with scratch() as folder:
         options = Options(engine="simulation", nodes=nodes, output=Path(folder))
@@ -115,7 +115,7 @@ def messages(*, parameters: int) -> Measured:
     """Measure a tensor's way into a message and out of it: our form of it, and Flower's own."""
     from flwr.app import Array
 
-    from pfl_flower.wire import to_array, to_tensor
+    from pfl_flower.transport.wire import to_array, to_tensor
 
     tensor = torch.rand(parameters)
     ways: dict[str, Callable[[], Tensor]] = {

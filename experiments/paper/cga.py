@@ -24,10 +24,10 @@ from experiments.paper.runs import (
     draw_curve,
     run_variants,
 )
-from experiments.study import Printed, Result, Setting, Study
-from pfl_flower.figures import save
-from pfl_flower.regularizers import REGULARIZERS
-from pfl_flower.results import Check
+from experiments.studies.study import Printed, Result, Setting, Study
+from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import save
 
 ROUNDS, QUICK_ROUNDS = 200, 120
 QUICK_POINTS: Keys = {"points-per-user": "1500"}

@@ -29,9 +29,9 @@ from experiments.paper.runs import (
     run_variants,
     shared,
 )
-from experiments.study import Result, Setting, Study
-from pfl_flower.figures import save
-from pfl_flower.results import Check
+from experiments.studies.study import Result, Setting, Study
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import save
 
 CGA_ROUNDS, MODEL_ROUNDS, DATA_ROUNDS = 1000, 500, 1500
 QUICK_ROUNDS = 150

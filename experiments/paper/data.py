@@ -31,9 +31,10 @@ from experiments.paper.runs import (
     exact_limit,
     run_variants,
 )
-from experiments.study import Printed, Result, Setting, Study
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check, read_rounds
+from experiments.studies.study import Printed, Result, Setting, Study
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.run.results import read_rounds
 
 CGA_ROUNDS, PAPER_ROUNDS = 200, 250
 LONG_ROUNDS, STEADY_ROUNDS, QUICK_ROUNDS = 4000, 1000, 500

@@ -31,19 +31,19 @@ from experiments.paper.runs import (
     configured,
     exact_limit,
 )
-from experiments.study import Result, Setting, Study
-from pfl_flower.attacks.data import Aim, PoisonedData
-from pfl_flower.config import RunConfig
-from pfl_flower.datasets import data_folder
-from pfl_flower.embeddings import SUFFIX, embed, weights_file
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.imagesets import read_images
-from pfl_flower.inversion import invert, nearest, relative_distance
-from pfl_flower.models import augment
-from pfl_flower.plans import Recipe, fabricate, plan
-from pfl_flower.problem import build_problem
-from pfl_flower.results import Check
-from pfl_flower.vgg import VGG13, load_weights
+from experiments.studies.study import Result, Setting, Study
+from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.poisoning.image_inversion import invert, nearest, relative_distance
+from pfl_flower.data.embeddings import SUFFIX, embed, weights_file
+from pfl_flower.data.image_sets import read_images
+from pfl_flower.data.vgg import VGG13, load_weights
+from pfl_flower.objective.models import augment
+from pfl_flower.run.attack_plans import Recipe, fabricate, plan
+from pfl_flower.run.checks import Check
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.run.problem import build_problem
+from pfl_flower.support.folders import data_folder
 
 POINTS, QUICK_POINTS_INVERTED = 48, 8
 STEPS, QUICK_STEPS = 200, 40

@@ -28,9 +28,9 @@ from experiments.paper.runs import (
     exact_limit,
     run_variants,
 )
-from experiments.study import Printed, Result, Setting, Study
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check
+from experiments.studies.study import Printed, Result, Setting, Study
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
 
 ROUNDS, QUICK_ROUNDS, CGA_ROUNDS = 250, 150, 200
 STEPS = 400

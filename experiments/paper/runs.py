@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.engines import run_once
-from experiments.judging import within
-from experiments.progress import measured, watching
-from experiments.runner import final_metrics, finished
-from experiments.study import Result, Setting
-from pfl_flower.config import RunConfig, Scalar
-from pfl_flower.evaluation import Evaluation
-from pfl_flower.figures import draw_band
-from pfl_flower.joint import joint_minimum
-from pfl_flower.plans import honest_users, plan, reach
-from pfl_flower.problem import build_problem
-from pfl_flower.results import LIMIT_FILE, Check, read_rounds, write_limit
-from pfl_flower.yardstick import with_poison
+from experiments.running.engines import run_once
+from experiments.running.preset_runs import final_metrics, finished
+from experiments.running.progress import measured, watching
+from experiments.studies.limits import within
+from experiments.studies.study import Result, Setting
+from pfl_flower.run.at_equilibrium import with_poison
+from pfl_flower.run.attack_plans import honest_users, plan, reach
+from pfl_flower.run.checks import Check
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.evaluation import Evaluation
+from pfl_flower.run.figures import draw_band
+from pfl_flower.run.keys import Scalar
+from pfl_flower.run.problem import build_problem
+from pfl_flower.run.results import LIMIT_FILE, read_rounds, write_limit
+from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 
 Keys = Mapping[str, Scalar]
 

@@ -17,10 +17,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from experiments.paper.runs import Keys, draw_curve, run_variants, shared, worst
-from experiments.study import Printed, Result, Setting, Study
-from pfl_flower.figures import save
-from pfl_flower.problem import choose_device
-from pfl_flower.results import Check
+from experiments.studies.study import Printed, Result, Setting, Study
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import save
+from pfl_flower.run.problem import choose_device
 
 BASE: Keys = {
     "dataset": "fashion-mnist",

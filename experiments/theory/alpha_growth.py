@@ -40,12 +40,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.judging import within
-from experiments.study import Result, Setting, Study
-from experiments.theory.duel import LAM, SHARE, Duel
-from experiments.theory.games import draw_game, slope
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check
+from experiments.studies.limits import within
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.label_weight import LAM, SHARE, Duel
+from experiments.theory.scenario import draw_game, slope
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
 
 SIZES, QUICK_SIZES = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16)
 SMALL, LARGE = NOISES = 0.01, 0.3

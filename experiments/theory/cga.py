@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from experiments.theory.descent import Descent, descend, envelope_smoothness
-from experiments.theory.games import Game, far_target, honest_optimum
+from experiments.theory.gradient_descent import Descent, descend, envelope_smoothness
+from experiments.theory.scenario import Game, far_target, honest_optimum
 from pfl_flower.attacks.cga import CounterGradient
-from pfl_flower.population import Population
-from pfl_flower.regularizers import SquaredL2
+from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.solvers.population import Population
 
 Array = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 Claim (Appendix F): with exact local solves and ``eta <= 1/(3L)``, L = 2 lam N for N honest users,
 ``||rho_{t+1} - rho_t|| <= C (sqrt 7/3)^t``, and rho tends to the target. Measured for eta = 1/(3L),
 1/(6L) and 1/(12L): Equation 168, the proof's recursion and its bound in every round until rounding,
-and the rate; then where CGA converges at all, see ``experiments.theory.phase``.
+and the rate; then where CGA converges at all, see ``experiments.theory.convergence_region``.
 
 Seeds 1 .. 5, least squares and logistic, 1 and 10 honest users: all of it holds, and rho ends 4e-14
 from the target. The bound is loose. No step exceeds 0.32 of it, and the slowest rate is 0.754, not
@@ -28,12 +28,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.study import Result, Setting, Study
+from experiments.studies.study import Result, Setting, Study
 from experiments.theory.cga import ALPHA, Array, Duel, forecast, proven, rate
-from experiments.theory.games import draw_game, relative
-from experiments.theory.phase import agreement, draw_diagram, measure_diagram
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check
+from experiments.theory.convergence_region import agreement, draw_diagram, measure_diagram
+from experiments.theory.scenario import draw_game, relative
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
 
 LOSSES, STYLES = ("least-squares", "logistic"), ("-", ":")
 USERS, QUICK_USERS, LAM, NU = (1, 10), (3,), 1.0, 0.1

@@ -34,17 +34,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
-from experiments.theory.chain import MISSED, Chain
-from experiments.theory.games import relative, slope
-from pfl_flower.attacks.data import Aim, PoisonedData
-from pfl_flower.equilibrium import Equilibrium
-from pfl_flower.equivalence import honest_sum, model_from_gradient
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.population import Population
-from pfl_flower.reachable import reachable_limit
-from pfl_flower.results import Check
-from pfl_flower.seeding import generator
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.attack_chain import MISSED, Chain
+from experiments.theory.scenario import relative, slope
+from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
+from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.reachable import reachable_limit
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.solvers.equilibrium import Equilibrium
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.seeding import generator
 
 LOSSES = "least-squares", "logistic"
 CASES = tuple((loss, name) for loss in LOSSES for name in ("squared-l2", "smooth-l2"))

@@ -30,13 +30,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.study import Result, Setting, Study
-from experiments.theory.games import slope
+from experiments.studies.study import Result, Setting, Study
 from experiments.theory.gradient_sample import QUERIES, Sample
 from experiments.theory.pac import LENGTH
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check
-from pfl_flower.seeding import generator
+from experiments.theory.scenario import slope
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.support.seeding import generator
 
 NAME = "gradient-pac"
 SIZES, QUICK_SIZES = (100, 316, 1000, 3162, 10000, 31623, 100000), (100, 1000, 100000)

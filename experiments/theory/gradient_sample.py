@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from experiments.study import Setting
-from experiments.theory.games import answers
+from experiments.studies.study import Setting
 from experiments.theory.pac import NOISE, NU, cube_queries, normal_queries
-from pfl_flower.losses import LOSSES
-from pfl_flower.seeding import generator
+from experiments.theory.scenario import answers
+from pfl_flower.objective.losses import LOSSES
+from pfl_flower.support.seeding import generator
 
 QUERIES = {"least-squares": normal_queries, "logistic": cube_queries}
 DIRECTIONS = 16

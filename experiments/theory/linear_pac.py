@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.study import Result, Setting, Study
+from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, measure_pac, normal_queries
 from experiments.theory.pac_report import draw_pac, judge_pac, success
-from pfl_flower.regularizers import L2, SmoothL2, SquaredL2
-from pfl_flower.results import Check
+from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
+from pfl_flower.run.checks import Check
 
 NAME = "thm2-linear-pac"
 CASES = {

@@ -26,19 +26,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
-from experiments.theory.chain import Chain
-from experiments.theory.descent import Descent, descend, envelope_smoothness
-from pfl_flower.attacks import Attack
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.attack_chain import Chain
+from experiments.theory.gradient_descent import Descent, descend, envelope_smoothness
+from pfl_flower.aggregation.server_steps import StepSizes
+from pfl_flower.attacks.attack import Attack
 from pfl_flower.attacks.cga import CounterGradient
+from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
 from pfl_flower.attacks.model import ModelAttack
-from pfl_flower.equivalence import honest_sum, model_from_gradient
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.local_steps import StepState, adam_step
-from pfl_flower.population import Population
-from pfl_flower.results import Check
-from pfl_flower.server_steps import StepSizes
-from pfl_flower.solvers import Solution
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.solvers.optimizer_steps import StepState, adam_step
+from pfl_flower.solvers.population import Population
+from pfl_flower.solvers.proximal import Solution
 
 LOSSES = "least-squares", "logistic"
 ROUNDS, LONG, QUICK_LONG = 250, 1500, 250

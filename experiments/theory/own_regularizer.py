@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
+from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, convex_equilibrium, measure_pac, normal_queries
 from experiments.theory.pac_report import draw_pac, judge_pac, success
-from pfl_flower.equilibrium import Equilibrium
-from pfl_flower.population import Population
-from pfl_flower.problem import resolve
-from pfl_flower.regularizers import REGULARIZERS, Regularizer
-from pfl_flower.results import Check
+from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.run.checks import Check
+from pfl_flower.solvers.equilibrium import Equilibrium
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.extensions import resolve
 
 NAME = "lemma5-own-regularizer"
 STEPS, STILL = 20000, 1e-13

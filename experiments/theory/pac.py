@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.study import Setting
-from experiments.theory.games import SETTLED, answers, settled, slope
-from pfl_flower.equilibrium import Equilibrium, equilibrium
-from pfl_flower.losses import LOSSES
-from pfl_flower.models import Linear
-from pfl_flower.population import Population, UserData
-from pfl_flower.regularizers import Regularizer, SquaredL2
-from pfl_flower.seeding import generator
+from experiments.studies.study import Setting
+from experiments.theory.scenario import SETTLED, answers, settled, slope
+from pfl_flower.objective.losses import LOSSES
+from pfl_flower.objective.models import Linear
+from pfl_flower.objective.regularizers import Regularizer, SquaredL2
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.solvers.equilibrium import Equilibrium, equilibrium
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.seeding import generator
 
 DIM, NU, NOISE = 6, 0.1, 1.0
 SIZES = tuple(round(10 ** (1 + step / 4)) for step in range(17))

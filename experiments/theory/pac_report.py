@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.study import Result
-from experiments.theory.games import SETTLED
+from experiments.studies.study import Result
 from experiments.theory.pac import ENOUGH, Case
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.results import Check
+from experiments.theory.scenario import SETTLED
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
 
 GUARANTEED, TYPICAL = -0.25, -0.4
 """Exponents in I: the proofs' for every seed, and nearly that of statistics for their mean."""

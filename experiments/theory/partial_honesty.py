@@ -3,7 +3,7 @@
 Claim: where GRAD is a ball, if CGA converges then rho_inf is the target or ``g_inf = lam u``, u the
 unit vector of ``rho_inf - target``. Measured for smooth l2 and, as the proof is the same, l2, with
 a constant eta = 1/(3L) from the honest optimum: whether CGA converges, and whether it does so to
-``argmin F + lam ||rho - target||`` (``pfl_flower.reachable``); the same of coalitions of k, with
+``argmin F + lam ||rho - target||`` (``attacks.reachable``); the same of coalitions of k, with
 k lam; and what two attackers do who do not share the correction.
 
 Seeds 1 .. 5, 4 honest users: CGA converged in every case, in up to 345 rounds, with ``||g_inf|| =
@@ -34,14 +34,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.bounded_reports import Siege, siege_game
 from experiments.theory.cga import Duel
-from experiments.theory.descent import Descent
-from experiments.theory.games import relative
-from experiments.theory.siege import Siege, siege_game
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.regularizers import L2, SmoothL2
-from pfl_flower.results import Check
+from experiments.theory.gradient_descent import Descent
+from experiments.theory.scenario import relative
+from pfl_flower.objective.regularizers import L2, SmoothL2
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
 
 CASES = tuple((loss, kind) for loss in ("least-squares", "logistic") for kind in (SmoothL2, L2))
 NAMES = {SmoothL2: "smooth l2", L2: "l2"}

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
-from pfl_flower.attacks import Observation, plausible_report
+from experiments.studies.study import Result, Setting, Study
+from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import CGAState, CounterGradient
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.regularizers import REGULARIZERS, Regularizer
-from pfl_flower.results import Check
-from pfl_flower.seeding import generator
+from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.support.seeding import generator
 
 INSTANCES, RIVALS, DIM = 40, 1000, 6
 TOLERANCE = 1e-6

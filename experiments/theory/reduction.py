@@ -23,14 +23,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
-from experiments.theory.games import Game, draw_game, honest_optimum, relative, settled
-from pfl_flower.equivalence import honest_sum
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.population import Population, UserData
-from pfl_flower.regularizers import REGULARIZERS
-from pfl_flower.results import Check
-from pfl_flower.seeding import generator
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.scenario import Game, draw_game, honest_optimum, relative, settled
+from pfl_flower.attacks.equivalence import honest_sum
+from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.seeding import generator
 
 LOSSES = "least-squares", "logistic"
 CASES = {

@@ -29,16 +29,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.study import Result, Setting, Study
-from experiments.theory.descent import descend, envelope_smoothness
-from experiments.theory.games import Game, draw_game, far_target, honest_optimum, relative
-from pfl_flower.attacks.data import Aim, single_point
-from pfl_flower.equivalence import honest_sum, model_from_gradient
-from pfl_flower.figures import PALETTE, save
-from pfl_flower.population import UserData
-from pfl_flower.regularizers import SquaredL2
-from pfl_flower.results import Check
-from pfl_flower.seeding import generator
+from experiments.studies.study import Result, Setting, Study
+from experiments.theory.gradient_descent import descend, envelope_smoothness
+from experiments.theory.scenario import Game, draw_game, far_target, honest_optimum, relative
+from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
+from pfl_flower.attacks.poisoning.aim import Aim
+from pfl_flower.attacks.poisoning.single_point import single_point
+from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.run.checks import Check
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.support.seeding import generator
 
 INSTANCES, QUICK_INSTANCES = 20, 6
 """Per seed."""

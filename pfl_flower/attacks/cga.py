@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks import Observation
+from pfl_flower.attacks.attack import Observation
 
 Estimator = Literal["inferred", "oracle"]
 

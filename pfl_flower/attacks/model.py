@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pfl_flower.attacks import Observation
-from pfl_flower.regularizers import Regularizer
+from pfl_flower.attacks.attack import Observation
+from pfl_flower.objective.regularizers import Regularizer
 
 
 class ModelAttackState(NamedTuple):

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks import Observation
-from pfl_flower.seeding import generator
+from pfl_flower.attacks.attack import Observation
+from pfl_flower.support.seeding import generator
 
 
 class NoMemory(NamedTuple):

@@ -1,0 +1,1 @@
+"""Attack x defence x regulariser."""

@@ -1,0 +1,195 @@
+"""Attack x defence x regulariser: what aggregation rules add to the check of GRAD(rho), and cost.
+
+Ten honest users and two strategic ones on the digits. Every attack meets every aggregation rule
+under every regulariser, through the clients and the strategy of a real run. Two measures of the
+last rho: its accuracy on true labels, and how much of the way it was moved from the reference (no
+attack, the sum) to the attacker's target, ``<rho - ref, target - ref>/||target - ref||^2``.
+
+No attacker here knows the rule: CGA reckons with a sum, the untargeted ones with nothing. A rule
+that stops them is not shown to stop one who aims at the rule itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.defences.tables import draw
+from experiments.paper.runs import Keys, exact_limit
+from experiments.running.engines import logged_to
+from experiments.studies.limits import within
+from experiments.studies.study import Result, Setting, Study
+from pfl_flower import client_app
+from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.run.checks import Check
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.evaluation import Evaluation
+from pfl_flower.run.problem import build_problem
+from pfl_flower.transport.inprocess import InProcessGrid
+from pfl_flower.transport.messages import pack_rho, unpack_rho
+from strategies.parameter_server import ParameterServer
+
+BASE: Keys = {
+    "users": 12,
+    "strategic-users": "10,11",
+    "points-per-user": "100",
+    "nu": 0.01,
+    "rounds": 60,
+    "local-solver": "adam",
+    "local-lr": 0.05,
+    "aggregation-tolerance": 2,
+    "evaluate-every": 0,
+}
+ATTACKS: Mapping[str, Keys] = {
+    "none": {"strategic-users": "none"},
+    "CGA": {"attack": "cga"},
+    "model": {"attack": "model"},
+    "label flip": {"attack": "label-flip"},
+    "sign flip": {"attack": "sign-flip", "attack-strength": 5.0},
+    "Gaussian": {"attack": "gaussian", "attack-strength": 100.0},
+    "little is enough": {"attack": "little-is-enough", "attack-strength": 1.5},
+    "inner product": {"attack": "inner-product"},
+    "min-max": {"attack": "min-max"},
+}
+DEFENCES: Mapping[str, Keys] = {
+    "sum": {},
+    "median": {"aggregation": "median"},
+    "trimmed mean": {"aggregation": "trimmed-mean"},
+    "geometric median": {"aggregation": "geometric-median"},
+    "Krum": {"aggregation": "krum"},
+    "Multi-Krum": {"aggregation": "multi-krum"},
+    "centred clipping": {"aggregation": "centred-clipping"},
+    "mixing, trimmed mean": {"aggregation": "trimmed-mean", "aggregation-mixing": True},
+}
+OPEN = "squared-l2"
+"""The regulariser under which every report is plausible."""
+QUICK_ATTACKS = ("none", "CGA", "inner product")
+QUICK_DEFENCES = ("sum", "median", "Multi-Krum")
+QUICK_REGULARIZERS = ("squared-l2", "l2")
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Return every cell's accuracies, distances and share of the way to the target."""
+    attacks, defences = list(ATTACKS), list(DEFENCES)
+    regularizers = list(REGULARIZERS)
+    if setting.quick:
+        attacks, defences = list(QUICK_ATTACKS), list(QUICK_DEFENCES)
+        regularizers = list(QUICK_REGULARIZERS)
+    cells: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for regularizer in regularizers:
+        ended: dict[RunConfig, Tensor] = {}
+        reference = _ended(_config(setting, regularizer, "none", "sum"), setting, ended)
+        cells[regularizer] = {}
+        for attack in attacks:
+            for defence in defences:
+                setting.say(f"{regularizer}, {attack}, {defence}")
+                config = _config(setting, regularizer, attack, defence)
+                rho = _ended(config, setting, ended)
+                row = cells[regularizer].setdefault(attack, {})
+                row[defence] = _cell(config, rho, reference)
+    return {"cells": cells, "metrics": metrics(cells)}
+
+
+def _config(setting: Setting, regularizer: str, attack: str, defence: str) -> RunConfig:
+    keys = {**BASE, "regularizer": regularizer}
+    if setting.control:
+        attack = "none"
+    if attack == "model":
+        keys["attack-model"] = exact_limit(setting, keys)
+    keys = {**keys, **ATTACKS[attack], **DEFENCES[defence]}
+    return setting.options.configure(keys, setting.folder, setting.seed, "run")
+
+
+def _ended(config: RunConfig, setting: Setting, known: dict[RunConfig, Tensor]) -> Tensor:
+    """Return rho after the last round, run once per configuration."""
+    if config not in known:
+        problem = build_problem(config)
+        setting.folder.mkdir(parents=True, exist_ok=True)
+        with logged_to(setting.folder / "run.log"):
+            grid = InProcessGrid(client_app.app, nodes=2, run_config=config.flat())
+            server = ParameterServer(problem)
+            server.recruiter.settle = 0.0
+            result = server.start(grid, pack_rho(problem.initial), num_rounds=config.rounds)
+        known[config] = unpack_rho(result.arrays)
+    return known[config]
+
+
+def _cell(config: RunConfig, rho: Tensor, reference: Tensor) -> dict[str, float]:
+    evaluation = Evaluation.of(build_problem(config))
+    measured = evaluation(rho.to(evaluation.start))
+    target = build_problem(config).target.cpu()
+    way, moved = target - reference, rho - reference
+    return {
+        "accuracy": measured["accuracy_true"],
+        "accuracy_target": measured["accuracy_target"],
+        "distance_to_target": measured["distance_to_target"],
+        "moved": float(torch.linalg.vector_norm(moved)),
+        "way": float(torch.linalg.vector_norm(way)),
+        "share": float(moved @ way / (way @ way)),
+    }
+
+
+def metrics(cells: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the checks look at: for each regulariser and defence, the cells that decide."""
+    found: dict[str, float] = {}
+    for regularizer, attacks in cells.items():
+        sound = attacks["none"]["sum"]["accuracy"]
+        for defence, cell in attacks["none"].items():
+            where = f"{regularizer}, {defence}"
+            worst = min(rows[defence]["accuracy"] for rows in attacks.values())
+            found[f"{where}: lost without attack"] = sound - cell["accuracy"]
+            found[f"{where}: lost under the worst attack"] = sound - worst
+            found[f"{where}: CGA's share of the way"] = attacks["CGA"][defence]["share"]
+            found[f"{where}: CGA to target"] = (
+                attacks["CGA"][defence]["distance_to_target"] / cell["way"]
+            )
+    return found
+
+
+KEPT, MOVED = 0.05, 0.25
+"""Accuracy that an aggregation may cost, and share of the way that counts as having stopped CGA."""
+REACHED, RUINED = "CGA reaches its target", "some attack ruins the model"
+
+
+def judge(results: Sequence[Result]) -> list[Check]:
+    """Return what holds of each regulariser: of the sum, and of every rule that was run."""
+    checks = [
+        _within(results, f"{OPEN}, sum: CGA to target", REACHED, high=1e-2),
+        _within(results, f"{OPEN}, sum: lost under the worst attack", RUINED, low=0.9),
+    ]
+    for regularizer, attacks in results[0]["cells"].items():
+        for defence in attacks["none"]:
+            where = f"{regularizer}, {defence}"
+            key = f"{where}: lost without attack"
+            checks.append(_within(results, key, "costs little without attack", high=KEPT))
+            if regularizer == OPEN and defence == "sum":
+                continue
+            key = f"{where}: lost under the worst attack"
+            checks.append(_within(results, key, "no attack ruins the model", high=2 * KEPT))
+            key = f"{where}: CGA's share of the way"
+            checks.append(_within(results, key, "CGA is far from its target", high=MOVED))
+    return checks
+
+
+def _within(results: Sequence[Result], key: str, claim: str, **limits: float) -> Check:
+    return within(results, key, f"{key.split(':')[0]}: {claim}", **limits)
+
+
+STUDY = Study(
+    name="defences",
+    title="Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
+    measure=measure,
+    judge=judge,
+    draw=draw,
+    seeds=(1,),
+    success=(f"{OPEN}, sum: {REACHED}", f"{OPEN}, sum: {RUINED}"),
+    has_runs=True,
+    setting=(
+        "Digits, ten honest users and two strategic ones of 100 points, lam = 1, nu = 0.01; 60 "
+        "rounds of one local Adam step; f = 2. Attackers see rho and eta alone, and guess the "
+        "honest reports from data that they draw. None of them knows the aggregation rule."
+    ),
+)

@@ -1,0 +1,1 @@
+"""What poisoning methods buy for their labels."""

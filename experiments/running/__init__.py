@@ -1,0 +1,1 @@
+"""Running presets: options, engines, progress."""

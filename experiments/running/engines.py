@@ -1,0 +1,114 @@
+"""Two ways to run the same apps on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.running.options import Options
+from pfl_flower.run.config import RunConfig
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IN_PROCESS_NODES = 2
+COMPLETED = "finished:completed"
+
+
+class RunFailedError(RuntimeError):
+    """A run did not finish."""
+
+
+def run_once(config: RunConfig, options: Options) -> None:
+    """Run one configuration to its end; what it prints goes to ``run.log`` in its folder.
+
+    Raises
+    ------
+    RunFailedError
+        If it did not finish, with the first error that it logged.
+    """
+    folder = config.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.engine == "inprocess":
+        _in_process(config, options.nodes or IN_PROCESS_NODES, folder / "run.log")
+    else:
+        _simulation(config, options.nodes, folder)
+
+
+def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
+    from pfl_flower import client_app, server_app
+    from pfl_flower.transport.inprocess import run_in_process
+
+    with logged_to(log_path, append=bool(config.resume)):
+        run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
+
+
+@contextlib.contextmanager
+def logged_to(path: Path, *, append: bool = False) -> Iterator[None]:
+    """Write to ``path``, or after what is there, what Flower logs and what is printed."""
+    logger = logging.getLogger("flwr")
+    handlers, propagate = logger.handlers[:], logger.propagate
+    with path.open("a" if append else "w") as file, contextlib.redirect_stdout(file):
+        logger.handlers, logger.propagate = [logging.StreamHandler(file)], False
+        try:
+            yield
+        finally:
+            logger.handlers, logger.propagate = handlers, propagate
+
+
+def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:
+    """Return the ``flwr run`` of a configuration, which it finds in ``folder``."""
+    settings = folder / "run-config.toml"
+    settings.write_text(
+        "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items())
+    )
+    command = [_script("flwr"), "run", str(ROOT), "--stream", "--run-config", str(settings)]
+    if nodes is not None:
+        resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
+        command += ["--federation-config", resources]
+    return command
+
+
+def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+    command = simulation_command(config, nodes, folder)
+    environment = {**os.environ, "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+    log_path = folder / "run.log"
+    with log_path.open("w") as file:
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    text = log_path.read_text()
+    status = run_status(text, environment)
+    if status != COMPLETED:
+        plain = re.sub(r"\x1b\[\d*m", "", text)
+        errors = re.findall(r"ERROR\s*:\s*(.*)", plain) or plain.splitlines()[-1:]
+        said = errors[0].strip() if errors else "no output"
+        raise RunFailedError(f"the run ended as {status}, see {log_path}: {said}")
+
+
+def run_status(output: str, environment: dict[str, str]) -> str:
+    """Return the status Flower keeps of the run in ``output``; its exit code is always 0."""
+    started = re.search(r"Successfully started run (\d+)", output)
+    if started is None:
+        return "not started"
+    listing = subprocess.run(
+        [_script("flwr"), "ls", "--format", "json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    try:
+        runs = json.loads(listing.stdout)["runs"]
+    except (ValueError, KeyError):
+        return "unknown"
+    found = [run["status"] for run in runs if run["run-id"] == started[1]]
+    return found[0] if found else "unknown"
+
+
+def _script(name: str) -> str:
+    """Return a console script of this environment, which need not be on the PATH."""
+    return str(Path(sys.executable).with_name(name))

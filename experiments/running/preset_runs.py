@@ -1,0 +1,139 @@
+"""Run a preset for every seed and bring the seeds together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.running.engines import run_once
+from experiments.running.options import Options
+from experiments.running.preset_claims import CLAIMS
+from experiments.running.progress import progress
+from pfl_flower.run.checks import Check, sanity_checks
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.figures import figure_title, run_figure
+from pfl_flower.run.presets import preset
+from pfl_flower.run.results import (
+    COLUMNS,
+    behaviour,
+    commit,
+    read_rounds,
+    summarise,
+    write_json,
+)
+
+PRESET_SEEDS = (1,)
+"""What a preset runs when no seeds are named."""
+
+
+def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
+    """Run a preset for all seeds; write and return its summary."""
+    began = time.perf_counter()
+    folder = options.output / name
+    base = preset(name)
+    seeds = options.seeds or PRESET_SEEDS
+    configs = [options.configure(base, folder, seed) for seed in seeds]
+    for config in configs:
+        if finished(config, options):
+            console.print(f"{name}, {config.name}: kept from before")
+            continue
+        growing = config.folder() / "rounds.csv"
+        with progress(console, f"{name} {config.name}", growing, config.rounds):
+            run_once(config, options)
+    curves = [read_rounds(config.folder() / "rounds.csv") for config in configs]
+    finals = [final_metrics(config) for config in configs]
+    checks = [claim.check(finals) for claim in CLAIMS.get(name, ())]
+    for config, rows in zip(configs, curves, strict=True):
+        checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
+    trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
+    own = {"name": name, "output-dir": str(options.output), "seed": seeds[0]}
+    summary = summarise(
+        experiment=name,
+        config={**configs[0].flat(), **own},
+        seeds=seeds,
+        finals=finals,
+        checks=checks,
+        device=_device(configs[0]),
+        seconds=time.perf_counter() - began,
+        extra={
+            "engine": options.engine,
+            "estimator": configs[0].estimator,
+            "behaviour": trends,
+        },
+    )
+    _merge_rows(folder / "rounds.csv", configs)
+    run_figure(curves, figure_title(configs[0]), folder)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def final_metrics(config: RunConfig) -> dict[str, float]:
+    """Return the metrics that a finished run ended with."""
+    kept = json.loads((config.folder() / "summary.json").read_text())
+    return {name: float(metric["values"][0]) for name, metric in kept["metrics"].items()}
+
+
+def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Print metrics, checks and where the files are."""
+    table = Table(title=str(summary["experiment"]))
+    for column in ("metric", "mean", "std"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for metric, value in summary["metrics"].items():
+        table.add_row(metric, f"{value['mean']:.4g}", f"{value['std']:.2g}")
+    console.print(table)
+    for check in summary["checks"]:
+        word = "[green]passed[/]" if check["passed"] else "[red]FAILED[/]"
+        shown = check["value"]
+        shown = f"{shown:.4g}" if isinstance(shown, float) else shown
+        console.print(f"{word}  {check['name']} = {shown}, expected {check['expected']}")
+    if summary.get("control"):
+        every, some = "every claim of success failed, as it must", "a claim of success held"
+        console.print(f"control, nobody attacks: {every if summary['passed'] else some}")
+    if "behaviour" in summary:
+        console.print(f"steps of rho are {', '.join(summary['behaviour'])}")
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            console.print(f"  {path}", soft_wrap=True)
+
+
+def finished(config: RunConfig, options: Options) -> bool:
+    """Whether this configuration was run to its end, and by this code unless options say so."""
+    try:
+        kept = json.loads((config.folder() / "summary.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(kept.get("config") == config.flat()) and may_keep(kept, options)
+
+
+def may_keep(kept: Mapping[str, Any], options: Options) -> bool:
+    """Whether what is kept counts: made by this very code, or by any with ``--keep``."""
+    source = commit()
+    clean = source != "unknown" and not source.endswith("-dirty")
+    return not options.fresh and (options.keep or (clean and kept.get("commit") == source))
+
+
+def _device(config: RunConfig) -> str:
+    return str(json.loads((config.folder() / "summary.json").read_text())["device"])
+
+
+def _for_seed(check: Check, config: RunConfig) -> Check:
+    return Check(f"{config.name} {check.name}", check.value, check.expected, check.passed)
+
+
+def _merge_rows(path: Path, configs: list[RunConfig]) -> None:
+    """Write the rows of all seeds, which the seed column tells apart."""
+    partial = path.with_suffix(".part")
+    with partial.open("w", newline="") as target:
+        writer = csv.DictWriter(target, COLUMNS, restval="")
+        writer.writeheader()
+        for config in configs:
+            with (config.folder() / "rounds.csv").open(newline="") as source:
+                writer.writerows(csv.DictReader(source))
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Studies: measured once per seed, judged over all, drawn."""

@@ -1,0 +1,144 @@
+"""Run many studies one after another: what one of them does never stops the next."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from experiments.running.options import Options
+from experiments.studies.catalogue import STUDIES
+from experiments.studies.study import find_study, run_study
+from pfl_flower.support.errors import ConfigError
+
+ERROR_FILE = "error.txt"
+"""In a study's folder: why its last run broke off, in one line, and the traceback."""
+
+Verdict = Literal["passed", "FAILED", "error"]
+COLOURS: Mapping[Verdict, str] = {"passed": "green", "FAILED": "red", "error": "bold red"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one study ended.
+
+    Attributes
+    ----------
+    name : str
+        The study.
+    verdict : {"passed", "FAILED", "error"}
+        ``FAILED`` if a check did, ``error`` if it was not measured to the end.
+    seconds : float
+        Of this run; seeds kept from before take none.
+    reason : str
+        One line: the failed checks, or the error. Empty if it passed.
+    """
+
+    name: str
+    verdict: Verdict
+    seconds: float
+    reason: str = ""
+
+
+def reproduce(names: Sequence[str], options: Options, console: Console) -> list[Outcome]:
+    """Run the named studies and return how each ended; finished seeds are kept, as ever.
+
+    A table of the outcomes ends the run, also one that was interrupted.
+
+    Raises
+    ------
+    ConfigError
+        If a name is no study's: before anything is run.
+    """
+    check_names(names)
+    # Not started: only one live display is allowed at a time, and each study has its own.
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task("", total=len(names))
+    outcomes: list[Outcome] = []
+    try:
+        for name in names:
+            bar.update(task, description=name, completed=len(outcomes))
+            console.print(bar.get_renderable())
+            outcomes.append(_run(name, options, console))
+    finally:
+        console.print(_table(outcomes, len(names)))
+    return outcomes
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ConfigError at the first name that is no study's."""
+    for name in names:
+        if name not in STUDIES:
+            raise ConfigError(f"NAME = {name}: expected one of {', '.join(STUDIES)}")
+
+
+def _run(name: str, options: Options, console: Console) -> Outcome:
+    began = time.perf_counter()
+    trace = options.output / name / ERROR_FILE
+    try:
+        trace.unlink(missing_ok=True)
+        summary = run_study(find_study(STUDIES[name]), options, console)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            _keep(trace, error)
+        return Outcome(name, "error", time.perf_counter() - began, one_line(error))
+    passed = bool(summary["passed"])
+    return Outcome(
+        name=name,
+        verdict="passed" if passed else "FAILED",
+        seconds=time.perf_counter() - began,
+        reason="" if passed else _missed(summary),
+    )
+
+
+def _keep(trace: Path, error: Exception) -> None:
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    trace.write_text(f"{one_line(error)}\n\n{traceback.format_exc()}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return the error's kind and the first line of what it says."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+
+
+def _missed(summary: Mapping[str, Any]) -> str:
+    checks = summary["checks"]
+    if summary.get("control"):
+        wrong = [c["name"] for c in checks if c["passed"] and c["name"] in summary["success"]]
+        return f"passed in the control: {'; '.join(wrong)}"
+    return "; ".join(check["name"] for check in checks if not check["passed"])
+
+
+def _table(outcomes: Sequence[Outcome], total: int) -> Table:
+    passed = sum(outcome.verdict == "passed" for outcome in outcomes)
+    table = Table(title=f"{passed} of {total} passed", show_footer=True)
+    table.add_column("study", footer=f"{len(outcomes)} of {total} run", overflow="fold")
+    table.add_column("result", no_wrap=True)
+    table.add_column(
+        "seconds", f"{sum(outcome.seconds for outcome in outcomes):.1f}", justify="right"
+    )
+    table.add_column("why", overflow="fold")
+    for outcome in outcomes:
+        table.add_row(
+            Text(outcome.name),
+            Text(outcome.verdict, style=COLOURS[outcome.verdict]),
+            f"{outcome.seconds:.1f}",
+            Text(outcome.reason),
+        )
+    return table

@@ -1,0 +1,84 @@
+"""The equilibrium of many small local problems under squared l2, by one Newton's method on all.
+
+Many times faster than ``pfl_flower.solvers.equilibrium``, which serves any problem, user by user,
+and is what studies check these results against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from experiments.theory.scenario import Game
+from pfl_flower.objective.local_loss import LocalLoss
+from pfl_flower.objective.user_data import UserData
+
+STILL = 1e-9
+"""Length of the last step, relative to the models; the error left is about its square."""
+
+
+def settle(game: Game, users: Sequence[UserData], lam: float, start: Tensor) -> Tensor:
+    """Return rho* and all theta_n*, which minimise LOSS (Equation 1).
+
+    With ``M_n = Hess L_n(theta_n) + 2 lam I``, the Newton step of rho solves a system with matrix
+    ``2 lam k I - 4 lam^2 sum_n M_n^{-1}``, and those of the theta_n follow from it.
+
+    Parameters
+    ----------
+    game : Game
+        States model, loss and nu.
+    users : sequence of UserData
+        All k users, honest or not.
+    lam : float
+        Strength of squared l2.
+    start : Tensor
+        rho and the theta_n, ``(k + 1, d)``.
+
+    Raises
+    ------
+    RuntimeError
+        If steps do not become short.
+    """
+    local, models, strength = stacked(game, users, nu=game.nu), start, 2 * lam
+    identity = torch.eye(game.dim, dtype=start.dtype)
+
+    def value(models: Tensor) -> Tensor:
+        return (local.value(models[1:]) + lam * ((models[0] - models[1:]) ** 2).sum(dim=1)).sum()
+
+    for _ in range(200):
+        rho, theta = models[0], models[1:]
+        pulls = strength * (rho - theta)
+        inverse = torch.linalg.inv(local.hessian(theta) + strength * identity)
+        own = (inverse @ (local.gradient(theta) - pulls)[..., None])[..., 0]
+        shared = strength * len(users) * identity - strength**2 * inverse.sum(dim=0)
+        first = torch.linalg.solve(shared, pulls.sum(dim=0) + strength * own.sum(dim=0))
+        step = torch.cat([first[None], own + strength * (inverse @ first)])
+        if torch.linalg.vector_norm(step) <= STILL * (1 + torch.linalg.vector_norm(models)):
+            return models - step
+        scale, before = 1.0, value(models)
+        # Equal values, which rounding may raise, are what the last steps lead to.
+        while value(models - scale * step) > before * (1 + 1e-14) and scale > 1e-6:
+            scale /= 2
+        models = models - scale * step
+    raise RuntimeError("no equilibrium after 200 Newton steps")
+
+
+def stacked(game: Game, users: Sequence[UserData], *, nu: float) -> LocalLoss:
+    """Return the users' losses, those with fewer points padded by points of weight 0."""
+    weights = [
+        torch.ones(len(user.features), dtype=torch.float64)
+        if user.weights is None
+        else user.weights
+        for user in users
+    ]
+    return LocalLoss.build(
+        game.model,
+        game.point_loss,
+        pad_sequence([user.features for user in users], batch_first=True),
+        pad_sequence([user.labels.double() for user in users], batch_first=True),
+        weights=pad_sequence(weights, batch_first=True),
+        nu=nu,
+    )

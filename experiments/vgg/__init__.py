@@ -1,0 +1,1 @@
+"""Training the network whose embeddings the users of Appendix J hold."""

@@ -1,0 +1,1 @@
+"""What the server makes of the rows that users report: checked, combined, a step of rho."""

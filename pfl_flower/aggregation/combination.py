@@ -1,0 +1,70 @@
+"""Checked rows to one direction, by the rule of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from pfl_flower.aggregation.reports import Reason, Rejection
+from pfl_flower.aggregation.rows import Rows
+from pfl_flower.aggregation.rules import ROBUST
+from pfl_flower.objective.regularizers import finite
+
+Aggregation = Callable[[Tensor], Tensor]
+"""From the accepted rows ``(m, d)``, ordered by user, to the direction ``(d,)`` of descent."""
+
+
+def total(rows: Tensor) -> Tensor:
+    """Return the sum over users, the paper's rule."""
+    return rows.sum(dim=0)
+
+
+AGGREGATIONS: dict[str, Aggregation] = {"sum": total, **ROBUST}
+
+
+def combine(
+    rows: Mapping[int, Tensor], rho: Tensor, eta: float, rule: Aggregation = total
+) -> tuple[Tensor, Rows, list[Rejection]]:
+    """Combine the accepted rows, refusing those that would make rho non-finite.
+
+    Parameters
+    ----------
+    rows : mapping
+        Accepted rows ``(d,)`` by user; they are taken in the order of the user ids.
+    rho, eta
+        Current global model ``(d,)`` and step size.
+    rule : Aggregation
+        How rows become one direction.
+
+    Returns
+    -------
+    tuple
+        The direction ``(d,)`` (0 without rows), the rows that counted, and rejections for overflow.
+    """
+    ordered = Rows.of(rows)
+    kept = _finite_rows(ordered, rho, eta, rule)
+    direction = rule(kept.values_by_user) if kept else torch.zeros_like(rho)
+    detail = "rho would no longer be finite"
+    lost = ordered.users[~torch.isin(ordered.users, kept.users)].tolist()
+    return direction, kept, [Rejection(user, Reason.OVERFLOW, detail) for user in lost]
+
+
+def _finite_rows(rows: Rows, rho: Tensor, eta: float, rule: Aggregation) -> Rows:
+    """Return the rows, taken in order, with which rho stays finite.
+
+    A group that would not do is halved: a few bad rows among many cost a few sums.
+    """
+    kept = Rows.of({})
+    waiting = [rows] if rows else []
+    while waiting:
+        group = waiting.pop()
+        tried = Rows.merge([kept, group])
+        if bool(finite(rho - eta * rule(tried.values_by_user))):
+            kept = tried
+        elif len(group) > 1:
+            index = torch.arange(len(group))
+            half = len(group) // 2
+            waiting += [group.select(index[half:]), group.select(index[:half])]
+    return kept

@@ -1,0 +1,218 @@
+"""Aggregation rules that withstand strategic users, in place of the paper's sum.
+
+A rule maps the k accepted rows ``(k, d)``, ordered by user, to the direction ``(d,)`` of descent.
+Robust rules estimate the gradient of one user; here each is multiplied by k, so that it takes the
+sum's place at the sum's step size: on equal rows every rule is the sum.
+
+Where fewer rows were accepted than a tolerance f needs, f is lowered to the most that they allow. A
+finite row of any size, among enough others, never makes a direction that is not finite.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pfl_flower.objective.regularizers import length
+
+Rule = Callable[..., Tensor]
+
+SMOOTHING = 1e-4
+"""Radius within which the geometric median is rounded off, relative to the rows' spread."""
+STEPS = 1000
+CLIPPINGS = 3
+
+
+def median(rows: Tensor) -> Tensor:
+    """Return k times the coordinate-wise median.
+
+    Of an even number of rows it is the mean of the two in the middle (Yin, Chen, Ramchandran,
+    Bartlett, *Byzantine-robust distributed learning: towards optimal statistical rates*, 2018).
+
+    >>> median(torch.tensor([[1.0, 0.0], [2.0, 1.0], [900.0, -900.0]]))
+    tensor([6., 0.])
+    """
+    return len(rows) * _middle(rows)
+
+
+def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
+    """Return k times the coordinate-wise mean without the f largest and the f smallest values.
+
+    (Yin, Chen, Ramchandran, Bartlett, *Byzantine-robust distributed learning*, 2018.) ``tolerance``
+    is f, with ``2 f < k``.
+
+    >>> trimmed_mean(torch.tensor([[1.0], [2.0], [3.0], [900.0]]), tolerance=1)
+    tensor([10.])
+    """
+    f = min(tolerance, (len(rows) - 1) // 2)
+    return len(rows) * _mean(rows.sort(dim=0).values[f : len(rows) - f])
+
+
+def geometric_median(rows: Tensor) -> Tensor:
+    """Return k times the smoothed geometric median ``argmin_z sum_n h(||g_n - z||)``.
+
+    ``h(r) = r`` beyond a small radius and the parabola that continues it within. Weiszfeld's
+    iteration ``z <- sum w_n g_n / sum w_n, w_n = 1/max(radius, ||g_n - z||)`` (Pillutla, Kakade,
+    Harchaoui, *Robust aggregation for federated learning*, 2022) runs from the coordinate-wise
+    median until it rests. The radius is ``SMOOTHING`` times the median distance to that start.
+
+    >>> geometric_median(torch.tensor([[0.0], [1.0], [900.0]], dtype=torch.float64)).round()
+    tensor([3.], dtype=torch.float64)
+    """
+    centre = _middle(rows)
+    spread = length(rows - centre).median()
+    if spread <= _tiny(rows) / SMOOTHING:
+        return len(rows) * centre
+    rest = 4 * torch.finfo(rows.dtype).eps * spread
+    for _ in range(STEPS):
+        weights = spread / length(rows - centre).clamp(min=SMOOTHING * spread)
+        moved = ((weights / weights.sum()) * rows).sum(dim=0)
+        step, centre = length(moved - centre), moved
+        if step <= rest:
+            break
+    return len(rows) * centre
+
+
+def krum(rows: Tensor, *, tolerance: int = 1) -> Tensor:
+    """Return k times the row with the lowest score; of equal ones the first.
+
+    The score of a row is the sum of its squared distances to the k - f - 2 nearest others
+    (Blanchard, El Mhamdi, Guerraoui, Stainer, *Machine learning with adversaries*, 2017).
+    ``tolerance`` is f, with ``2 f + 2 < k``.
+
+    >>> krum(torch.tensor([[1.0], [2.0], [3.0], [900.0], [2.5]]), tolerance=1)
+    tensor([12.5000])
+    """
+    return len(rows) * rows[_scores(rows, tolerance).argmin()]
+
+
+def multi_krum(rows: Tensor, *, tolerance: int = 1, selected: int = 0) -> Tensor:
+    """Return k times the mean of the rows with the lowest scores of Krum.
+
+    (Blanchard, El Mhamdi, Guerraoui, Stainer, 2017.) ``selected`` rows are kept, k - f where it is
+    0.
+
+    >>> multi_krum(torch.tensor([[1.0], [2.0], [3.0], [900.0], [2.0]]), tolerance=1)
+    tensor([10.])
+    """
+    kept = min(selected or len(rows) - _krum_tolerance(rows, tolerance), len(rows))
+    order = _scores(rows, tolerance).argsort(stable=True)
+    return len(rows) * _mean(rows[order[:kept]])
+
+
+def centred_clipping(rows: Tensor, *, radius: float = 0.0) -> Tensor:
+    """Return k times the centre after three steps ``v <- v + mean clip(g_n - v)``.
+
+    ``clip(z) = z min(1, radius/||z||)`` (Karimireddy, He, Jaggi, *Learning from history for
+    Byzantine robust optimization*, 2021). Theirs starts from the last round's aggregate of momenta;
+    a rule here has no memory and starts from the coordinate-wise median. A radius of 0 stands for
+    the median distance of the rows to that start.
+
+    >>> centred_clipping(torch.tensor([[0.0], [2.0], [4.0]]), radius=10.0)
+    tensor([6.])
+    """
+    centre = _middle(rows)
+    reach = length(rows - centre).median() if radius == 0 else torch.tensor(radius).to(rows)
+    for _ in range(CLIPPINGS):
+        away = rows - centre
+        norms = length(away)
+        factor = torch.where(norms > reach, reach / norms.clamp(min=_tiny(rows)), 1.0)
+        centre = centre + _mean(factor * away)
+    return len(rows) * centre
+
+
+def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
+    """Return the rows ``(k, d)``, each replaced by the mean of the k - f nearest to it.
+
+    Itself included: nearest-neighbour mixing, which makes the rule that follows it as good as any
+    can be among users who differ (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, *Fixing
+    by mixing*, 2023). ``tolerance`` is f, with ``2 f < k``.
+
+    >>> mixed(torch.tensor([[1.0], [3.0], [900.0]]), tolerance=1)
+    tensor([[  2.0000],
+            [  2.0000],
+            [451.5000]])
+    """
+    kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
+    order = _distances(rows).argsort(dim=1, stable=True)[:, :kept]
+    return torch.stack([_mean(rows[nearest]) for nearest in order])
+
+
+ROBUST: dict[str, Rule] = {
+    "median": median,
+    "trimmed-mean": trimmed_mean,
+    "geometric-median": geometric_median,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "centred-clipping": centred_clipping,
+}
+
+
+def most_tolerated(name: str, rows: int, *, mixing: bool = False) -> int | None:
+    """Return the largest f of a rule among ``rows`` users, None where it names none.
+
+    >>> most_tolerated("trimmed-mean", 11), most_tolerated("krum", 11), most_tolerated("sum", 11)
+    (5, 4, None)
+    """
+    limits = []
+    if name in ("krum", "multi-krum"):
+        limits.append((rows - 3) // 2)
+    if name == "trimmed-mean" or mixing:
+        limits.append((rows - 1) // 2)
+    return min(limits, default=None)
+
+
+def bind(
+    rule: Rule, *, tolerance: int, selected: int = 0, radius: float = 0.0, mixing: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return a rule of the rows alone, given those parameters that it names as its keywords.
+
+    Parameters
+    ----------
+    rule : callable
+        One of these rules or one of your own.
+    tolerance, selected, radius
+        f, and the parameters of Multi-Krum and of centred clipping.
+    mixing : bool
+        Whether the rule sees the rows mixed.
+    """
+    offered = {"tolerance": tolerance, "selected": selected, "radius": radius}
+    named = inspect.signature(rule).parameters
+    bound = partial(rule, **{key: value for key, value in offered.items() if key in named})
+    return (lambda rows: bound(mixed(rows, tolerance=tolerance))) if mixing else bound
+
+
+def _tiny(rows: Tensor) -> float:
+    return torch.finfo(rows.dtype).tiny
+
+
+def _mean(rows: Tensor) -> Tensor:
+    # Divided first: the sum of finite rows can be infinite.
+    return (rows / len(rows)).sum(dim=0)
+
+
+def _middle(rows: Tensor) -> Tensor:
+    ordered = rows.sort(dim=0).values
+    return ordered[(len(rows) - 1) // 2] / 2 + ordered[len(rows) // 2] / 2
+
+
+def _distances(rows: Tensor) -> Tensor:
+    """Return all distances ``(k, k)``, row by row: products of huge rows would overflow."""
+    distances = torch.stack([length(rows - row)[:, 0] for row in rows])
+    # The difference of two finite rows can be infinite, and its length then is not a number.
+    return distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def _krum_tolerance(rows: Tensor, tolerance: int) -> int:
+    return max(0, min(tolerance, (len(rows) - 3) // 2))
+
+
+def _scores(rows: Tensor, tolerance: int) -> Tensor:
+    distances = _distances(rows)
+    distances = distances / distances.median().clamp(min=_tiny(rows))
+    near = max(1, len(rows) - _krum_tolerance(rows, tolerance) - 2)
+    return distances.sort(dim=1).values[:, 1 : near + 1].square().sum(dim=1)

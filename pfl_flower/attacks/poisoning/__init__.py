@@ -1,0 +1,1 @@
+"""Data poisoning (Sections 4 and 5.3): data whose local optimum is a wanted model."""

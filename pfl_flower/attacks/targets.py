@@ -1,0 +1,89 @@
+"""The strategic user's target model theta_dagger (Section 5.1).
+
+For images it is learned on the training set with every label moved by a shift, by 1 in the paper: 0
+as 1, ..., 9 as 0 (Appendix G); for synthetic data, whose common model is known, it is the opposite
+of that model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pfl_flower.aggregation.server_steps import StepSizes
+from pfl_flower.data.sources import Source, Synthetic
+from pfl_flower.objective.local_loss import LocalLoss
+from pfl_flower.objective.losses import PointLoss
+from pfl_flower.objective.models import Linear, Model
+from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.solvers.optimizer_steps import StepState, adam_step
+from pfl_flower.solvers.proximal import ProximalSolver
+from pfl_flower.support.folders import cache_folder
+from pfl_flower.support.seeding import generator
+
+RIDGE = 0.1
+"""Coefficient of ||theta||^2 in an exactly solved target."""
+EXACT_LIMIT = 1500
+"""Most parameters for which the target is solved exactly; above, it is trained with Adam."""
+STEPS = 300
+STEP_SIZES = StepSizes(first=0.02, decay=0.99, floor=0.005)
+
+
+def learn_target(
+    source: Source, model: Model, loss: PointLoss, *, cache_key: str, shift: int = 1
+) -> Tensor:
+    """Return theta_dagger ``(d,)`` for labels moved by ``shift``, the same on every node.
+
+    Small linear models are solved to the optimum in float64; others take 300 full-batch Adam steps
+    in float32 and are kept in the cache folder, under a name derived from ``cache_key`` and the
+    model.
+    """
+    if isinstance(source, Synthetic):
+        return -source.common
+    features, labels = source.training_set()
+    relabelled = (labels + shift) % model.outputs
+    if isinstance(model, Linear) and model.dim <= EXACT_LIMIT:
+        return _solve(features.double(), relabelled, model, loss)
+    recipe = f"{cache_key}|{model}|{STEPS}|{STEP_SIZES}|{len(labels)}"
+    recipe += "" if shift == 1 else f"|shift {shift}"
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)
+
+
+def _solve(features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> Tensor:
+    local = LocalLoss.build(model, loss, features[None], labels[None])
+    zero = torch.zeros(model.dim, dtype=torch.float64)
+    solver = ProximalSolver(local, SquaredL2(lam=RIDGE), tolerance=1e-8)
+    return solver.solve(zero, zero[None]).theta[0]
+
+
+def _cached(path: Path, features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> Tensor:
+    try:
+        kept = torch.from_numpy(np.load(path, allow_pickle=False))
+        if kept.shape == (model.dim,):
+            return kept
+    except (OSError, ValueError):
+        pass
+    target = _train(features.float(), labels, model, loss)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".npy")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, target.numpy(), allow_pickle=False)
+    os.replace(partial, path)
+    return target
+
+
+def _train(features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> Tensor:
+    local = LocalLoss.build(model, loss, features[None], labels[None], reduction="mean")
+    theta = model.initial(1, generator(0, "target"), torch.float32)
+    state = StepState.init(theta)
+    for step in range(1, STEPS + 1):
+        gradient = local.gradient(theta)
+        theta, state = adam_step(theta, gradient, state, STEP_SIZES.at(step))
+    return theta[0]

@@ -1,0 +1,1 @@
+"""Where the points come from that users hold."""

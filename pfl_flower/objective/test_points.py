@@ -1,0 +1,48 @@
+"""Points that many models are judged on: the test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pfl_flower.objective.models import Linear, Model, accuracy
+from pfl_flower.objective.sparse_features import Compressed
+
+SCORES_AT_ONCE = 2**21
+"""Scores, or hidden units, held at a time while many models are judged."""
+
+
+@dataclass(frozen=True)
+class SharedPoints:
+    """Features ``(m, q)``, the constant column included, and labels ``(m,)``.
+
+    >>> points = SharedPoints(torch.eye(2), torch.tensor([0, 0]))
+    >>> theta = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+    >>> points.accuracy_of_each(Linear(inputs=2, outputs=2), theta)
+    tensor([0.5000, 1.0000], dtype=torch.float64)
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    @cached_property
+    def _compressed(self) -> Compressed | None:
+        """The features without their zeros, where that pays."""
+        return Compressed.of(self.features)
+
+    def scores(self, model: Model, theta: Tensor) -> Tensor:
+        """Scores ``(k, m, c)`` of models ``theta (k, d)``: one product for all linear ones."""
+        if self._compressed is None or not isinstance(model, Linear):
+            return model.shared_scores(theta, self.features)
+        scores = self._compressed.scores(theta.reshape(-1, model.inputs))
+        return scores.view(len(self.labels), -1, model.outputs).transpose(0, 1)
+
+    def accuracy_of_each(self, model: Model, theta: Tensor) -> Tensor:
+        """Accuracy ``(k,)`` of models ``theta (k, d)``, as many at a time as fit."""
+        block = max(1, SCORES_AT_ONCE // (len(self.labels) * model.width))
+        return torch.cat(
+            [accuracy(self.scores(model, part), self.labels) for part in torch.split(theta, block)]
+        )

@@ -1,0 +1,110 @@
+"""The run configuration: every key with its unit, default and meaning, validated first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import ValidationError, field_validator, model_validator
+
+from pfl_flower.aggregation.combination import AGGREGATIONS
+from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.run.key_rules import rules
+from pfl_flower.run.keys import kebab
+from pfl_flower.run.settings import Settings
+from pfl_flower.support.errors import ConfigError
+
+ATTACK_NAMES = (
+    "cga",
+    "model",
+    "data",
+    "label-flip",
+    "sign-flip",
+    "gaussian",
+    "little-is-enough",
+    "inner-product",
+    "min-max",
+)
+POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
+DATASET = re.compile(
+    r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"
+    r"|imagefolder(-embeddings)?:.+"
+)
+PLUGIN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
+
+class RunConfig(Settings):
+    """One run of personalised federated learning, as Flower's run config carries it."""
+
+    @field_validator("points_per_user", "strategic_users", "target_shift", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        """Accept a bare number, which is how Flower's command line reads ``strategic-users=3``."""
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("server_lr", mode="before")
+    @classmethod
+    def _number_in_text(cls, value: object) -> object:
+        if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+", value):
+            return float(value)
+        return value
+
+    @field_validator("dataset")
+    @classmethod
+    def _known_dataset(cls, value: str) -> str:
+        if not DATASET.fullmatch(value):
+            raise ValueError(f"expected {cls.model_fields['dataset'].description}")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _one_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise ValueError("expected letters, digits, '.', '_' and '-' (it names a folder)")
+        return value
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.points(), self.strategic(), self.shifts()
+        _known("regularizer", self.regularizer, tuple(REGULARIZERS))
+        _known("aggregation", self.aggregation, tuple(AGGREGATIONS))
+        _known("attack", self.attack, ATTACK_NAMES)
+        _known("poisoning", self.poisoning, POISONING_NAMES)
+        for key, wrong, right in rules(self):
+            if wrong:
+                raise ValueError(f"{key} = {self.flat()[key]}: expected {right}")
+        return self
+
+
+def _known(key: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names and not PLUGIN.match(value):
+        raise ValueError(f"{key} = {value}: expected {', '.join(names)} or package.module:Name")
+
+
+def parse_config(values: Mapping[str, Any]) -> RunConfig:
+    """Return the validated configuration of keys spelled as in Flower's run config.
+
+    Raises
+    ------
+    ConfigError
+        One line for the first fault: an unknown key, an ill-typed value, an impossible combination.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_one_line(error, values)) from None
+
+
+def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
+    first = error.errors()[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    key = kebab(str(first["loc"][0]))
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(kebab(name) for name in RunConfig.model_fields))
+        return f"{key} = {values.get(key)!r}: unknown key; the keys are {known}"
+    if key == "server-lr":
+        return f"{key} = {values.get(key)!r}: expected auto or a positive number"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key} = {values.get(key)!r}: expected {message.removeprefix('expected ')}"

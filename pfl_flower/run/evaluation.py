@@ -1,0 +1,87 @@
+"""What the server measures of rho each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from pfl_flower.objective.models import accuracy, predict
+from pfl_flower.objective.test_points import SharedPoints
+from pfl_flower.run.problem import Problem
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy, loss and distances of rho.
+
+    Parameters
+    ----------
+    problem : Problem
+        Whose test set and target are used. The target is the laboratory's knowledge: no update of
+        rho depends on it. Without strategic users a model that is not linear has none.
+    """
+
+    problem: Problem
+    points: SharedPoints
+    target: Tensor | None
+    start: Tensor
+    rivals: tuple[Tensor, ...] = ()
+    honest: Tensor | None = None
+
+    @classmethod
+    def of(cls, problem: Problem) -> Evaluation:
+        """Return the evaluation of a run."""
+        target, rivals = None, []
+        # Two layers take minutes to learn a target, which nobody aims at without an attacker.
+        if problem.config.strategic() or problem.config.model == "linear":
+            target, *rivals = problem.targets.values()
+        honest = problem.honest_model if problem.config.honest_distance else None
+        return cls(problem, problem.test_set, target, problem.initial, tuple(rivals), honest)
+
+    @cached_property
+    def _wanted(self) -> Tensor:
+        return self.problem.relabelled(self.points.labels)
+
+    @cached_property
+    def target_accuracy(self) -> float:
+        """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
+        if self.target is None:
+            return float("nan")
+        scores = self.points.scores(self.problem.model, self.target[None])
+        return float(accuracy(scores, self._wanted[None])[0])
+
+    def __call__(self, rho: Tensor) -> dict[str, float]:
+        """Return the metrics of ``rho (d,)``.
+
+        ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
+        relabels it (absent for regression); ``loss_true`` is the mean loss per test point;
+        distances are Euclidean, ``distance_to_rival`` to the nearest target of the others,
+        ``distance_to_honest`` to a classifier learned as the target is, on the true labels.
+        """
+        scores = self.points.scores(self.problem.model, rho[None])[0]
+        labels = self.points.labels
+        measured = {}
+        if self.problem.source.loss != "least-squares":
+            answers = predict(scores)
+            measured["accuracy_true"] = float((answers == labels).double().mean())
+            measured["accuracy_target"] = float((answers == self._wanted).double().mean())
+            if self.target is not None:
+                measured["target_accuracy"] = self.target_accuracy
+        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
+        measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
+        if self.target is not None:
+            measured["distance_to_target"] = _norm(rho - self.target)
+        if self.rivals:
+            measured["distance_to_rival"] = min(_norm(rho - rival) for rival in self.rivals)
+        measured["distance_to_start"] = _norm(rho - self.start)
+        if self.honest is not None:
+            measured["distance_to_honest"] = _norm(rho - self.honest)
+        measured["norm_rho"] = _norm(rho)
+        return measured
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

@@ -1,0 +1,105 @@
+"""Figures of runs: colour-blind-safe, labelled, as PNG and PDF."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from pfl_flower.run.config import RunConfig
+
+matplotlib.use("Agg")
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, told apart with any colour vision."""
+
+Curves = Sequence[Sequence[Mapping[str, float]]]
+"""For each seed the rows of ``rounds.csv``."""
+
+
+def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> tuple[Path, Path]:
+    """Draw accuracy and distances by round: the mean over seeds, and one deviation around it.
+
+    Returns
+    -------
+    tuple of Path
+        The PNG and the PDF.
+    """
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    has_accuracy = any("accuracy_true" in row for row in curves[0])
+    if has_accuracy:
+        draw(left, curves, "accuracy_true", "on true labels", 0)
+        draw(left, curves, "accuracy_target", "on the attacker's labels", 1, style="--")
+        left.set(ylabel="test accuracy of the global model", ylim=(-0.03, 1.03))
+    else:
+        draw(left, curves, "loss_true", "test loss", 0)
+        left.set(ylabel="mean loss of the global model")
+    if any("distance_to_target" in row for row in curves[0]):
+        draw(right, curves, "distance_to_target", "to the target", 0)
+    draw(right, curves, "distance_to_start", "to the start", 1, style="--")
+    draw(right, curves, "norm_rho", "norm", 2, style=":")
+    right.set(ylabel="distance of the global model", yscale="log")
+    for axes in (left, right):
+        axes.set(xlabel="round")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return save(figure, folder, name)
+
+
+def draw(axes: Axes, curves: Curves, key: str, label: str, colour: int, style: str = "-") -> None:
+    """Draw one column of all seeds: its mean and a band of one standard deviation."""
+    rounds = [row["round"] for row in curves[0] if key in row]
+    columns = [[row[key] for row in rows if key in row] for rows in curves]
+    length = min(len(column) for column in columns)
+    values = np.array([column[:length] for column in columns])
+    values[~np.isfinite(values)] = np.nan
+    if axes.get_yscale() == "log" or key.startswith(("distance", "norm")):
+        values[values <= 0] = np.nan
+    draw_band(axes, rounds[:length], values, label, colour, style)
+
+
+def draw_band(
+    axes: Axes,
+    rounds: Sequence[float],
+    values: NDArray[np.float64],
+    label: str,
+    colour: int,
+    style: str = "-",
+) -> None:
+    """Draw the mean of ``values (seeds, rounds)`` and a band of one standard deviation."""
+    mean = values.mean(axis=0)
+    axes.plot(rounds, mean, style, color=PALETTE[colour], label=label, linewidth=1.6)
+    if len(values) > 1:
+        spread = values.std(axis=0)
+        low = np.maximum(mean - spread, values.min(axis=0))
+        axes.fill_between(rounds, low, mean + spread, color=PALETTE[colour], alpha=0.2, linewidth=0)
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``name.png`` and ``name.pdf``, each in one move."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.png", folder / f"{name}.pdf"
+    for path in paths:
+        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        figure.savefig(partial, dpi=150)
+        os.replace(partial, path)
+    return paths
+
+
+def figure_title(config: RunConfig) -> str:
+    """Return the line over a run's figure: what attacked what."""
+    attack = "no attack"
+    if config.strategic():
+        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
+        detail = how.get(config.attack, "")
+        detail = "from a CGA run" if "/" in detail else detail
+        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
+    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"

@@ -1,0 +1,218 @@
+"""The keys of a run configuration: type, default, and the meaning that README's table repeats."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Scalar = bool | int | float | str
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def kebab(name: str) -> str:
+    """Return a field's name as Flower's run config spells it.
+
+    >>> kebab("points_per_user")
+    'points-per-user'
+    """
+    return name.replace("_", "-")
+
+
+class Keys(BaseModel):
+    """Every key; what combinations mean and which are wrong is ``config.RunConfig``'s matter."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=kebab, populate_by_name=True, strict=True
+    )
+
+    name: str = Field("digits-squared-l2", description="name of the run, and of its folder")
+    output_dir: str = Field("", description="absolute folder of the results; empty: ~/pfl-flower")
+    seed: int = Field(1, description="seed of every random draw")
+    rounds: Count = Field(60, description="rounds of federated gradient descent")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
+    dtype: Literal["float32", "float64"] = Field("float64", description="precision of the run")
+    save_trajectory: bool = Field(False, description="keep rho of every round in trajectory.npy")
+    checkpoint_every: Annotated[int, Field(ge=0)] = Field(
+        0, description="rounds between checkpoints of the server; clients keep every round; 0: none"
+    )
+    resume: str = Field(
+        "",
+        description="go on from a checkpoint: its file, its run's folder, or auto, this run's own "
+        "if there is one; empty: start afresh",
+    )
+    state_dir: str = Field(
+        "",
+        description="folder of the clients' memory, which a node's own state-dir overrules; "
+        "empty: in the folder of the run",
+    )
+
+    dataset: str = Field(
+        "digits",
+        description="digits, mnist, fashion-mnist, cifar10, cifar10-embeddings, "
+        "imagefolder:PATH, imagefolder-embeddings:PATH, synthetic-linear or synthetic-logistic",
+    )
+    data_dir: str = Field("", description="folder of downloaded sets; empty: PFL_DATA_DIR")
+    embedding_weights: str = Field(
+        "",
+        description="weights of the network that embeds images; empty: those of train-vgg",
+    )
+    features: Count = Field(20, description="dimension of the synthetic sets")
+    label_noise: Fraction = Field(0.0, description="fraction of training labels redrawn at random")
+    users: Count = Field(11, description="number N of users; their ids are 0 .. N-1")
+    points_per_user: str = Field(
+        "500", description="points a user draws; a list such as 60000,10 repeats its last entry"
+    )
+
+    participation: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="fraction of the users asked in a round, drawn anew each round"
+    )
+    participation_rescale: bool = Field(
+        False, description="multiply the sum of a sample's reports by N / users asked"
+    )
+    chunk_users: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="honest users whose data a node holds at a time, drawn anew each round; "
+        "0: all, drawn once",
+    )
+
+    model: Literal["linear", "two-layer"] = Field("linear", description="model of every user")
+    hidden: Count = Field(784, description="hidden units of the two-layer model")
+    reduction: Literal["sum", "mean", "scaled-sum"] = Field(
+        "sum",
+        description="of the losses of a user's points; scaled-sum is the sum divided by the mean "
+        "number of points per user (Appendix C)",
+    )
+    nu: NonNegative = Field(0.001, description="local regularisation nu ||theta||^2")
+    regularizer: str = Field(
+        "squared-l2", description="squared-l2, l2, smooth-l2, or a class as package.module:Name"
+    )
+    lam: Positive = Field(1.0, description="strength of the regulariser")
+
+    local_solver: Literal["exact", "adam", "sgd"] = Field(
+        "exact", description="exact local optimum, or one optimiser step a round"
+    )
+    solver_tolerance: Positive = Field(1e-10, description="first-order residual of an exact solve")
+    solver_iterations: Count = Field(100, description="most linear systems of one exact solve")
+    local_lr: Positive = Field(0.02, description="learning rate of the local step in round 1")
+    local_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="factor on the local learning rate each round"
+    )
+    local_lr_floor: NonNegative = Field(0.005, description="least local learning rate")
+    batch_size: Annotated[int, Field(ge=0)] = Field(
+        0, description="points of a local step, drawn with replacement; 0: all"
+    )
+    update_order: Literal["local-first", "simultaneous"] = Field(
+        "local-first", description="report after the local update, or from the model before it"
+    )
+
+    server_optimizer: Literal["sgd", "adam"] = Field("sgd", description="what moves rho")
+    server_lr: Literal["auto"] | Positive = Field(
+        "auto", description="eta in round 1; auto: 1/(3L), decaying for l2 (Theorem 4)"
+    )
+    server_lr_factor: Positive = Field(1.0, description="factor on server-lr")
+    server_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="factor on a numeric server-lr each round"
+    )
+    server_lr_floor: NonNegative = Field(0.0, description="least numeric server-lr")
+    aggregation: str = Field(
+        "sum",
+        description="sum, median, trimmed-mean, geometric-median, krum, multi-krum, "
+        "centred-clipping, or a function as package.module:name",
+    )
+    aggregation_mixing: bool = Field(
+        False, description="mix each report with its nearest neighbours before the aggregation"
+    )
+    aggregation_tolerance: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="f, the number of strategic users that an aggregation withstands; "
+        "0: as many as the run has, at least 1",
+    )
+    krum_selected: Annotated[int, Field(ge=0)] = Field(
+        0, description="reports that multi-krum averages; 0: all but f"
+    )
+    clipping_radius: NonNegative = Field(
+        0.0,
+        description="radius of centred-clipping; 0: the median distance to the middle report",
+    )
+    gradient_rtol: NonNegative = Field(
+        1e-6, description="tolerance of GRAD(rho), relative to its radius"
+    )
+    max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
+
+    strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
+    attack: str = Field(
+        "cga",
+        description="cga, model, data, label-flip, sign-flip, gaussian, little-is-enough, "
+        "inner-product, min-max, or a class as package.module:Name",
+    )
+    attack_strength: NonNegative = Field(
+        0.0,
+        description="factor of sign-flip, gaussian, little-is-enough (z) and inner-product "
+        "(epsilon); 0: the attack's own",
+    )
+    attack_draws: Annotated[int, Field(ge=2)] = Field(
+        5, description="datasets that an untargeted attacker draws to guess the honest reports"
+    )
+    estimator: Literal["inferred", "oracle"] = Field(
+        "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"
+    )
+    coalition: Annotated[int, Field(ge=0)] = Field(
+        0, description="strategic users who share CGA's correction; 0: all of strategic-users"
+    )
+    target: Literal["auto", "relabel", "negate"] = Field(
+        "auto",
+        description="theta_dagger: relabel learns it on labels + 1 (images), "
+        "negate is minus the users' common model (synthetic)",
+    )
+    target_shift: str = Field(
+        "1",
+        description="what relabel adds to a class; a list such as 1,2 gives the strategic users "
+        "competing targets and repeats its last entry",
+    )
+    attack_model: str = Field(
+        "exact",
+        description="theta_spade of model and data attacks: exact, from the honest users' exact "
+        "responses, or the folder of a CGA run, from its last gradient",
+    )
+    poisoning: str = Field(
+        "auto",
+        description="single-point, sampling, indifference, matching, repeated, or a function as "
+        "package.module:name; auto: single-point for regression, else matching",
+    )
+    poisoning_points: Count = Field(2000, description="queries of sampling and indifference")
+    poisoning_queries: Literal["gaussian", "uniform", "images"] = Field(
+        "gaussian", description="what is asked: random queries, in [0, 1], or training images"
+    )
+    poisoning_noise: NonNegative = Field(
+        0.01, description="deviation of indifference's noise, and of regression's answers"
+    )
+    poisoning_labels: Literal["soft", "drawn"] = Field(
+        "soft", description="indifference's labels: probabilities, or drawn from them"
+    )
+    poisoning_draws: Count = Field(1, description="labels drawn for each query")
+    poisoning_weight: Positive = Field(1.0, description="alpha, weight of indifference's labels")
+    poisoning_box: bool = Field(False, description="keep designed features within [0, 1]")
+    poisoning_integer: bool = Field(False, description="whole numbers of labels in matching")
+    initialization: Literal["global", "attack-model"] = Field(
+        "global", description="poisoned users' local models start at rho_0, or at theta_spade"
+    )
+    initialization_noise: NonNegative = Field(
+        0.0, description="deviation of the noise on all local models' starts (Appendix I.3)"
+    )
+
+    min_nodes: Count = Field(1, description="nodes to wait for before the first round")
+    node_timeout: Positive = Field(60.0, description="seconds to wait for the nodes")
+    reply_timeout: Positive = Field(600.0, description="seconds to wait for a round's replies")
+    evaluate_every: Annotated[int, Field(ge=0)] = Field(
+        10, description="rounds between evaluations of the local models; 0: never"
+    )
+    honest_distance: bool = Field(
+        False, description="measure rho's distance to a classifier of the true labels (images)"
+    )
+    equilibrium: bool = Field(
+        False, description="find the exact minimiser of LOSS after the run (linear models)"
+    )

@@ -1,0 +1,238 @@
+"""The problem that a run configuration states: model, loss, regulariser, data, device."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pfl_flower.attacks.targets import learn_target
+from pfl_flower.data.catalogue import load_source
+from pfl_flower.data.sources import Source
+from pfl_flower.data.spec import DataSpec
+from pfl_flower.objective.losses import LOSSES, PointLoss
+from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.objective.test_points import SharedPoints
+from pfl_flower.objective.user_data import Stack, UserData, padded_size
+from pfl_flower.run.config import RunConfig
+from pfl_flower.solvers.population import Population
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.extensions import resolve
+from pfl_flower.support.seeding import generator, user_rows
+
+EQUILIBRIUM_LIMIT = 1500
+"""Most parameters of an exact equilibrium, which takes dense Hessians."""
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    ConfigError
+        If CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("device = cuda: expected a CUDA device, and torch sees none")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What honest users, strategic users and the server agree on."""
+
+    config: RunConfig
+    source: Source
+    model: Model
+    loss: PointLoss
+    regularizer: Regularizer
+    dtype: torch.dtype
+    device: torch.device
+
+    @cached_property
+    def initial(self) -> Tensor:
+        """rho_0 = theta_0, ``(d,)``."""
+        draw = generator(self.config.seed, "initial")
+        return self.model.initial(1, draw, self.dtype)[0].to(self.device)
+
+    def population(self, users: tuple[int, ...]) -> Population:
+        """Return the honest users of these ids; their data stay on the device across rounds."""
+        if users not in self._populations:
+            self._populations[users] = self.draw(users)
+        return self._populations[users]
+
+    @cached_property
+    def _populations(self) -> dict[tuple[int, ...], Population]:
+        return {}
+
+    def draw(self, users: tuple[int, ...], *, compress: bool = True) -> Population:
+        """Return honest users with data drawn anew; ids past the last have the last's points."""
+        by_size = defaultdict(list)
+        points, weight = self.config.points(), self._weight
+        for row, user in enumerate(users):
+            by_size[points[min(user, len(points) - 1)]].append(row)
+        parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
+        for size, rows in by_size.items():
+            chosen = users if len(rows) == len(users) else [users[row] for row in rows]
+            data = self.source.draw_many(chosen, size, self.config.seed)
+            weights = torch.full((len(rows), size), weight, dtype=torch.float64)
+            parts[padded_size(size)].append((rows, replace(data, weights=weights)))
+        stacks = [Stack.join(group, self.dtype) for _, group in sorted(parts.items())]
+        return self.population_of(stacks, compress=compress)
+
+    def datasets(self, users: tuple[int, ...]) -> list[UserData]:
+        """Return what these users draw; an id past the last has as many points as the last."""
+        points, seed = self.config.points(), self.config.seed
+        data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
+        return [
+            replace(one, weights=torch.full((len(one.labels),), self._weight, dtype=torch.float64))
+            for one in data
+        ]
+
+    @cached_property
+    def _weight(self) -> float:
+        """What each point counts for: 1, or one over the mean number of points per user."""
+        points = self.config.points()
+        return len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
+
+    def population_of(
+        self, users: Sequence[UserData] | Sequence[Stack], *, compress: bool = True
+    ) -> Population:
+        """Return users with these datasets, who share the run's model, loss and regulariser."""
+        return Population(
+            users,
+            model=self.model,
+            loss=self.loss,
+            regularizer=self.regularizer,
+            nu=self.config.nu,
+            reduction="mean" if self.config.reduction == "mean" else "sum",
+            dtype=self.dtype,
+            device=self.device,
+            tolerance=self.config.solver_tolerance,
+            max_iterations=self.config.solver_iterations,
+            compress=compress,
+        )
+
+    def local_start(self, users: tuple[int, ...], centres: Tensor | None = None) -> Tensor:
+        """Return the local models before the first round, ``(k, d)``.
+
+        They are ``centres (k, d)``, rho_0 when absent, plus normal noise of deviation
+        ``initialization-noise`` (Appendix I.3).
+        """
+        start = self.initial.repeat(len(users), 1) if centres is None else centres.clone()
+        scale = self.config.initialization_noise
+        if scale > 0:
+            row = torch.empty(self.model.dim, dtype=torch.float64)
+            noise = user_rows(
+                lambda draw, _: row.normal_(generator=draw),
+                [row],
+                users,
+                lambda user: (self.config.seed, "local start", user),
+            )[0]
+            start += scale * noise.to(start)
+        return start
+
+    @property
+    def target(self) -> Tensor:
+        """theta_dagger of the first strategic user, ``(d,)``."""
+        return self.targets[self.config.shifts()[0]]
+
+    @cached_property
+    def targets(self) -> dict[int, Tensor]:
+        """theta_dagger ``(d,)`` by what it adds to a class; several where users compete."""
+        return {shift: self._learn(shift) for shift in dict.fromkeys(self.config.shifts())}
+
+    @cached_property
+    def honest_model(self) -> Tensor:
+        """A classifier ``(d,)`` learned as the target is, on the labels as they are."""
+        return self._learn(0)
+
+    def _learn(self, shift: int) -> Tensor:
+        key = self._target_key()
+        target = learn_target(self.source, self.model, self.loss, cache_key=key, shift=shift)
+        return target.to(self.device, self.dtype)
+
+    @cached_property
+    def in_double(self) -> Problem:
+        """The same problem in float64, in which attacks and equilibria are worked out."""
+        return self if self.dtype == torch.float64 else replace(self, dtype=torch.float64)
+
+    @cached_property
+    def prepared(self) -> dict[Hashable, Any]:
+        """What strategic users have worked out before the first round, see ``plans``."""
+        return {}
+
+    @cached_property
+    def test_set(self) -> SharedPoints:
+        """Test features and labels, where the run computes."""
+        features, labels = self.source.test_set()
+        return SharedPoints(features.to(self.device, self.dtype), labels.to(self.device))
+
+    def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
+        """Return what an attacker wants answered: the class moved, or the opposite.
+
+        The class moves by ``shift``, the first attacker's when absent.
+        """
+        if self.model.outputs > 1:
+            moved = self.config.shifts()[0] if shift is None else shift
+            return (labels + moved) % self.model.outputs
+        return -labels
+
+    def _target_key(self) -> str:
+        config = self.config
+        noise = f"{config.label_noise}-{config.seed if config.label_noise else 0}"
+        files = f"-{self.source.key}" if self.source.key else ""
+        return f"{config.dataset}-{noise}{files}"
+
+
+@lru_cache(maxsize=2)
+def build_problem(config: RunConfig) -> Problem:
+    """Return the problem of a configuration, built once per process.
+
+    Raises
+    ------
+    ConfigError
+        If a plug-in cannot be imported, or the device, the user's points or the equilibrium cannot
+        be had.
+    DataError
+        If the data cannot be had.
+    """
+    spec = DataSpec(
+        config.dataset,
+        config.data_dir,
+        config.label_noise,
+        config.features,
+        config.seed,
+        config.embedding_weights,
+    )
+    source = load_source(spec)
+    if source.most_points is not None and max(config.points()) > source.most_points:
+        raise ConfigError(
+            f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
+        )
+    if config.model == "linear":
+        model: Model = Linear(source.inputs, source.outputs)
+        if config.equilibrium and model.dim > EQUILIBRIUM_LIMIT:
+            raise ConfigError(
+                f"equilibrium = true: expected at most {EQUILIBRIUM_LIMIT} parameters, "
+                f"and {config.dataset} has {model.dim}"
+            )
+    else:
+        model = TwoLayer(source.inputs, source.outputs, hidden=config.hidden)
+    regularizer = resolve("regularizer", config.regularizer, REGULARIZERS)(lam=config.lam)
+    return Problem(
+        config=config,
+        source=source,
+        model=model,
+        loss=LOSSES[source.loss](),
+        regularizer=regularizer,
+        dtype=getattr(torch, config.dtype),
+        device=choose_device(config.device),
+    )

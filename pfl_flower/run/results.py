@@ -1,0 +1,247 @@
+"""What a run leaves behind: ``rounds.csv`` as it goes, then ``summary.json`` and the figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from pfl_flower.run.checks import Check
+from pfl_flower.support.files import replace_file
+from pfl_flower.support.hardware import hardware
+
+Row = Mapping[str, float | int | str | None]
+
+COLUMNS = (
+    "seed",
+    "round",
+    "eta",
+    "accuracy_true",
+    "accuracy_target",
+    "target_accuracy",
+    "loss_true",
+    "distance_to_target",
+    "distance_to_rival",
+    "distance_to_start",
+    "distance_to_honest",
+    "norm_rho",
+    "step_norm",
+    "gradient_norm",
+    "honest_gradient_norm",
+    "strategic_gradient_norm",
+    "accepted",
+    "rejections",
+    "rejection_reasons",
+    "notices",
+    "worst_residual",
+    "unconverged",
+    "local_accuracy",
+    "active_accuracy",
+    "idle_accuracy",
+    "poisoned_points",
+    "poisoned_labels",
+    "poisoned_residual",
+    "seconds",
+)
+
+LIMIT_FILE = "limit.npz"
+"""The last rho and the sum of the strategic users' last accepted reports, in a run's folder."""
+
+
+class RoundsFile:
+    """``rounds.csv``, one flushed line per round, so that a stopped run keeps what it measured.
+
+    A run that is resumed begins with the text ``kept`` of its rounds so far.
+    """
+
+    def __init__(self, path: Path, kept: str = "") -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        if kept:
+            replace_file(path, kept.encode())
+        self._file: IO[str] = path.open("a" if kept else "w", newline="")
+        self._writer = csv.DictWriter(self._file, COLUMNS, restval="")
+        if not kept:
+            self._writer.writeheader()
+        self._file.flush()
+
+    def write(self, row: Row) -> None:
+        """Append a row; absent columns stay empty."""
+        self._writer.writerow({key: _text(value) for key, value in row.items()})
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+
+def _text(value: float | int | str | None) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def read_rounds(path: Path) -> list[dict[str, float]]:
+    """Return the rows of ``rounds.csv`` as numbers; empty and textual cells are left out."""
+    with path.open(newline="") as file:
+        return [
+            {key: float(cell) for key, cell in row.items() if _is_number(cell)}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _is_number(cell: str | None) -> bool:
+    try:
+        float(cell or "")
+    except ValueError:
+        return False
+    return True
+
+
+def behaviour(step_norms: Sequence[float]) -> str:
+    """Return how the steps ``||rho_{t+1} - rho_t||`` of a run evolve.
+
+    The first quarter, in which rho leaves its start, does not count. ``diverging`` when the last
+    quarter's largest step is above the second's or not finite, ``settling`` when it is at most half
+    of it, ``moving`` in between.
+
+    >>> behaviour([9.0, 1.0, 0.5, 0.25]), behaviour([9.0, 1.0, 2.0, 4.0])
+    ('settling', 'diverging')
+    """
+    if not all(math.isfinite(norm) for norm in step_norms):
+        return "diverging"
+    quarter = max(1, len(step_norms) // 4)
+    before = max(step_norms[quarter : 2 * quarter], default=0.0)
+    last = max(step_norms[-quarter:], default=0.0)
+    if last > before > 0:
+        return "diverging"
+    return "settling" if last <= before / 2 else "moving"
+
+
+def summarise(
+    *,
+    experiment: str,
+    config: Mapping[str, Any],
+    seeds: Sequence[int],
+    finals: Sequence[Mapping[str, float]],
+    checks: Sequence[Check],
+    device: str,
+    seconds: float,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of ``summary.json``.
+
+    Parameters
+    ----------
+    experiment, config, seeds
+        What was run.
+    finals
+        For each seed its metrics at the end; one that some seeds lack is of the others.
+    checks
+        What had to hold; the run passed if all did.
+    device, seconds
+        Where, and how long.
+    extra
+        Further entries.
+    """
+    names = dict.fromkeys(name for final in finals for name in final)
+    metrics = {
+        name: {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "values": values,
+        }
+        for name in names
+        for values in [[final[name] for final in finals if name in final]]
+    }
+    return {
+        "experiment": experiment,
+        "config": dict(config),
+        "seeds": list(seeds),
+        "metrics": metrics,
+        "checks": [asdict(check) for check in checks],
+        "passed": all(check.passed for check in checks),
+        **(extra or {}),
+        "versions": versions(),
+        "commit": commit(),
+        "device": device,
+        "hardware": hardware(device),
+        "seconds": round(seconds, 3),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter."""
+    found = {"python": platform.python_version()}
+    for package in ("pfl-flower", "flwr", "torch", "numpy", "ray"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def commit() -> str:
+    """Return the source's git commit, ``-dirty`` if changed, ``unknown`` outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        answers = [
+            subprocess.run(
+                ["git", "-C", str(folder), *command],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "."])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answers[0] + ("-dirty" if answers[1] else "")
+
+
+def write_limit(path: Path, rho: Tensor, gradient: Tensor) -> None:
+    """Keep where a gradient attack held rho and the gradient ``(d,)`` that did, in one move."""
+    partial = path.with_name(f".{os.getpid()}-{path.name}")
+    with partial.open("wb") as file:
+        np.savez(file, rho=rho.double().cpu().numpy(), gradient=gradient.double().cpu().numpy())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON in one move: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(_jsonable(content), indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return the value with numbers that JSON lacks spelled as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(entry) for entry in value]
+    return value

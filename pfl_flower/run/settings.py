@@ -1,0 +1,117 @@
+"""What the keys come to: who is strategic, how many points a user has, f, the folder of a run."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from pfl_flower.run.keys import Keys, Scalar
+
+SYNTHETIC_LOSSES = {"synthetic-linear": "least-squares", "synthetic-logistic": "logistic"}
+
+
+@lru_cache(maxsize=64)
+def _user_ids(listed: str, users: int) -> frozenset[int]:
+    """Return the ids that a list such as ``3,7-9`` names; clients ask in every round."""
+    text = listed.replace(" ", "")
+    if text in ("", "none"):
+        return frozenset()
+    if text == "all":
+        return frozenset(range(users))
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise ValueError(f"strategic-users = {text}: expected ids such as 3,7-9, all, or none")
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        chosen.update(range(int(first), int(last or first) + 1))
+    if max(chosen, default=0) >= users:
+        raise ValueError(f"strategic-users = {text}: expected ids 0 to {users - 1}")
+    return frozenset(chosen)
+
+
+class Settings(Keys):
+    """The keys, and what is worked out from them."""
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the data are made, by models that are known."""
+        return self.dataset in SYNTHETIC_LOSSES
+
+    @property
+    def embedded(self) -> bool:
+        """Whether images are seen through a network's last layer but one."""
+        return self.dataset.split(":")[0].endswith("-embeddings")
+
+    @property
+    def simultaneous(self) -> bool:
+        """Whether users report from the model before its update (the paper's experiments)."""
+        return self.update_order == "simultaneous"
+
+    @property
+    def inverts_adam(self) -> bool:
+        """Whether CGA is asked to infer gradients that Adam's step does not reveal."""
+        attacked = self.attack == "cga" and bool(self.strategic())
+        return attacked and self.estimator == "inferred" and self.server_optimizer == "adam"
+
+    @property
+    def loss(self) -> str:
+        """The loss that the dataset's labels are made for."""
+        return SYNTHETIC_LOSSES.get(self.dataset, "softmax")
+
+    def points(self) -> tuple[int, ...]:
+        """Return the number of points of each user, in the order of their ids."""
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.points_per_user):
+            raise ValueError(
+                f"points-per-user = {self.points_per_user}: expected sizes such as 60000,10"
+            )
+        return _sizes(self.points_per_user, self.users)
+
+    def sample_size(self) -> int:
+        """Return the number of users asked in a round, at least one."""
+        return max(1, round(self.participation * self.users))
+
+    def sample_scale(self) -> float:
+        """Return what the sum of a round's reports is multiplied by."""
+        return self.users / self.sample_size() if self.participation_rescale else 1.0
+
+    def strategic(self) -> frozenset[int]:
+        """Return the ids of the users that the run makes strategic."""
+        return _user_ids(self.strategic_users, self.users)
+
+    def shifts(self) -> tuple[int, ...]:
+        """Return what each strategic user's target adds to a class, in the order of their ids."""
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.target_shift):
+            raise ValueError(f"target-shift = {self.target_shift}: expected shifts such as 1,2")
+        given = [int(shift) for shift in self.target_shift.split(",")]
+        count = max(1, len(self.strategic()))
+        return tuple(given[:count] + given[-1:] * (count - len(given)))
+
+    def shift(self, user: int) -> int:
+        """Return the shift of a strategic user's target; the first for one the run knows not."""
+        chosen = sorted(self.strategic())
+        return self.shifts()[chosen.index(user) if user in chosen else 0]
+
+    def allies(self, user: int) -> int:
+        """Return how many strategic users share this one's target, itself included."""
+        same = [other for other in self.strategic() if self.shift(other) == self.shift(user)]
+        return max(1, len(same))
+
+    def tolerance(self) -> int:
+        """Return f, the number of strategic users that the aggregation is meant to withstand."""
+        return self.aggregation_tolerance or max(1, len(self.strategic()))
+
+    def folder(self) -> Path:
+        """Return the absolute folder of the run's results."""
+        base = Path(self.output_dir).expanduser() if self.output_dir else Path.home() / "pfl-flower"
+        return base.absolute() / self.name
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return all keys and values as Flower's run config spells them."""
+        return self.model_dump(by_alias=True)
+
+
+@lru_cache(maxsize=8)
+def _sizes(text: str, users: int) -> tuple[int, ...]:
+    given = [int(size) for size in text.split(",")][:users]
+    return tuple(given + given[-1:] * (users - len(given)))

@@ -1,0 +1,227 @@
+"""Newton's method for one user's proximal problem: own line search, stopping and warm start.
+
+A Cholesky factor is kept as long as it still contracts the residual (chord steps), since a factor
+costs as much as a hundred gradients, and made in single precision while that does, since gradients
+in double precision correct the steps. Above ``DENSE_LIMIT`` parameters the systems are solved by
+preconditioned conjugate gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pfl_flower.objective.local_loss import LocalLoss
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.solvers.conjugate_gradients import Preconditioner, conjugate_gradients
+
+DENSE_LIMIT = 1500
+CHORD_CONTRACTION = 0.3
+GOAL = 0.01
+"""Solves aim this far below the tolerance, so that its last digits do not depend on the engine."""
+
+SINGLE_PRECISION_FROM = 200
+"""Parameters from which a factor in single precision saves time."""
+EPS = torch.finfo(torch.float64).eps
+FAR = 1e30
+
+Direction = Callable[[Tensor], Tensor]
+
+
+def minimise_user(
+    loss: LocalLoss,
+    regularizer: Regularizer,
+    rho: Tensor,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+) -> tuple[Tensor, int]:
+    """Minimise ``L(theta) + R(rho, theta)`` for the single user of ``loss``.
+
+    Parameters
+    ----------
+    loss : LocalLoss
+        One user, linear model.
+    regularizer : Regularizer
+        The coupling.
+    rho, start : Tensor
+        Global model and starting point, ``(d,)``.
+    tolerance : float
+        Residual asked for; the iteration stops well below it, or where rounding stops it.
+    max_iterations : int
+        Most linear systems to solve.
+
+    Returns
+    -------
+    tuple of Tensor and int
+        The point and the number of linear systems solved. The caller recomputes the residual.
+    """
+    problem = _Proximal(loss, regularizer, rho)
+    theta = start
+    if regularizer.kink > 0:
+        opinion = loss.gradient(rho[None])[0]
+        if torch.linalg.vector_norm(opinion) <= regularizer.kink:
+            return rho.clone(), 0
+        theta = problem.leave_kink(start, opinion)
+    goal = max(GOAL * tolerance, problem.rounding())
+    gradient = problem.gradient(theta)
+    residual = torch.linalg.vector_norm(gradient)
+    direction: Direction | None = None
+    for iteration in range(max_iterations):
+        if residual <= goal:
+            return theta, iteration
+        fresh = direction is None
+        if direction is None:
+            direction = problem.newton_direction(theta, residual)
+        step = shortened(direction(gradient), torch.linalg.vector_norm(rho - theta))
+        full_gradient = problem.gradient(theta - step)
+        full_residual = torch.linalg.vector_norm(full_gradient)
+        if full_residual <= CHORD_CONTRACTION * residual:
+            theta, gradient, residual = theta - step, full_gradient, full_residual
+            continue
+        direction = None
+        if not fresh:
+            continue
+        advanced = problem.line_search(theta, step, gradient, residual)
+        if advanced is None and problem.precise:
+            return theta, iteration + 1
+        if advanced is None:
+            problem.precise = True
+            continue
+        theta, gradient = advanced
+        residual = torch.linalg.vector_norm(gradient)
+    return theta, max_iterations
+
+
+class _Proximal:
+    """One user's ``L + R(rho, .)`` with the pieces that Newton's method asks for."""
+
+    def __init__(self, loss: LocalLoss, regularizer: Regularizer, rho: Tensor) -> None:
+        self.loss, self.regularizer, self.rho = loss, regularizer, rho
+        self._preconditioner: Preconditioner | None = None
+        self.precise = len(rho) < SINGLE_PRECISION_FROM or rho.dtype != torch.float64
+
+    def value(self, theta: Tensor) -> Tensor:
+        return self.loss.value(theta[None])[0] + self.regularizer.value(self.rho, theta)
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        return self.loss.gradient(theta[None])[0] - self.regularizer.grad_rho(self.rho, theta)
+
+    def rounding(self) -> float:
+        """Size of the rounding error of the gradient's sum over points."""
+        weight = self.loss.weights * self.loss.scale[:, None]
+        terms = (weight * torch.linalg.vector_norm(self.loss.features, dim=-1)).sum()
+        return float(torch.finfo(terms.dtype).eps * terms)
+
+    def leave_kink(self, start: Tensor, opinion: Tensor) -> Tensor:
+        """Return a point below the value at rho: the warm start, or a step down from rho."""
+        at_kink = self.value(self.rho)
+        if self.value(start) < at_kink:
+            return start
+        scale = 1.0 / (1.0 + torch.linalg.vector_norm(opinion))
+        for _ in range(200):
+            candidate = self.rho - scale * opinion
+            if self.value(candidate) < at_kink:
+                return candidate
+            scale = scale / 2
+        return candidate
+
+    def newton_direction(self, theta: Tensor, residual: Tensor) -> Direction:
+        """Return a function ``g -> H^{-1} g`` with H the Hessian at theta."""
+        if len(theta) > DENSE_LIMIT:
+            return self._conjugate_gradient_direction(theta, residual)
+        factor = self._factor(theta, theta.dtype if self.precise else torch.float32)
+        ridge = len(theta) * EPS
+        while factor is None and ridge < 1:
+            self.precise = True
+            factor = self._factor(theta, theta.dtype, ridge=ridge)
+            ridge *= 1e3
+        if factor is None:
+            # Saturated losses far from rho have no curvature left: down, as far as is allowed.
+            return lambda gradient: gradient * (FAR / torch.linalg.vector_norm(gradient))
+        kept = factor
+
+        def direction(gradient: Tensor) -> Tensor:
+            solved = torch.cholesky_solve(gradient[:, None].to(kept.dtype), kept)
+            return solved[:, 0].to(gradient.dtype)
+
+        return direction
+
+    def _factor(self, theta: Tensor, dtype: torch.dtype, ridge: float = 0.0) -> Tensor | None:
+        """Return the Cholesky factor of the Hessian in this precision, or None if there is none."""
+        hessian = self.loss.to(dtype).hessian(theta[None].to(dtype))[0]
+        z = self.rho - theta
+        r = torch.linalg.vector_norm(z)
+        weight, second = self.regularizer.weight(r), self.regularizer.second(r)
+        diagonal = hessian.diagonal()
+        diagonal.add_(float(weight))
+        if float(r) > 0 and float(second) != float(weight):
+            unit = (z / r).to(dtype)
+            hessian.addr_(unit, unit, alpha=float(second - weight))
+        diagonal.add_(ridge * float(diagonal.abs().max()))
+        factor, info = torch.linalg.cholesky_ex(hessian)
+        return factor if int(info) == 0 else None
+
+    def _conjugate_gradient_direction(self, theta: Tensor, residual: Tensor) -> Direction:
+        if self._preconditioner is None or self._preconditioner.tired:
+            radius = torch.linalg.vector_norm(self.rho - theta)
+            weight = float(self.regularizer.weight(radius))
+            self._preconditioner = Preconditioner.at(self.loss, theta, weight)
+        kept = self._preconditioner
+        rtol = float(min(0.1, float(residual) ** 0.5))
+
+        local = self.loss.hessian_map(theta[None])
+
+        def direction(gradient: Tensor) -> Tensor:
+            products = 0
+
+            def product(vector: Tensor) -> Tensor:
+                nonlocal products
+                products += 1
+                return local(vector[None])[0] + self.regularizer.hessian_product(
+                    self.rho, theta, vector
+                )
+
+            solved = conjugate_gradients(product, gradient, kept, rtol=rtol)
+            kept.longest = max(kept.longest, products)
+            return solved
+
+        return direction
+
+    def line_search(
+        self, theta: Tensor, step: Tensor, gradient: Tensor, residual: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Halve the step until the value is lower (Armijo), and on while that lowers it further.
+
+        Far from the minimum, where the loss is flat, a Newton step is too long by orders of
+        magnitude. Close to it values differ by less than their rounding, and the gradient of a
+        convex function is the better judge.
+        """
+        value, slope = self.value(theta), gradient @ step
+        rounding = 4 * torch.finfo(theta.dtype).eps * value.abs()
+        best: Tensor | None = None
+        lowest, scale = value, 1.0
+        for _ in range(60):
+            candidate = theta - scale * step
+            reached = self.value(candidate)
+            if reached <= value - 1e-4 * scale * slope and scale * slope > rounding:
+                if reached >= lowest:
+                    break
+                best, lowest = candidate, reached
+            elif best is not None:
+                break
+            elif slope <= 1e6 * rounding and scale > 0.05:
+                slower = self.gradient(candidate)
+                if torch.linalg.vector_norm(slower) <= (1 - 0.5 * scale) * residual:
+                    return candidate, slower
+            scale /= 2
+        return None if best is None else (best, self.gradient(best))
+
+
+def shortened(step: Tensor, reach: Tensor) -> Tensor:
+    """Return the step ``(d,)``, at most ``10 (1 + reach)`` long: a flat function asks for more."""
+    longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
+    return step if bool(size <= longest) else step * (longest / size)

@@ -1,0 +1,1 @@
+"""What every room needs and none owns: tables of names, seeds, files, folders, the console."""

@@ -1,0 +1,109 @@
+"""What nodes say of their own work, as a Flower record; it is not trusted, nor computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import MetricRecord, RecordDict
+
+from pfl_flower.transport.wire import filled, find
+
+METRICS = "metrics"
+
+
+@dataclass(frozen=True)
+class NodeMetrics:
+    """What a node says of its own work; never used in the mathematics.
+
+    Attributes
+    ----------
+    worst_residual, unconverged
+        The largest first-order residual of its local problems, of a single step's before the step;
+        and how many exact solves missed their tolerance.
+    accuracies : dict
+        Of its honest users' local models, by user.
+    poisoned_points, poisoned_labels, poisoned_residual
+        Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
+    absurd
+        Entries that the server left out.
+    """
+
+    worst_residual: float = 0.0
+    unconverged: int = 0
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+    poisoned_points: int = 0
+    poisoned_labels: float = 0.0
+    poisoned_residual: float = 0.0
+    absurd: int = 0
+
+    @classmethod
+    def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
+        """Return the largest residuals, the sums of counts, and all accuracies."""
+        known = list(several)
+        if len(known) == 1:
+            return known[0]
+        return cls(
+            max((metrics.worst_residual for metrics in known), default=0.0),
+            sum(metrics.unconverged for metrics in known),
+            {user: value for metrics in known for user, value in metrics.accuracies.items()},
+            sum(metrics.poisoned_points for metrics in known),
+            sum(metrics.poisoned_labels for metrics in known),
+            max((metrics.poisoned_residual for metrics in known), default=0.0),
+            sum(metrics.absurd for metrics in known),
+        )
+
+    def pack(self) -> MetricRecord:
+        """Return Flower's form."""
+        values: dict[str, int | float | list[float] | list[int]] = {
+            "worst-residual": self.worst_residual,
+            "unconverged": self.unconverged,
+        }
+        if self.accuracies:
+            values["accuracies"] = list(self.accuracies.values())
+            values["accuracy-users"] = list(self.accuracies)
+        if self.poisoned_points:
+            values["poisoned-points"] = self.poisoned_points
+            values["poisoned-labels"] = self.poisoned_labels
+            values["poisoned-residual"] = self.poisoned_residual
+        return filled(MetricRecord, values)
+
+    @classmethod
+    def unpack(cls, content: RecordDict, users: Iterable[int]) -> NodeMetrics:
+        """Return the metrics of a reply on ``users``; what is absurd is left out and counted."""
+        record = find(content, METRICS, MetricRecord) or MetricRecord()
+        known: dict[str, Any] = {k: value for k, value in record.items() if _plausible(k, value)}
+        said, values = known.get("accuracy-users", []), known.get("accuracies", [])
+        asked = frozenset(users) if said else frozenset()
+        pairs = zip(said, values, strict=False)
+        accuracies = {user: float(value) for user, value in pairs if user in asked}
+        wrong = len(record) - len(known) + max(len(said), len(values)) - len(accuracies)
+        return cls(
+            float(known.get("worst-residual", 0.0)),
+            int(known.get("unconverged", 0)),
+            accuracies,
+            int(known.get("poisoned-points", 0)),
+            float(known.get("poisoned-labels", 0.0)),
+            float(known.get("poisoned-residual", 0.0)),
+            wrong,
+        )
+
+
+COUNTS = ("unconverged", "poisoned-points")
+AMOUNTS = ("worst-residual", "poisoned-labels", "poisoned-residual")
+LARGEST = 1e30
+"""Of an amount that a node may speak of; sums of many stay finite."""
+
+
+def _plausible(key: str, value: object) -> bool:
+    """Whether a node that is not trusted may say this; NaN is not less than anything."""
+    if key in COUNTS:
+        return isinstance(value, int) and 0 <= value < 2**31
+    if key in AMOUNTS:
+        return isinstance(value, int | float) and 0 <= value <= LARGEST
+    if key == "accuracies":
+        return isinstance(value, list) and all(0 <= entry <= 1 for entry in value)
+    if key == "accuracy-users":
+        return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
+    return False

@@ -1,0 +1,133 @@
+"""Turns rounds into records."""
+
+from __future__ import annotations
+
+import statistics
+from logging import INFO
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+from flwr.common.logger import log
+from torch import Tensor
+
+from pfl_flower.run.evaluation import Evaluation
+from pfl_flower.run.problem import Problem
+from pfl_flower.run.results import RoundsFile, write_limit
+from pfl_flower.transport.messages import unpack_rho
+from strategies.checkpoint import (
+    CHECKPOINT_FILE,
+    Checkpoint,
+    Records,
+    ServerState,
+    write_checkpoint,
+)
+from strategies.round_record import RoundRecord, counts
+
+
+class Bookkeeper:
+    """Turns what the strategy reports and the server measures into the rows of ``rounds.csv``."""
+
+    def __init__(self, problem: Problem, rounds: RoundsFile) -> None:
+        self.config, self.rounds = problem.config, rounds
+        self.evaluation = Evaluation.of(problem)
+        self.trajectory: list[Tensor] = []
+        self.rho = self._previous = problem.initial
+        self._strategic_sum = torch.zeros_like(problem.initial)
+        self._measured: dict[str, float] = {}
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Measure rho; called by the strategy before the first round and after each."""
+        rho = unpack_rho(arrays).to(self._previous.device)
+        self._measured = self.evaluation(rho)
+        if self.config.save_trajectory:
+            self.trajectory.append(rho)
+        if server_round == 0:
+            self.rounds.write({"seed": self.config.seed, "round": 0, **self._measured})
+        return MetricRecord(dict(self._measured))
+
+    def close_round(self, record: RoundRecord) -> None:
+        """Write the row of a finished round and say how it went."""
+        sums = {"honest": record.honest_sum, "strategic": record.strategic_sum}
+        norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
+        self.rounds.write(
+            {
+                "seed": self.config.seed,
+                "round": record.round,
+                "eta": record.eta,
+                **self._measured,
+                "step_norm": _norm(record.rho - self._previous),
+                "gradient_norm": _norm(record.honest_sum + record.strategic_sum),
+                **norms,
+                "accepted": len(record.accepted),
+                "rejections": len(record.rejections),
+                "rejection_reasons": counts(record.reasons()),
+                "notices": counts(record.notices),
+                "worst_residual": record.metrics.worst_residual,
+                "unconverged": record.metrics.unconverged,
+                **_local(record, self.config.points()),
+                **_poison(record),
+                "seconds": record.seconds,
+            }
+        )
+        self.rho = self._previous = record.rho
+        self._strategic_sum = record.strategic_sum
+        self._log(record)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint left off."""
+        records = checkpoint.records
+        self.rho = self._previous = checkpoint.server.rho
+        self._strategic_sum = records.strategic_sum
+        self.trajectory = list(records.trajectory if records.trajectory is not None else [])
+
+    def save_checkpoint(self, state: ServerState) -> None:
+        """Write the server's state and the records so far in place of the last checkpoint."""
+        records = Records(
+            rounds=self.rounds.path.read_bytes().decode(),
+            strategic_sum=self._strategic_sum,
+            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+        )
+        path = self.config.folder() / CHECKPOINT_FILE
+        write_checkpoint(path, self.config, Checkpoint(state, records))
+        log(INFO, "round %d: checkpoint in %s", state.round, path)
+
+    def save_limit(self, path: Path) -> None:
+        """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""
+        write_limit(path, self.rho, self._strategic_sum)
+
+    def _log(self, record: RoundRecord) -> None:
+        shown = ("distance_to_target", "accuracy_true", "accuracy_target")
+        values = "  ".join(
+            f"{key} {self._measured[key]:.4g}" for key in shown if key in self._measured
+        )
+        log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))
+
+
+def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:
+    """Return the mean accuracies of local models: all, and those with more, or fewer, points."""
+    if not record.accuracies:
+        return {}
+    known = {user: value for user, value in record.accuracies.items() if user < len(points)}
+    measured = {"local_accuracy": statistics.fmean(record.accuracies.values())}
+    mean = statistics.fmean(points)
+    for side, more in (("active", True), ("idle", False)):
+        values = [value for user, value in known.items() if (points[user] > mean) == more]
+        if values and len(values) < len(known):
+            measured[f"{side}_accuracy"] = statistics.fmean(values)
+    return measured
+
+
+def _poison(record: RoundRecord) -> dict[str, float]:
+    said = record.metrics
+    if not said.poisoned_points:
+        return {}
+    return {
+        "poisoned_points": said.poisoned_points,
+        "poisoned_labels": said.poisoned_labels,
+        "poisoned_residual": said.poisoned_residual,
+    }

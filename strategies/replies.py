@@ -1,0 +1,128 @@
+"""Reading a round's replies: every asked user ends with a row that may count, or a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from flwr.app import Message
+from torch import Tensor
+
+from pfl_flower.aggregation.reports import (
+    Reason,
+    Rejection,
+    Report,
+    ReportError,
+    RowCheck,
+    check_form,
+)
+from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.transport.messages import largest_reply, unpack_report
+from pfl_flower.transport.node_metrics import NodeMetrics
+
+DETAIL_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every report of a round must look like: its round tag, row length and dtype."""
+
+    round: int
+    dim: int
+    dtype: torch.dtype
+
+
+@dataclass
+class Intake:
+    """What came of a round's replies.
+
+    Attributes
+    ----------
+    rows : dict
+        Rows that may count, by user.
+    rejections : list
+        Of the users who have none.
+    said : list
+        What the nodes say of their own work.
+    notices : Counter
+        What was left out without costing anybody a row: ``duplicate`` and ``stray`` replies, and
+        entries of metrics that are ``absurd``.
+    """
+
+    rows: Mapping[int, Tensor] = field(default_factory=dict)
+    rejections: list[Rejection] = field(default_factory=list)
+    said: list[NodeMetrics] = field(default_factory=list)
+    notices: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def metrics(self) -> NodeMetrics:
+        """The nodes' metrics together: the worst residual, the number of missed tolerances."""
+        return NodeMetrics.merge(self.said)
+
+
+def read_replies(
+    asked: Sequence[tuple[Message, tuple[int, ...]]],
+    replies: Iterable[Message],
+    *,
+    form: Form,
+    check: RowCheck,
+) -> Intake:
+    """Check the replies to the messages of a round.
+
+    Parameters
+    ----------
+    asked
+        The messages sent, each with the users it asks.
+    replies
+        What came back, in any order. A reply belongs to the message it answers, whatever it says of
+        its sender; only the first reply to a message counts, and replies to no message of this
+        round are ignored.
+    form
+        What a report must look like.
+    check
+        Membership in GRAD(rho_t).
+    """
+    answers: dict[str, Message] = {}
+    intake, known = Intake(), {message.metadata.message_id for message, _ in asked}
+    for reply in replies:
+        question = reply.metadata.reply_to_message_id
+        if question not in known:
+            intake.notices["stray"] += 1
+        elif question in answers:
+            intake.notices["duplicate"] += 1
+        else:
+            answers[question] = reply
+    parts = []
+    for message, users in asked:
+        answer = answers.get(message.metadata.message_id)
+        try:
+            report = _read(answer, users, form)
+        except ReportError as error:
+            detail = " ".join(error.detail.split())[:DETAIL_CHARACTERS]
+            intake.rejections += [Rejection(user, error.reason, detail) for user in users]
+            continue
+        parts.append(Rows(ids(report.users), report.gradients))
+        if answer is not None:
+            intake.said.append(NodeMetrics.unpack(answer.content, users))
+    if parts:
+        together = Rows.merge(parts)
+        report = Report(form.round, tuple(together), together.values_by_user)
+        intake.rows, bad = check.split(report)
+        intake.rejections += bad
+    if absurd := intake.metrics.absurd:
+        intake.notices["absurd"] = absurd
+    return intake
+
+
+def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:
+    if answer is None:
+        raise ReportError(Reason.NO_REPLY, "its node is gone, or slower than reply-timeout")
+    if answer.has_error():
+        detail = f"code {answer.error.code}: {answer.error.reason}"
+        raise ReportError(Reason.CLIENT_ERROR, detail)
+    limit = largest_reply(len(users), form.dim * form.dtype.itemsize)
+    report = unpack_report(answer.content, max_bytes=limit)
+    check_form(report, round=form.round, users=users, dim=form.dim, dtype=form.dtype)
+    return report

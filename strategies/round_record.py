@@ -1,0 +1,114 @@
+"""What the parameter server records of a round."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from logging import WARNING
+
+import torch
+from flwr.common.logger import log
+from torch import Tensor
+
+from pfl_flower.aggregation.reports import Rejection
+from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.transport.node_metrics import NodeMetrics
+
+LOGGED_REJECTIONS = 3
+
+
+def counts(events: Mapping[str, int]) -> str:
+    """Return events and how often they were.
+
+    >>> counts({"no-reply": 2, "malformed": 1})
+    'malformed:1;no-reply:2'
+    """
+    return ";".join(f"{kind}:{number}" for kind, number in sorted(events.items()))
+
+
+@dataclass
+class RoundRecord:
+    """What happened in a round.
+
+    Attributes
+    ----------
+    round : int
+        t, from 1.
+    eta : float
+        eta_t.
+    rho : Tensor
+        rho_{t+1}, ``(d,)``.
+    accepted : Rows
+        Rows that counted, ``(d,)``, by user.
+    rejections : list
+        Reports that did not, with reasons.
+    strategic : frozenset
+        Users who act strategically.
+    metrics : NodeMetrics
+        Worst residual and number of local solves that missed their tolerance.
+    notices : dict
+        How often something was left out that cost nobody a row, by kind.
+    accuracies : dict
+        Of the local models, by user, in the rounds that evaluate them.
+    seconds : float
+        Wall time of the round.
+    """
+
+    round: int
+    eta: float
+    rho: Tensor
+    accepted: Rows
+    rejections: list[Rejection]
+    strategic: frozenset[int]
+    metrics: NodeMetrics
+    notices: Mapping[str, int] = field(default_factory=dict)
+    accuracies: Mapping[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @cached_property
+    def honest_sum(self) -> Tensor:
+        """Sum ``(d,)`` of the accepted rows of honest users."""
+        return self._sum(~self._acts_strategically)
+
+    @cached_property
+    def strategic_sum(self) -> Tensor:
+        """Sum ``(d,)`` of the accepted rows of strategic users."""
+        return self._sum(self._acts_strategically)
+
+    @cached_property
+    def _acts_strategically(self) -> Tensor:
+        return torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
+
+    def _sum(self, members: Tensor) -> Tensor:
+        rows = self.accepted.values_by_user[members.to(self.rho.device)]
+        return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
+
+    def reasons(self) -> Counter[str]:
+        """Return how many reports were rejected, by reason."""
+        return Counter(str(rejection.reason) for rejection in self.rejections)
+
+    def log_faults(self) -> None:
+        """Log the first rejections, how many there were, and what else went wrong."""
+        for rejection in self.rejections[:LOGGED_REJECTIONS]:
+            log(
+                WARNING,
+                "round %d: user %d rejected, %s (%s)",
+                self.round,
+                rejection.user,
+                rejection.reason,
+                rejection.detail,
+            )
+        if len(self.rejections) > LOGGED_REJECTIONS:
+            log(WARNING, "round %d: rejected in all, %s", self.round, counts(self.reasons()))
+        if self.notices:
+            log(WARNING, "round %d: left out, %s", self.round, counts(self.notices))
+        if self.metrics.unconverged:
+            log(
+                WARNING,
+                "round %d: %d local solves missed their tolerance, worst residual %.2e",
+                self.round,
+                self.metrics.unconverged,
+                self.metrics.worst_residual,
+            )

@@ -1,0 +1,89 @@
+"""The same results on a CUDA device as on the processor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pfl_flower.run.problem import build_problem
+from tests.support import problems
+from tests.support.problems import draw
+from tests.support.runs import configure, play, trajectory
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+RUNS = {
+    "exact": {},
+    "exact, l2": {"regularizer": "l2"},
+    "exact, many users": {"users": 200, "points_per_user": "5", "strategic_users": "199"},
+    "adam": {"local_solver": "adam", "batch_size": 8},
+    "sgd, a sample": {"local_solver": "sgd", "participation": 0.6, "chunk_users": 2},
+    "data": {"attack": "data"},
+    "oracle": {"estimator": "oracle", "update_order": "simultaneous", "local_solver": "adam"},
+    "digits": {"dataset": "digits", "points_per_user": "100", "local_solver": "adam"},
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_the_same_on_both_devices(name: str) -> None:
+    """Float64, round by round; solves agree to their tolerance, sums to their rounding."""
+    runs = [play(configure(**RUNS[name], device=device)) for device in ("cpu", "cuda")]
+    assert runs[1][0].rho.device.type == "cuda"
+    assert all(record.metrics.unconverged == 0 for run in runs for record in run)
+    processor, card = (trajectory(run).cpu() for run in runs)
+    assert processor.abs().max() > 1e-3
+    assert (card - processor).abs().max() <= 1e-8 * processor.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("model", ["linear", "two-layer"])
+def test_single_precision_is_the_same_to_its_own_rounding(model: str) -> None:
+    keys = {
+        "dataset": "digits",
+        "model": model,
+        "hidden": 16,
+        "dtype": "float32",
+        "local_solver": "sgd",
+        "local_lr": 1e-4,
+        "strategic_users": "none",
+        "points_per_user": "200,10",
+        "server_lr": 0.05,
+    }
+    runs = [play(configure(**keys, device=device)) for device in ("cpu", "cuda")]
+    processor, card = (trajectory(run).cpu() for run in runs)
+    torch.testing.assert_close(card, processor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("users", [3, 100])
+@pytest.mark.parametrize("name", problems.REGULARIZERS)
+@pytest.mark.parametrize("case", problems.LOSSES)
+def test_solves_agree(case: problems.LossCase, name: str, users: int) -> None:
+    """One user at a time, and many as one batch."""
+    problem = draw(case, name, seed=3, users=users, points=5, inputs=9)
+    expected = problem.solve()
+    loss = replace(
+        problem.loss,
+        features=problem.loss.features.cuda(),
+        labels=problem.loss.labels.cuda(),
+        weights=problem.loss.weights.cuda(),
+        scale=problem.loss.scale.cuda(),
+    )
+    there = replace(problem, loss=loss, rho=problem.rho.cuda(), start=problem.start.cuda())
+    found = there.solve()
+    assert found.theta.device.type == "cuda"
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.theta.cpu(), expected.theta, rtol=0, atol=1e-9)
+
+
+def test_accuracies_agree() -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        keys = {"dataset": "digits", "points_per_user": "100", "evaluate_every": 2}
+        problem = build_problem(configure(**keys, device=device))
+        theta = problems.normal(2, problem.model.dim, seed=problems.generator(1)).to(device)
+        found.append(problem.test_set.accuracy_of_each(problem.model, theta).cpu())
+    torch.testing.assert_close(found[0], found[1])

@@ -1,0 +1,70 @@
+"""The same apps under Flower's simulation on Ray: same trajectory, and failures are seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.running.engines import RunFailedError, run_once
+from experiments.running.options import Options
+from tests.support.superlink import private_superlink
+
+DIGITS = {
+    "points-per-user": "100",
+    "rounds": 10,
+    "evaluate-every": 5,
+    "save-trajectory": True,
+}
+
+
+@pytest.fixture(scope="module")
+def superlink(tmp_path_factory):  # type: ignore[no-untyped-def]
+    patch = pytest.MonkeyPatch()
+    with private_superlink(tmp_path_factory.mktemp("flwr")) as environment:
+        for key, value in environment.items():
+            patch.setenv(key, value)
+        yield
+    patch.undo()
+
+
+SYNTHETIC = {"dataset": "synthetic-logistic", "features": 6, "nu": 0.1, "evaluate-every": 0}
+
+
+@pytest.mark.parametrize("attack", ["model", "data"])
+def test_disguised_attacks_agree_on_both_engines(
+    attack: str, superlink: None, tmp_path: Path
+) -> None:
+    """Each process of Ray's works out theta_spade and its data by itself, and finds the same."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=2)  # type: ignore[arg-type]
+        config = options.configure({**DIGITS, **SYNTHETIC, "attack": attack}, tmp_path / engine, 1)
+        run_once(config, options)
+        found.append(np.load(config.folder() / "trajectory.npy"))
+    assert np.abs(found[0][-1] - found[0][0]).max() > 0.1
+    assert np.abs(found[0] - found[1]).max() <= 1e-9
+
+
+def test_ray_and_in_process_runs_agree(superlink: None, tmp_path: Path) -> None:
+    """Honest and strategic users on different nodes, every round to 1e-9."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=3)  # type: ignore[arg-type]
+        config = options.configure(DIGITS, tmp_path / engine, 1)
+        run_once(config, options)
+        found.append(np.load(config.folder() / "trajectory.npy"))
+        assert "11 users on 3 nodes, strategic: [10]" in (config.folder() / "run.log").read_text()
+    assert found[0].shape == (11, 650)
+    assert np.abs(found[0][-1]).max() > 0.1
+    assert np.abs(found[0] - found[1]).max() <= 1e-9
+
+
+def test_a_run_that_fails_is_seen_to_fail(superlink: None, tmp_path: Path) -> None:
+    """Flower's command line exits 0 here; its list of runs knows better."""
+    options = Options(engine="simulation", nodes=2)
+    missing = {**DIGITS, "points-per-user": "5000"}
+    config = options.configure(missing, tmp_path, 1)
+    with pytest.raises(RunFailedError, match=r"finished:failed.*points-per-user = 5000"):
+        run_once(config, options)

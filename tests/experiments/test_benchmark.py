@@ -1,0 +1,141 @@
+"""The benchmark's rivals compute the same as the product; its arithmetic; its command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.__main__ import main
+from experiments.benchmark import command, comparisons, worker
+from experiments.benchmark.measure import Bench, Row, ratio, round_seconds, slope, take_turns
+from experiments.benchmark.roofline import Round
+
+SMALL = {
+    **worker.FIGURE_1,
+    "dataset": "digits",
+    "points-per-user": "60",
+    "users": 5,
+    "strategic-users": "4",
+    "rounds": 6,
+    "lam": 0.7,
+    "dtype": "float64",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Any]:
+    return worker.in_process(settings=SMALL)
+
+
+@pytest.mark.parametrize("name", ["loop", "vmap"])
+def test_the_rivals_do_the_same_work(name: str, ours: dict[str, Any]) -> None:
+    rival = worker.rival(settings=SMALL, name=name)
+    one, other = torch.tensor(ours["rho"]), torch.tensor(rival["rho"])
+    assert float(one.norm()) > 1
+    assert float((one - other).norm() / one.norm()) < 1e-9
+    assert len(rival["seconds"]) == len(ours["seconds"]) == 6
+
+
+def test_the_mathematics_alone_end_where_the_run_ends() -> None:
+    settings = {**comparisons.TINY, "points-per-user": "30", "rounds": 8, "lam": 0.7}
+    run = worker.in_process(settings=settings, nodes=11)
+    alone = worker.mathematics(settings=settings)
+    one, other = torch.tensor(run["rho"]), torch.tensor(alone["rho"])
+    assert float(one.norm()) > 1
+    assert float((one - other).norm() / one.norm()) < 1e-9
+    assert len(alone["seconds"]) == 8
+    with pytest.raises(ValueError, match="expected SGD steps"):
+        worker.mathematics(settings={**settings, "local-solver": "adam"})
+
+
+def test_overhead_is_what_the_mathematics_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"in-process": 0.007, "simulation": 0.112, "mathematics": 0.002}
+    monkeypatch.setattr(comparisons, "worker", lambda case, **_: {"seconds": [seconds[case]]})
+    whole, overhead = comparisons.against_simulation(Bench(quick=True, repeats=1))
+    assert whole.ratio == pytest.approx(16.0)
+    assert overhead.ratio == pytest.approx(22.0)
+    assert (overhead.ours, overhead.rival) == ("in-process: 5 ms", "flwr run on Ray: 110 ms")
+
+
+def test_a_round_of_figure_1_moves_its_data_once() -> None:
+    work = Round(users=10, points=6000, features=785, classes=10, tests=10_000)
+    assert work.bytes == 4 * (70_000 * 785 + 6 * 10 * 7850)
+    assert work.flops == 2 * 130_000 * 7850
+    assert work.bound(bandwidth=1e10, rate=1e12) == work.bytes / 1e10
+    assert work.bound(bandwidth=1e12, rate=1e10) == work.flops / 1e10
+    without_zeros = replace(work, share=0.2)
+    assert without_zeros.flops == pytest.approx(work.flops / 5)
+    # A number that is kept comes with its place; where most are kept all are better kept in order.
+    assert without_zeros.bytes == pytest.approx(0.4 * 4 * 70_000 * 785 + 4 * 6 * 10 * 7850)
+    assert replace(work, share=0.6).bytes == work.bytes
+
+
+def test_exponents_and_ratios() -> None:
+    assert slope([1, 10, 100], [3.0, 30.0**1, 300.0]) == pytest.approx(1.0)
+    assert slope([10, 100], [1.0, 100.0]) == pytest.approx(2.0)
+    assert ratio([4.0], [2.0]) == (2.0, 0.0)
+    assert round_seconds({"seconds": [9.0, 9.0, 1.0, 2.0, 3.0]}) == 2.0
+    assert round_seconds({"seconds": [9.0]}) == 9.0
+
+
+def test_the_sides_take_turns() -> None:
+    order: list[str] = []
+
+    def side(name: str) -> Any:
+        return lambda: order.append(name) or {"name": name}
+
+    found = take_turns(Bench(repeats=2), "x", {"a": side("a"), "b": side("b")})
+    assert order == ["a", "b", "a", "b"]
+    assert [one["name"] for one in found["b"]] == ["b", "b"]
+
+
+def test_seconds_to_the_target_count_until_it_is_near() -> None:
+    run = {"seconds": [1.0, 2.0, 4.0], "distances": [5.0, comparisons.NEAR, 0.0]}
+    assert comparisons._until(run) == 3.0
+    assert math.isnan(comparisons._until({"seconds": [1.0], "distances": [1.0]}))
+
+
+def test_the_command_leaves_table_figure_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(bench: Bench) -> list[Row]:
+        bench.points["growth with users"] = {"size": [1, 10], "seconds": [0.1, 1.0]}
+        assert bench.repeats == 1
+        return [Row(key="a", what="work", ours="1 ms", rival="other: 2 ms", ratio=2.0)]
+
+    monkeypatch.setattr(command, "ROWS", {"made-up": measured})
+    assert main(["benchmark", "--quick", "--output", str(tmp_path)]) == 0
+    kept = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())
+    assert kept["rows"][0]["ratio"] == 2.0
+    assert {path.suffix for path in (tmp_path / "benchmark").iterdir()} == {
+        ".json",
+        ".csv",
+        ".png",
+        ".pdf",
+    }
+    assert "other: 2 ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["nope"], "NAME = nope: expected one of"), (["--repeats", "0"], "--repeats 0: expected")],
+)
+def test_bad_input_is_one_line(words: list[str], said: str, capsys: Any, tmp_path: Path) -> None:
+    assert main(["benchmark", *words, "--output", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    from experiments.benchmark.measure import worker as call
+    from experiments.running.engines import RunFailedError
+
+    with pytest.raises(RunFailedError, match=r"benchmark, in-process: .*rounds"):
+        call("in-process", settings={**SMALL, "rounds": 0})

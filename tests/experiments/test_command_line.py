@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments.__main__ import main
+from experiments.running import preset_claims
+from experiments.running.options import parse_settings
+from experiments.running.preset_claims import CLAIMS, Claim
+from experiments.studies.catalogue import STUDIES
+from experiments.studies.study import find_study
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.presets import preset, preset_names
+
+SMALL = ["--rounds", "3", "--set", "points-per-user=60", "evaluate-every=2"]
+
+
+def run(*arguments: str) -> int:
+    return main(["run", *arguments])
+
+
+def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
+    names = {
+        f"{data}-{r}" for data in ("digits", "mnist") for r in ("squared-l2", "l2", "smooth-l2")
+    }
+    disguised = {
+        f"{name}-{how}" for name in names if name.startswith("digits") for how in ("model", "data")
+    }
+    honest = {f"{name}-honest" for name in names}
+    assert set(preset_names()) == names | disguised | honest | {"many-users"}
+    assert set(CLAIMS) == set(preset_names())
+    for name in preset_names():
+        config = parse_config(preset(name))
+        assert config.name == name
+        assert bool(config.strategic()) == (not name.endswith("-honest"))
+
+
+def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    easy = (Claim("distance_to_target", "<", 1e3), Claim("rejections", "==", 0))
+    monkeypatch.setitem(preset_claims.CLAIMS, "digits-squared-l2", easy)
+    code = run("digits-squared-l2", "--output", str(tmp_path), "--seeds", "1,2", *SMALL)
+    assert code == 0
+    folder = tmp_path / "digits-squared-l2"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["experiment"] == "digits-squared-l2"
+    assert summary["seeds"] == [1, 2]
+    assert summary["passed"] is True
+    assert summary["config"]["rounds"] == 3
+    for key in ("versions", "commit", "device", "seconds"):
+        assert summary[key]
+    for name in (
+        "distance_to_target",
+        "accuracy_true",
+        "accuracy_target",
+        "rejections",
+        "worst_residual",
+    ):
+        metric = summary["metrics"][name]
+        assert len(metric["values"]) == 2
+        assert metric["mean"] == pytest.approx(sum(metric["values"]) / 2)
+    assert {"name", "value", "expected", "passed"} == set(summary["checks"][0])
+    rows = list(csv.DictReader((folder / "rounds.csv").open()))
+    assert [(row["seed"], row["round"]) for row in rows] == [
+        (seed, str(t)) for seed in ("1", "2") for t in range(4)
+    ]
+    assert rows[2]["local_accuracy"]
+    with Image.open(folder / "run.png") as image:
+        assert image.size[0] > 800
+    assert (folder / "run.pdf").read_bytes().startswith(b"%PDF")
+    assert str(folder / "summary.json") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
+    assert run("digits-squared-l2", "--output", str(tmp_path), *SMALL) == 1
+    summary = json.loads((tmp_path / "digits-squared-l2" / "summary.json").read_text())
+    failed = [check["name"] for check in summary["checks"] if not check["passed"]]
+    assert failed == ["distance_to_target"]
+
+
+BAD = [
+    (["nope"], "NAME = nope: expected one of digits-l2"),
+    (["digits-l2", "--quick"], "--quick: expected a study"),
+    (["thm5-single-point", "--set", "lam=1"], "NAME = thm5-single-point: expected no --set"),
+    (["digits-l2", "--set", "lamm=1"], "lamm = 1: unknown key"),
+    (["digits-l2", "--set", "lam=-1"], "lam = -1: expected greater than 0"),
+    (["digits-l2", "--set", "lam"], "--set lam: expected key=value"),
+    (["digits-l2", "--set", "seed=3"], "--set seed=3: expected --seeds instead"),
+    (["digits-l2", "--seeds", "a"], "--seeds a: expected whole numbers"),
+    (["digits-l2", "--seeds", "1,1"], "--seeds 1,1: expected different numbers"),
+    (["digits-l2", "--rounds", "0"], "--rounds 0: expected at least 1"),
+    (["digits-l2", "--set", "points-per-user=2000"], "points-per-user = 2000: expected <= 1437"),
+    (["digits-l2", "--set", "regularizer=no.such:R"], "regularizer = no.such:R: expected"),
+    (["digits-l2", "--set", "server-optimizer=adam"], "server-lr = auto: expected a number"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    assert run(*arguments, "--output", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "digits-l2" / "summary.json").exists()
+
+
+def test_cuda_where_there_is_none(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    assert run("digits-l2", "--device", "cuda", "--output", str(tmp_path)) == 2
+    assert "device = cuda" in capsys.readouterr().err
+
+
+def test_a_claim_fails_on_its_worst_seed_and_on_what_is_not_a_number() -> None:
+    claim = Claim("accuracy_true", ">=", 0.9)
+    good, bad, broken = {"accuracy_true": 0.95}, {"accuracy_true": 0.5}, {"other": 1.0}
+    assert claim.check([good, good]).passed
+    assert not claim.check([good, bad]).passed
+    assert claim.check([good, bad]).value == 0.5
+    assert not claim.check([good, broken]).passed
+    assert not Claim("x", "<", 1).check([{"x": float("nan")}]).passed
+
+
+def test_studies_are_reproduced_and_reported_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One study for one seed, kept the second time, then on the page and in the table."""
+    common = ["prop1-projection", "--output", str(tmp_path)]
+    assert main(["reproduce", *common, "--quick", "--seeds", "1", "--keep"]) == 0
+    assert main(["reproduce", *common, "--quick", "--seeds", "1", "--keep"]) == 0
+    assert "kept from before" in capsys.readouterr().out
+    assert main(["report", *common]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Proposition 1" in page
+    assert "data:image/png;base64," in page
+    assert "prop1-projection" in (tmp_path / "report.md").read_text()
+
+
+def test_a_control_passes_when_its_claims_fail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["prop1-projection", "--control", "--seeds", "1", "--output", str(tmp_path)]
+    assert run(*arguments) == 0
+    assert "every claim of success failed, as it must" in capsys.readouterr().out
+
+
+def test_every_study_is_found_and_named_as_registered() -> None:
+    for name, place in STUDIES.items():
+        study = find_study(place)
+        assert study.name == name
+        assert study.title
+        assert study.success or study.has_runs
+        seeds = 3 if study.has_runs else 5
+        assert len(study.seeds) >= seeds or study.name in FEW_SEEDS
+
+
+FEW_SEEDS = {
+    "budget-curve",
+    "defences",
+    "fig17-cifar-cga",
+    "fig18-cifar-model",
+    "fig19-cifar-data",
+    "inversion-cifar",
+}
+"""Figures whose runs take long; theorems have at least five seeds."""
+
+
+def test_settings_are_toml_or_words() -> None:
+    assert parse_settings(["a=1", "b=0.5", "c=true", 'd="x y"', "e=mnist", "f=3,4"]) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": "x y",
+        "e": "mnist",
+        "f": "3,4",
+    }
+
+
+def test_the_command_line_lists_and_fails_from_the_shell() -> None:
+    command = [sys.executable, "-m", "experiments"]
+    listed = subprocess.run([*command, "list"], capture_output=True, text=True, check=True)
+    assert "mnist-smooth-l2-honest" in listed.stdout
+    failed = subprocess.run([*command, "run", "nope"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.slow
+def test_an_idle_attacker_fails_the_claims_of_every_attack(tmp_path: Path) -> None:
+    """What the digits presets claim of an attack does not hold of honest users alone."""
+    idle = ["--set", "strategic-users=none", "points-per-user=60", "evaluate-every=0"]
+    for name in ("digits-squared-l2", "digits-squared-l2-model", "digits-squared-l2-data"):
+        assert run(name, "--output", str(tmp_path), "--rounds", "3", *idle) == 1
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        failed = {check["name"] for check in summary["checks"] if not check["passed"]}
+        attacks = {c.metric for c in CLAIMS[name] if c.metric.startswith(("acc", "dist", "equ"))}
+        assert failed == attacks - {"equilibrium_converged"}

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.poisoning_budget import scenes, study
+from experiments.poisoning_budget.scenes import Scene, binary_scene
+from experiments.poisoning_budget.trials import METHODS, Trial
+from experiments.studies.limits import within
+from experiments.studies.study import Study
+from experiments.theory import alpha_growth
+from experiments.theory.label_weight import LAM, Duel
+from experiments.theory.many_equilibria import settle
+from experiments.theory.scenario import draw_game
+from pfl_flower.attacks.poisoning.aim import Aim
+from pfl_flower.attacks.poisoning.repeated import least_weight
+from pfl_flower.objective.models import Linear
+from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.run.attack_plans import fabricate, plan
+from pfl_flower.run.problem import build_problem
+from pfl_flower.solvers.equilibrium import equilibrium
+from tests.support.runs import configure, play, trajectory
+from tests.support.studies import run_quick
+
+STUDIES = [alpha_growth.STUDY, study.STUDY]
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_study_passes(study: Study, tmp_path: Path) -> None:
+    summary = run_quick(study, tmp_path)
+    assert summary["passed"], [check for check in summary["checks"] if not check["passed"]]
+    assert (tmp_path / study.name / f"{study.name}.png").is_file()
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_control_fails_every_success_check(study: Study, tmp_path: Path) -> None:
+    summary = run_quick(study, tmp_path, control=True)
+    passed = [check["name"] for check in summary["checks"] if check["passed"]]
+    assert summary["passed"] and not set(passed) & set(study.success)
+
+
+def test_joint_newton_finds_the_equilibrium() -> None:
+    game = draw_game("logistic", seed=7, users=4, points=15, dim=3)
+    heavy = UserData(5 * game.users[0].features[:4], -game.users[0].labels[:4], torch.ones(4) * 30)
+    users = (*game.users, heavy)
+    found = settle(game, users, LAM, torch.zeros(6, 3, dtype=torch.float64))
+    exact = equilibrium(game.population(SquaredL2(lam=LAM), heavy))
+    assert exact.converged
+    torch.testing.assert_close(found[0], exact.rho, rtol=0, atol=1e-8)
+    torch.testing.assert_close(found[1:], exact.theta, rtol=0, atol=1e-8)
+
+
+def test_least_weight_is_least() -> None:
+    game = draw_game("logistic", seed=3, users=2, points=40, dim=5, nu=0.01)
+    duel = Duel.of(game, 0.01)
+    for criterion in range(3):
+        weight = duel.least(criterion)
+        assert weight is not None
+        assert duel.exact(0.98 * weight)[criterion] > 1 > duel.exact(1.02 * weight)[criterion]
+    assert replace(duel, unit=1e-12, seen={}).least(0) is None
+
+
+def test_the_transient_is_the_flower_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configure(
+        attack="data",
+        poisoning="repeated",
+        initialization="attack-model",
+        local_solver="adam",
+        update_order="simultaneous",
+        rounds=12,
+    )
+    problem, points = build_problem(config), config.points()
+    made = plan(problem, 4)
+    zero = torch.zeros_like(made.rho)
+    scene = Scene(
+        name="small",
+        users=tuple(problem.source.draw(user, points[user], config.seed) for user in range(4)),
+        model=Linear(problem.model.inputs, problem.model.outputs),
+        loss=problem.loss,
+        coupling=SquaredL2(lam=config.lam),
+        nu=config.nu,
+        centre=zero,
+        target=zero,
+        seed=config.seed,
+    )
+    aim = Aim.at(
+        scene.coupling, made.rho, made.attack_model, model=problem.model, loss=problem.loss
+    )
+    monkeypatch.setattr(scenes, "START_NOISE", 0.0)
+    expected = trajectory(play(config))[-1]
+    found = scene.transient(config.rounds, aim, fabricate(problem, 4))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert float(torch.linalg.vector_norm(found)) > 0.1
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return binary_scene(2, idle=False)
+
+
+@pytest.mark.parametrize("method", ["matching", "repeated"])
+def test_exact_data_hold_rho_part_of_the_way(scene: Scene, method: str) -> None:
+    aim, data = METHODS[method](scene, 0.3)
+    rho, residual = scene.settle(data)
+    assert residual <= 1e-8 and data.feasible
+    assert Trial(scene, scene.centre).settled(rho) == pytest.approx(0.3, abs=1e-7)
+    torch.testing.assert_close(rho, scene.held(aim), rtol=0, atol=1e-7)
+    assert least_weight(aim) * (1 - 1e-9) <= data.total_weight < least_weight(scene.goal)
+    # Nine tenths of the labels are too few, and hold rho elsewhere.
+    fewer, _ = scene.settle(replace(data, weights=0.9 * data.weights))
+    assert float(torch.linalg.vector_norm(fewer - rho)) > 1e-2
+
+
+def test_a_missing_metric_and_one_that_is_not_a_number_fail() -> None:
+    results = [{"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0, "b": 1.0, "c": "nan"}}]
+    assert within(results, "a", "a", low=1, high=2).passed
+    assert within(results, "a", "a", high=1.5).value == 2.0
+    assert not within(results, "b", "b", low=0).passed
+    assert not within(results[1:], "c", "c", low=0, high=2).passed
+    assert not within([], "a", "a").passed

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.studies.study import Setting, Study
+from experiments.theory import equivalence, model_attack, reduction, scenario
+from experiments.theory.attack_chain import Chain
+from experiments.theory.model_attack import SingleSteps
+from experiments.theory.scenario import draw_game, honest_optimum, settled
+from pfl_flower.objective.regularizers import L2
+from tests.support.studies import run_quick
+
+STUDIES = [equivalence.STUDY, reduction.STUDY, model_attack.STUDY]
+MISSES = {
+    "thm1-equivalence": [
+        *("target", "model", "data", "from data", "sequence"),
+        *("outside limit", "outside data"),
+    ],
+    "lemma1-reduction": ["rho", "local models", "rival"],
+    "prop3-model-attack": ["gradient, cga", "gradient, responses", "equilibrium", "gap, cga"],
+}
+"""Metrics that an idle user must miss in every case, not only in the worst."""
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_study_passes(study: Study, tmp_path: Path) -> None:
+    summary = run_quick(study, tmp_path)
+    assert summary["passed"], [check for check in summary["checks"] if not check["passed"]]
+    folder = tmp_path / study.name
+    assert (folder / f"{study.name}.png").stat().st_size > 10_000
+    assert (folder / f"{study.name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
+def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Path) -> None:
+    summary = run_quick(study, tmp_path, control=True)
+    assert summary["passed"] is True
+    failed = {check["name"] for check in summary["checks"] if not check["passed"]}
+    assert failed == set(study.success)
+    metrics = json.loads((tmp_path / study.name / "seed-1" / "result.json").read_text())["metrics"]
+    for what in MISSES[study.name]:
+        cases = {key: value for key, value in metrics.items() if key.startswith(what)}
+        assert cases
+        assert min(cases.values()) > 1e-4, cases
+
+
+def test_single_steps_are_those_of_torch_adam() -> None:
+    chain = Chain.of(Setting(seed=3), "logistic", "squared-l2")
+    users = SingleSteps(
+        chain.game.users,
+        model=chain.game.model,
+        loss=chain.game.point_loss,
+        regularizer=chain.regularizer,
+        nu=chain.game.nu,
+    )
+    theta = torch.zeros((3, 4), dtype=torch.float64)
+    parameter = torch.nn.Parameter(theta.clone())
+    adam = torch.optim.Adam([parameter], lr=0.02)
+    for round in range(300):
+        rho = torch.full((4,), 0.1 * round, dtype=torch.float64)
+        theta = users.solve(rho, theta).theta
+        adam.zero_grad()
+        coupling = chain.regularizer.value(rho, parameter)
+        (users.value(parameter) + coupling).sum().backward()
+        adam.param_groups[0]["lr"] = max(0.02 * 0.99**round, 0.005)
+        adam.step()
+    torch.testing.assert_close(theta, parameter.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_smooth_l2_reaches_the_target_or_not_as_chosen() -> None:
+    for share, reached in ((2.0, True), (0.05, False)):
+        chain = Chain.of(Setting(seed=2), "least-squares", "smooth-l2", share)
+        miss = torch.linalg.vector_norm(chain.counter_gradient().limit - chain.target)
+        assert (float(miss) < 1e-9) == reached
+
+
+def test_a_model_within_reach_of_l2_holds_rho_at_itself() -> None:
+    """At the honest optimum the honest sum is 0; a model near it is where rho* sits exactly."""
+    game, coupling = draw_game("logistic", seed=2, users=3, points=20, dim=4), L2(lam=4.0)
+    population, centre = game.population(coupling), honest_optimum(game, coupling)
+    near = centre + 0.01
+    rho, theta = reduction.held(population, near)
+    assert torch.equal(rho, near)
+    value = reduction.modified_loss(population, rho, theta, near)
+    draws = torch.randn((50, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for move in 1e-3 * draws:
+        best = population.solve(rho + move, theta).theta
+        assert reduction.modified_loss(population, rho + move, best, near) > value
+
+
+def test_a_model_that_newton_would_stick_to_does_not_hold_rho() -> None:
+    """Seed 2: from 0 Newton's method lands on theta_spade, which is not the minimum."""
+    game, coupling = draw_game("logistic", seed=2, users=3, points=20, dim=4), L2(lam=4.0)
+    population, centre = game.population(coupling), honest_optimum(game, coupling)
+    data = reduction.arbitrary_data(game, 12, 2.0)
+    local = settled(game.population(coupling, data)).theta[-1]
+    model = local + 0.3 * (centre - local)
+    rho, _ = reduction.held(population, model)
+    assert not torch.equal(rho, model)
+    total = population.report(rho, population.solve(rho, rho.repeat(3, 1)).theta).sum(dim=0)
+    pull = coupling.grad_rho(rho, model)
+    assert float(torch.linalg.vector_norm(total + pull)) < 1e-8
+
+
+@pytest.mark.parametrize("residuals", [(1e-7, 0.0), (0.0, 1e-7), (math.nan, 0.0), (0.0, math.nan)])
+def test_settled_refuses_large_residuals(
+    residuals: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    game, coupling = draw_game("logistic", seed=1, users=3, points=20, dim=4), L2(lam=4.0)
+    found = settled(game.population(coupling))
+    worse = replace(found, residual=residuals[0], local_residual=residuals[1])
+    monkeypatch.setattr(scenario, "equilibrium", lambda *_, **__: worse)
+    with pytest.raises(RuntimeError, match="no equilibrium"):
+        settled(game.population(coupling))
