@@ -26,7 +26,7 @@ class ModelAttack:
 
     Several strategic users are several instances: ``k`` of them share one goal when each holds
     the model whose gradient at the target is the k-th part of what is needed (see
-    ``pfl_flower.equivalence.model_from_gradient``), and compete when their models differ.
+    ``pfl_flower.attacks.equivalence.model_from_gradient``), and compete when their models differ.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class ModelAttack:
     Examples
     --------
     >>> import torch
-    >>> from pfl_flower.regularizers import SquaredL2
+    >>> from pfl_flower.objective.regularizers import SquaredL2
     >>> attack = ModelAttack(attack_model=torch.zeros(1), regularizer=SquaredL2(lam=1.0))
     >>> one, none = torch.ones(1), torch.zeros(1)
     >>> seen = Observation(round=1, rho=one, eta=0.5, eta_sum=0.0, accepted=none)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pfl_flower.run.problem import build_problem
+from pfl_flower.solvers import newton_batch, proximal
 from pfl_flower.solvers.population import Population
-from pfl_flower.solvers.proximal import Solution, newton_batch, proximal
+from pfl_flower.solvers.proximal import Solution
 from tests.support import problems
 from tests.support.problems import Problem, draw
 from tests.support.runs import configure, play, trajectory

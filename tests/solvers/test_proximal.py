@@ -9,7 +9,8 @@ from pfl_flower.objective import losses
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.models import Linear, TwoLayer
 from pfl_flower.objective.regularizers import L2, REGULARIZERS, SquaredL2
-from pfl_flower.solvers.proximal import ProximalSolver, newton, proximal, proximal_residual
+from pfl_flower.solvers import newton, proximal
+from pfl_flower.solvers.proximal import ProximalSolver, proximal_residual
 from tests.support import problems, reference
 from tests.support.problems import Problem, draw
 
