@@ -131,7 +131,7 @@ def test_a_slow_reply_and_an_absent_node() -> None:
 def test_the_engine_needs_no_ray() -> None:
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from tests.runs import configure, play\n"
+        "from tests.support.runs import configure, play\n"
         "assert len(play(configure(rounds=2))) == 2"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
