@@ -25,6 +25,7 @@ from experiments.paper.runs import (
     run_variants,
 )
 from experiments.studies.study import Printed, Result, Setting, Study
+from experiments.studies.wording import Measured
 from pfl_flower.objective.regularizers import REGULARIZERS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import save
@@ -93,9 +94,27 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     save(figure, folder, "fig1-cga")
 
 
+def words(measured: Measured) -> str:
+    """Return the accuracies by protocol, and where rho ends under squared l2."""
+    found = []
+    for protocol in PROTOCOLS:
+        by = {r: measured.mean(f"{protocol}, {r}: accuracy_true") for r in REGULARIZERS}
+        accuracies = ", ".join(f"{value:.1%} under {name}" for name, value in by.items())
+        end = measured.mean(f"{protocol}, squared-l2: distance_to_target")
+        found.append(
+            f"{accuracies}; squared-l2 ends {end:.2g} from the target ({protocol}'s protocol)"
+        )
+    return f"Accuracy on true labels: {'. '.join(found)}."
+
+
 STUDY = Study(
     name="fig1-cga",
     title="Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",
+    claim=(
+        "Figures 1 and 16: one strategic user among ten honest ones brings rho to a model that "
+        "names every digit wrongly if the regulariser is squared l2, and cannot if it is l2."
+    ),
+    words=words,
     measure=measure,
     judge=judge,
     draw=draw,

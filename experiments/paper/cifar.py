@@ -30,6 +30,7 @@ from experiments.paper.runs import (
     shared,
 )
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import save
 
@@ -152,9 +153,27 @@ def _draw(name: str, protocols: Sequence[str]) -> Callable[[Sequence[Result], Pa
     return draw
 
 
+def _words(protocols: Sequence[str]) -> Callable[[Measured], str]:
+    def words(m: Measured) -> str:
+        """Return how often rho answers as the attacker wants, and how often truly."""
+        found = [
+            f"{m.mean(f'cifar {protocol}: accuracy_target'):.1%} and "
+            f"{m.mean(f'cifar {protocol}: accuracy_true'):.1%} ({protocol}'s protocol)"
+            for protocol in protocols
+        ]
+        best = m.mean(*(f"cifar {protocol}: target_accuracy" for protocol in protocols))
+        return (
+            f"How often rho gives the attacker's label (the target itself: {best:.1%}), and how "
+            f"often the true one: {'; '.join(found)}."
+        )
+
+    return words
+
+
 def _study(
     name: str,
     title: str,
+    claim: str,
     measure: Callable[[Setting], dict[str, Any]],
     protocols: Sequence[str],
     setting: str,
@@ -168,6 +187,8 @@ def _study(
     return Study(
         name=name,
         title=title,
+        claim=claim,
+        words=_words(protocols),
         measure=measure,
         judge=judge,
         draw=_draw(name, protocols),
@@ -185,6 +206,7 @@ def _study(
 CGA = _study(
     "fig17-cifar-cga",
     "Figure 17: CGA on the last layer of a VGG13-BN, CIFAR-10",
+    "Figure 17: CGA brings the last layer of a real network to answer with the next class.",
     measure_cga,
     tuple(PROTOCOLS),
     "1,000 rounds.",
@@ -192,6 +214,8 @@ CGA = _study(
 MODEL = _study(
     "fig18-cifar-model",
     "Figure 18: the model attack of CGA's last gradient, CIFAR-10",
+    "Figure 18: the model attack that is made of CGA's last gradient brings the last layer of a "
+    "real network to answer with the next class.",
     measure_model,
     tuple(PROTOCOLS),
     "500 rounds; theta_spade from the last gradient of Figure 17's run under the threat model.",
@@ -199,6 +223,8 @@ MODEL = _study(
 DATA = _study(
     "fig19-cifar-data",
     "Figure 19: 100,000 indifferent embeddings, CIFAR-10",
+    "Figure 19: 100,000 poisoned embeddings near the indifference subspace bring the last layer of "
+    "a real network to answer with the next class.",
     measure_data,
     ("paper",),
     "1,500 rounds; 100,000 points near the indifference subspace with noise 0.1, the poisoned "

@@ -147,6 +147,17 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="fig3-data-poisoning",
     title="Figure 3: 2,000 indifference points on MNIST, for 250 rounds and in the end",
+    claim=(
+        "Figure 3: 2,000 points near the indifference subspace, and a start near theta_spade, "
+        "bring rho to the target within 250 rounds."
+    ),
+    words=lambda m: (
+        f"rho gives the true label in {m.mean('indifference, round 250: accuracy_true'):.1%} of "
+        f"cases after 250 rounds and in {m.mean('indifference, equilibrium: accuracy_true'):.1%} "
+        f"at the equilibrium that the run is on its way to; with the cheapest data that hold the "
+        f"target there, in {m.mean('matching, round 250: accuracy_true'):.1%} and "
+        f"{m.mean('matching, equilibrium: accuracy_true'):.1%}."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

@@ -204,6 +204,18 @@ def _panel(axes: Axes, played: Sequence[Mapping[str, Any]]) -> None:
 STUDY = Study(
     name="budget-curve",
     title="What poisoning methods buy for their labels, at equilibrium and after 250 rounds",
+    claim=(
+        "Section 5.3: 2,000 queries near the indifference subspace are data that bring rho to the "
+        "target."
+    ),
+    words=lambda m: (
+        f"Of the way to the target (logistic regression) they buy "
+        f"{m.mean('binary indifference transient'):.0%} after 250 rounds, where the poisoned "
+        f"model's start alone buys {m.mean('binary start alone'):.0%}, and "
+        f"{m.mean('binary indifference equilibrium'):.0%} at the equilibrium. Holding the target "
+        f"there takes {m.mean('binary bound'):,.0f} labels; data made for it get "
+        f"{m.mean('binary matching equilibrium'):.0%} of the way."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

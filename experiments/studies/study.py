@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.running.options import Options
 from experiments.running.preset_runs import may_keep
+from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import commit, summarise, write_json
@@ -96,6 +97,11 @@ class Study:
         them must fail.
     has_runs : bool
         Whether the measuring runs whole configurations, so that run-config keys can be set.
+    claim : str
+        What is claimed, by the paper unless it says otherwise: a sentence or two for a visitor.
+    words : callable
+        From the metrics of all seeds to what was measured, in as few words. Numbers come from
+        the metrics alone, and the sentence is true of any: it says "0.9 %", never "fails".
     setting : str
         A sentence or two: data, users, steps, what is drawn.
     printed : tuple of Printed
@@ -110,6 +116,8 @@ class Study:
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
     success: tuple[str, ...] = ()
     has_runs: bool = False
+    claim: str = ""
+    words: Callable[[Measured], str] = lambda measured: ""
     setting: str = ""
     printed: tuple[Printed, ...] = ()
 

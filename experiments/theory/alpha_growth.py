@@ -174,6 +174,17 @@ def _weights(results: Sequence[Result], noise: str, name: str) -> np.ndarray:
 STUDY = Study(
     name="alpha-grows-with-n",
     title="Appendix I.2: what weight the indifference poisoning needs against N honest users",
+    claim=(
+        "Appendix I.2: the weight alpha of the poisoned labels must grow in proportion to the "
+        "number N of honest users."
+    ),
+    words=lambda m: (
+        f"The least alpha that brings rho nine tenths of the way to the target grows as "
+        f"N^{m.mean('noise 0.01 exponent global'):.2f} with label noise 0.01 and as "
+        f"N^{m.mean('noise 0.3 exponent global'):.2f} with 0.3; the least that holds the poisoned "
+        f"user's own model within a fixed distance, as N^{m.mean('noise 0.01 exponent fixed'):.2f} "
+        f"and N^{m.mean('noise 0.3 exponent fixed'):.2f}."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

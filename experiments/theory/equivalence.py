@@ -256,6 +256,16 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="thm1-equivalence",
     title="Theorem 1: gradient attack, model attack and data poisoning hold the same models",
+    claim=(
+        "Theorem 1: gradient attack, model attack and data poisoning reach the same global models; "
+        "each can be turned into the others."
+    ),
+    words=lambda m: (
+        f"CGA's last gradient turned into a model moves rho by at most {m.high('model: *'):.0e}, "
+        f"into exact data by {m.high('data: *'):.0e}, and data turned back into a gradient by "
+        f"{m.high('from data: *'):.0e}. With n points and sampled labels the miss falls as "
+        f"n^{m.mean('slope rho: *'):.2f}."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

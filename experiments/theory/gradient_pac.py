@@ -234,6 +234,16 @@ def _draw_slopes(axes: Axes, results: Sequence[Result], loss: str) -> None:
 STUDY = Study(
     name=NAME,
     title="Definition 2, Lemma 4: regressions are gradient-PAC*",
+    claim=(
+        "Definition 2 and Lemma 4: with I honest points the gradient of linear and logistic "
+        "regression points away from theta_dagger, but for an error that grows slower than I (in "
+        "the proofs, as I^0.75)."
+    ),
+    words=lambda m: (
+        f"The error grows as I^{m.mean('exponent: least-squares'):.2f} in linear and as "
+        f"I^{m.mean('exponent: logistic'):.2f} in logistic regression, and "
+        f"{m.total('violations: *'):g} fresh datasets violate the inequality that was fitted."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, measure_pac, normal_queries
-from experiments.theory.pac_report import draw_pac, judge_pac, success
+from experiments.theory.pac_report import draw_pac, judge_pac, success, words
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 from pfl_flower.run.checks import Check
 
@@ -51,6 +51,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     title="Theorem 2: an honest user of linear regression learns theta_dagger, whoever else lies",
+    claim=(
+        "Theorem 2: in personalised linear regression an honest user with enough points learns the "
+        "model it prefers, theta_dagger, whatever data the others bring."
+    ),
+    words=words,
     measure=measure,
     judge=judge,
     draw=draw,

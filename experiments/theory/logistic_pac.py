@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, axis_queries, cube_queries, measure_pac
-from experiments.theory.pac_report import draw_pac, judge_pac, success
+from experiments.theory.pac_report import draw_pac, judge_pac, success, words
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 from pfl_flower.run.checks import Check
 
@@ -50,6 +50,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     title="Theorem 3: an honest user of logistic regression learns theta_dagger, whoever else lies",
+    claim=(
+        "Theorem 3: in personalised logistic regression, for bounded queries that span the space, "
+        "an honest user with enough points learns theta_dagger, whatever data the others bring."
+    ),
+    words=words,
     measure=measure,
     judge=judge,
     draw=draw,

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, convex_equilibrium, measure_pac, normal_queries
-from experiments.theory.pac_report import draw_pac, judge_pac, success
+from experiments.theory.pac_report import draw_pac, judge_pac, success, words
 from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
 from pfl_flower.run.checks import Check
 from pfl_flower.solvers.equilibrium import Equilibrium
@@ -234,6 +234,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     title="Lemma 5: regularisers of one's own, convex or not, let an honest user learn",
+    claim=(
+        "Lemma 5: an honest user learns whatever the others bring under any regulariser that is "
+        "not negative and grows without end, convex or not; here three of one's own."
+    ),
+    words=words,
     measure=measure,
     judge=judge,
     draw=draw,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.studies.study import Result
+from experiments.studies.wording import Measured
 from experiments.theory.pac import ENOUGH, Case
 from experiments.theory.scenario import SETTLED
 from pfl_flower.run.checks import Check
@@ -31,6 +32,17 @@ CLAIMS = (
 def success(cases: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the checks that must fail where the honest user answers by noise."""
     return tuple(f"{label}: {claim}" for label in cases for claim in CLAIMS)
+
+
+def words(measured: Measured) -> str:
+    """Return how near honest users come with many points, worst case and seed, and how fast."""
+    low, high = measured.low("exponent: *"), measured.high("exponent: *")
+    return (
+        f"With the fewest points the user is at least {measured.low('first: *'):.2g} from "
+        f"theta_dagger, with the most at most {measured.high('last: *'):.2g}. Above 1,000 points "
+        f"the distance falls as I^{high:.2f} to I^{low:.2f}, the others' part in it as "
+        f"I^{measured.mean('exponent bias: *'):.2f}."
+    )
 
 
 def judge_pac(results: Sequence[Result], cases: Mapping[str, Case]) -> list[Check]:

@@ -246,6 +246,16 @@ def _draw_company(axes: Axes, companies: Sequence[dict[str, Any]]) -> None:
 STUDY = Study(
     name="prop2-partial-honesty",
     title="Proposition 2: CGA out of reach of its target points at it, with all of lam",
+    claim=(
+        "Proposition 2: where reports are bounded and the target is out of reach, CGA, if it "
+        "converges, ends up reporting lam times the direction from the target to rho."
+    ),
+    words=lambda m: (
+        f"The last report's length is lam to {m.high('norm'):.0e}, 1 - cosine at most "
+        f"{m.high('askew'):.0e}, and rho ends at the predicted limit to {m.high('limit'):.0e}: at "
+        f"most {m.high('nearer'):.0%} of the honest model's distance from the target. Targets "
+        f"within reach are hit to {m.high('perfect'):.0e}."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,

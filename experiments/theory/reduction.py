@@ -201,6 +201,15 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="lemma1-reduction",
     title="Lemma 1: data poisoning is a model attack with the data's own local model",
+    claim=(
+        "Lemma 1: whatever the regulariser, data poisoning is a model attack with the model that "
+        "the data lead to."
+    ),
+    words=lambda m: (
+        f"Both attacks give the same rho to {m.high('rho, *'):.0e} and the same honest models to "
+        f"{m.high('local models, *'):.0e}, relative; no random rival lowers the loss by more than "
+        f"{m.high('rival, *'):.1g}."
+    ),
     measure=measure,
     judge=judge,
     draw=draw,
