@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from logging import INFO
 from pathlib import Path
+from typing import Self
 
 import torch
 from flwr.app import ArrayRecord, MetricRecord
@@ -12,29 +13,64 @@ from flwr.common.logger import log
 from torch import Tensor
 
 from pfl_flower.run.evaluation import Evaluation
+from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
-from pfl_flower.run.results import RoundsFile, write_limit
+from pfl_flower.run.rounds import Rounds
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport.messages import unpack_rho
 from strategies.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
     Records,
     ServerState,
+    load_checkpoint,
     write_checkpoint,
 )
 from strategies.round_record import RoundRecord, counts
 
 
 class Bookkeeper:
-    """Turns what the strategy reports and the server measures into the rows of ``rounds.csv``."""
+    """Turns what the strategy reports and the server measures into the course of a run.
 
-    def __init__(self, problem: Problem, rounds: RoundsFile) -> None:
-        self.config, self.rounds = problem.config, rounds
+    Parameters
+    ----------
+    problem : Problem
+        What is run; its ``resume`` may name a checkpoint, whose books it goes on with.
+    folder : Path or None
+        Where ``rounds.csv`` and checkpoints are written; None for nowhere.
+
+    Raises
+    ------
+    ConfigError
+        If checkpoints are asked for where nothing is written, or the one to go on from cannot be
+        used.
+    """
+
+    def __init__(self, problem: Problem, folder: Path | None = None) -> None:
+        self.config, self.folder = problem.config, folder
+        if folder is None and self.config.checkpoint_every:
+            every = self.config.checkpoint_every
+            raise ConfigError(f"checkpoint-every = {every}: expected 0 where nothing is written")
+        found = load_checkpoint(
+            self.config, device=problem.device, dim=problem.model.dim, dtype=problem.dtype
+        )
+        self.saved = None if found is None else found.server
         self.evaluation = Evaluation.of(problem)
         self.trajectory: list[Tensor] = []
         self.rho = self._previous = problem.initial
         self._strategic_sum = torch.zeros_like(problem.initial)
         self._measured: dict[str, float] = {}
+        self.rounds = Rounds(folder, "" if found is None else found.records.rounds)
+        if found is not None:
+            self._resume(found)
+
+    def __enter__(self) -> Self:
+        """Return the bookkeeper."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close ``rounds.csv``."""
+        self.rounds.close()
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Measure rho; called by the strategy before the first round and after each."""
@@ -74,27 +110,33 @@ class Bookkeeper:
         self._strategic_sum = record.strategic_sum
         self._log(record)
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on where a checkpoint left off."""
+    def save_checkpoint(self, state: ServerState) -> None:
+        """Write the server's state and the records so far in place of the last checkpoint."""
+        if self.folder is None:
+            return
+        records = Records(
+            rounds=self.rounds.text,
+            strategic_sum=self._strategic_sum,
+            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+        )
+        path = self.folder / CHECKPOINT_FILE
+        write_checkpoint(path, self.config, Checkpoint(state, records))
+        log(INFO, "round %d: checkpoint in %s", state.round, path)
+
+    def course(self) -> Course:
+        """Return the rounds so far."""
+        return Course(
+            rows=self.rounds.numbers,
+            rho=self.rho,
+            gradient=self._strategic_sum,
+            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+        )
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
         records = checkpoint.records
         self.rho = self._previous = checkpoint.server.rho
         self._strategic_sum = records.strategic_sum
         self.trajectory = list(records.trajectory if records.trajectory is not None else [])
-
-    def save_checkpoint(self, state: ServerState) -> None:
-        """Write the server's state and the records so far in place of the last checkpoint."""
-        records = Records(
-            rounds=self.rounds.path.read_bytes().decode(),
-            strategic_sum=self._strategic_sum,
-            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
-        )
-        path = self.config.folder() / CHECKPOINT_FILE
-        write_checkpoint(path, self.config, Checkpoint(state, records))
-        log(INFO, "round %d: checkpoint in %s", state.round, path)
-
-    def save_limit(self, path: Path) -> None:
-        """Keep the last rho and the strategic users' last gradient: a model attack's beginning."""
-        write_limit(path, self.rho, self._strategic_sum)
 
     def _log(self, record: RoundRecord) -> None:
         shown = ("distance_to_target", "accuracy_true", "accuracy_target")

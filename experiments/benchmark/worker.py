@@ -23,7 +23,7 @@ from torch import Tensor
 from experiments.benchmark.measure import output_of, scratch
 from experiments.running.options import Options
 from pfl_flower.run.config import RunConfig, parse_config
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 
 Measured = dict[str, Any]
 

@@ -34,7 +34,7 @@ from experiments.paper.runs import (
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import PALETTE, save
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 
 CGA_ROUNDS, PAPER_ROUNDS = 200, 250
 LONG_ROUNDS, STEADY_ROUNDS, QUICK_ROUNDS = 4000, 1000, 500

@@ -26,7 +26,8 @@ from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.figures import draw_band
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import build_problem
-from pfl_flower.run.results import LIMIT_FILE, read_rounds, write_limit
+from pfl_flower.run.results import LIMIT_FILE, write_limit
+from pfl_flower.run.rounds import read_rounds
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 
 Keys = Mapping[str, Scalar]

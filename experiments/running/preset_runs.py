@@ -18,16 +18,11 @@ from experiments.running.preset_claims import CLAIMS
 from experiments.running.progress import progress
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.figures import figure_title, run_figure
+from pfl_flower.run.figures import run_figure
+from pfl_flower.run.outcome import title
 from pfl_flower.run.presets import preset
-from pfl_flower.run.results import (
-    COLUMNS,
-    behaviour,
-    commit,
-    read_rounds,
-    summarise,
-    write_json,
-)
+from pfl_flower.run.results import behaviour, commit, summarise, write_json
+from pfl_flower.run.rounds import COLUMNS, read_rounds
 
 PRESET_SEEDS = (1,)
 """What a preset runs when no seeds are named."""
@@ -69,7 +64,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
         },
     )
     _merge_rows(folder / "rounds.csv", configs)
-    run_figure(curves, figure_title(configs[0]), folder)
+    run_figure(curves, title(configs[0]), folder)
     write_json(folder / "summary.json", summary)
     return summary
 

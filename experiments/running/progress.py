@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 
 POLL_SECONDS = 0.3
 

@@ -49,10 +49,10 @@ def with_poison(problem: Problem) -> Population:
     return problem.population_of([*honest, *poisoned])
 
 
-def measure_equilibrium(problem: Problem, evaluation: Evaluation, rho: Tensor) -> dict[str, float]:
+def measure_equilibrium(problem: Problem, rho: Tensor) -> dict[str, float]:
     """Return the metrics of the equilibrium, and how far ``rho (d,)``, where the run ended, is."""
     found = attacked_equilibrium(problem)
-    at_rest = evaluation(found.rho.to(rho))
+    at_rest = Evaluation.of(problem)(found.rho.to(rho))
     wanted = ("accuracy_true", "accuracy_target", "distance_to_target", "norm_rho")
     return {
         **{f"equilibrium_{key}": at_rest[key] for key in wanted if key in at_rest},

@@ -9,8 +9,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pfl_flower.run.config import RunConfig
-
 matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -92,14 +90,3 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
         figure.savefig(partial, dpi=150)
         os.replace(partial, path)
     return paths
-
-
-def figure_title(config: RunConfig) -> str:
-    """Return the line over a run's figure: what attacked what."""
-    attack = "no attack"
-    if config.strategic():
-        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
-        detail = how.get(config.attack, "")
-        detail = "from a CGA run" if "/" in detail else detail
-        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
-    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"

@@ -1,8 +1,7 @@
-"""What a run leaves behind: ``rounds.csv`` as it goes, then ``summary.json`` and the figure."""
+"""What a run leaves behind when it ends: ``summary.json`` and the files beside it."""
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -13,109 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from pfl_flower.run.checks import Check
-from pfl_flower.support.files import replace_file
 from pfl_flower.support.hardware import hardware
-
-Row = Mapping[str, float | int | str | None]
-
-COLUMNS = (
-    "seed",
-    "round",
-    "eta",
-    "accuracy_true",
-    "accuracy_target",
-    "target_accuracy",
-    "loss_true",
-    "distance_to_target",
-    "distance_to_rival",
-    "distance_to_start",
-    "distance_to_honest",
-    "norm_rho",
-    "step_norm",
-    "gradient_norm",
-    "honest_gradient_norm",
-    "strategic_gradient_norm",
-    "accepted",
-    "rejections",
-    "rejection_reasons",
-    "notices",
-    "worst_residual",
-    "unconverged",
-    "local_accuracy",
-    "active_accuracy",
-    "idle_accuracy",
-    "poisoned_points",
-    "poisoned_labels",
-    "poisoned_residual",
-    "seconds",
-)
 
 LIMIT_FILE = "limit.npz"
 """The last rho and the sum of the strategic users' last accepted reports, in a run's folder."""
-
-
-class RoundsFile:
-    """``rounds.csv``, one flushed line per round, so that a stopped run keeps what it measured.
-
-    A run that is resumed begins with the text ``kept`` of its rounds so far.
-    """
-
-    def __init__(self, path: Path, kept: str = "") -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        if kept:
-            replace_file(path, kept.encode())
-        self._file: IO[str] = path.open("a" if kept else "w", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, restval="")
-        if not kept:
-            self._writer.writeheader()
-        self._file.flush()
-
-    def write(self, row: Row) -> None:
-        """Append a row; absent columns stay empty."""
-        self._writer.writerow({key: _text(value) for key, value in row.items()})
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        """Return the file."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file."""
-        self.close()
-
-
-def _text(value: float | int | str | None) -> str:
-    if value is None:
-        return ""
-    return repr(value) if isinstance(value, float) else str(value)
-
-
-def read_rounds(path: Path) -> list[dict[str, float]]:
-    """Return the rows of ``rounds.csv`` as numbers; empty and textual cells are left out."""
-    with path.open(newline="") as file:
-        return [
-            {key: float(cell) for key, cell in row.items() if _is_number(cell)}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _is_number(cell: str | None) -> bool:
-    try:
-        float(cell or "")
-    except ValueError:
-        return False
-    return True
 
 
 def behaviour(step_norms: Sequence[float]) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from experiments.running.engines import COMPLETED, ROOT, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 from pfl_flower.transport.inprocess import run_in_process
 from tests.support.images import write_tree
 from tests.support.superlink import free_port

@@ -17,7 +17,7 @@ import pytest
 from experiments.running.engines import COMPLETED, ROOT, run_once, run_status, simulation_command
 from experiments.running.options import Options
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 from strategies.checkpoint import CHECKPOINT_FILE
 from tests.support.killing import last_round
 from tests.support.superlink import find_processes, private_superlink

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from experiments.__main__ import BAD_INPUT, main
-from pfl_flower import server_app
+from pfl_flower.run import figures
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.results import read_rounds
+from pfl_flower.run.rounds import read_rounds
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import MAGIC, VERSION, read_sealed, replace_file, write_sealed
 from pfl_flower.transport import inprocess
@@ -51,7 +51,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting for nodes that are all there, and no pictures."""
     monkeypatch.setattr(recruiting, "SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr(server_app, "run_figure", lambda *_: [])
+    monkeypatch.setattr(figures, "run_figure", lambda *_: [])
 
 
 def config_in(folder: Path, **changes: Any) -> RunConfig:

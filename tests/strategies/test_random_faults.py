@@ -236,7 +236,8 @@ def test_the_run_whose_nodes_left_has_a_checkpoint(
     monkeypatch.setattr(recruiting, "SETTLE_SECONDS", 0.0)
     config = configure(min_nodes=2, node_timeout=1.0, output_dir=str(tmp_path))
     with pytest.raises(NodesMissingError):
-        run(Leaving(config, 2, {t: {1001} for t in range(4, 99)}), config, build_problem(config))
+        leaving = Leaving(config, 2, {t: {1001} for t in range(4, 99)})
+        run(leaving, build_problem(config), folder=config.folder())
     assert (config.folder() / CHECKPOINT_FILE).exists()
 
 

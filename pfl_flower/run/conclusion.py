@@ -1,0 +1,94 @@
+"""The end of a run: its equilibrium where that is asked for, what is kept, and what is said."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pfl_flower.run.at_equilibrium import measure_equilibrium
+from pfl_flower.run.outcome import Course, Outcome, title
+from pfl_flower.run.problem import Problem
+from pfl_flower.run.rounds import ROUNDS_FILE
+from pfl_flower.support.console import Say
+
+MEANINGS = {
+    "accuracy_true": "accuracy on true labels",
+    "accuracy_target": "accuracy on the attacker's labels",
+    "local_accuracy": "accuracy of the honest local models",
+    "active_accuracy": "of those with more points than the average",
+    "idle_accuracy": "of those with fewer",
+    "distance_to_target": "||rho - target||",
+    "distance_to_rival": "distance to the nearest other target",
+    "distance_to_start": "||rho - rho_0||",
+    "norm_rho": "||rho||",
+    "honest_gradient_norm": "||sum of honest gradients||",
+    "strategic_gradient_norm": "||sum of strategic gradients||",
+    "rejections_total": "rejected reports, all rounds",
+    "worst_residual_ever": "worst solver residual, all rounds",
+    "unconverged_total": "local solves that missed their tolerance",
+    "poisoned_points": "distinct poisoned queries",
+    "poisoned_labels": "poisoned labels, total weight",
+    "poisoned_residual": "residual of the poisoned data",
+    "equilibrium_accuracy_true": "at equilibrium: accuracy on true labels",
+    "equilibrium_accuracy_target": "at equilibrium: on the attacker's labels",
+    "equilibrium_distance_to_target": "at equilibrium: ||rho* - target||",
+    "equilibrium_gap": "||rho* - rho||",
+}
+"""The metrics that are shown, in this order."""
+
+
+def conclude(
+    problem: Problem, course: Course, *, began: float, folder: Path | None, say: Say
+) -> Outcome:
+    """Return the outcome of a run's rounds, once it is kept and told.
+
+    Parameters
+    ----------
+    problem, course
+        What was run, and what its rounds came to.
+    began : float
+        When, by ``time.perf_counter``.
+    folder : Path or None
+        Where results are written; None for nowhere.
+    say : callable
+        Who is told, line by line.
+    """
+    if folder is not None:
+        # Before the equilibrium, which may take long, or be stopped.
+        course.write(folder)
+    at_rest = {}
+    if problem.config.equilibrium:
+        say("looking for the exact equilibrium")
+        at_rest = measure_equilibrium(problem, course.rho)
+    outcome = Outcome(
+        config=problem.config,
+        course=course,
+        at_rest=at_rest,
+        device=problem.device,
+        seconds=time.perf_counter() - began,
+    )
+    written = () if folder is None else (folder / ROUNDS_FILE, *outcome.write(folder))
+    say(f"\n{outcome.config.name}: {title(outcome.config)}")
+    say(table(outcome))
+    for path in written:
+        say(f"  {path}")
+    return outcome
+
+
+def table(outcome: Outcome) -> str:
+    """Return a table of what the run ended with, to be printed."""
+    rows = Table()
+    rows.add_column("after the last round")
+    rows.add_column("value", justify="right")
+    for key, meaning in MEANINGS.items():
+        if key in outcome.metrics:
+            rows.add_row(meaning, f"{outcome.metrics[key]:.4g}")
+    rows.add_row("steps of rho are", outcome.behaviour)
+    rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
+    console = Console(width=100, highlight=False)
+    with console.capture() as printed:
+        console.print(rows, end="")
+    return printed.get()

@@ -1,0 +1,128 @@
+"""What a run comes to: the rounds it went through, the verdict on them, and where that is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pfl_flower.run.checks import Check, sanity_checks
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.metrics import last_metrics
+from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
+from pfl_flower.run.rounds import Numbers
+
+SUMMARY_FILE = "summary.json"
+TRAJECTORY_FILE = "trajectory.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The rounds of a run.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The numbers of ``rounds.csv``: of round 0, before the first, and of each round.
+    rho : Tensor
+        The global model after the last round, ``(d,)``.
+    gradient : Tensor
+        Sum of the strategic users' last accepted reports, ``(d,)``: what holds rho there.
+    trajectory : Tensor or None
+        rho of every round, ``(T + 1, d)``, with ``save-trajectory``.
+    """
+
+    rows: Numbers
+    rho: Tensor
+    gradient: Tensor
+    trajectory: Tensor | None = None
+
+    def write(self, folder: Path) -> None:
+        """Keep where rho was and the gradient that held it: a model attack's beginning."""
+        if self.trajectory is not None:
+            np.save(folder / TRAJECTORY_FILE, self.trajectory.cpu().numpy())
+        write_limit(folder / LIMIT_FILE, self.rho, self.gradient)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run: what was measured, and whether that can be relied on.
+
+    Attributes
+    ----------
+    config : RunConfig
+        What was run.
+    course : Course
+        Its rounds.
+    at_rest : dict
+        The metrics of the exact equilibrium, with ``equilibrium``.
+    device : torch.device
+        Where it computed.
+    seconds : float
+        How long it took, from the first look at the nodes to the last metric.
+    """
+
+    config: RunConfig
+    course: Course
+    at_rest: Mapping[str, float] = field(default_factory=dict)
+    device: torch.device
+    seconds: float
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics after the last round, and those of the equilibrium."""
+        return {**last_metrics(self.course.rows), **self.at_rest}
+
+    @cached_property
+    def checks(self) -> list[Check]:
+        """What must hold of any run."""
+        return sanity_checks(self.config, self.course.rows)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all of that holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def behaviour(self) -> str:
+        """How the steps of rho evolve: ``settling``, ``moving`` or ``diverging``."""
+        return behaviour([row["step_norm"] for row in self.course.rows if "step_norm" in row])
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of ``summary.json``."""
+        return summarise(
+            experiment=self.config.name,
+            config=self.config.flat(),
+            seeds=[self.config.seed],
+            finals=[self.metrics],
+            checks=self.checks,
+            device=str(self.device),
+            seconds=self.seconds,
+            extra={"behaviour": self.behaviour, "estimator": self.config.estimator},
+        )
+
+    def write(self, folder: Path) -> tuple[Path, ...]:
+        """Write ``summary.json`` and the figure, and return their paths."""
+        # Drawing is dear to import, and most runs from Python write nothing.
+        from pfl_flower.run import figures
+
+        path = folder / SUMMARY_FILE
+        write_json(path, self.summary())
+        return (path, *figures.run_figure([self.course.rows], title(self.config), folder))
+
+
+def title(config: RunConfig) -> str:
+    """Return a line on a run: what attacked what."""
+    attack = "no attack"
+    if config.strategic():
+        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
+        detail = how.get(config.attack, "")
+        detail = "from a CGA run" if "/" in detail else detail
+        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
+    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"

@@ -1,0 +1,133 @@
+"""The rounds of a run, row by row: in memory, and in ``rounds.csv`` as they go."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO
+
+from pfl_flower.support.files import replace_file
+
+Row = Mapping[str, float | int | str | None]
+"""What is said of a round; an entry that is None, or absent, is an empty cell."""
+Numbers = list[dict[str, float]]
+"""For each round its numbers; empty and textual cells are left out."""
+
+ROUNDS_FILE = "rounds.csv"
+COLUMNS = (
+    "seed",
+    "round",
+    "eta",
+    "accuracy_true",
+    "accuracy_target",
+    "target_accuracy",
+    "loss_true",
+    "distance_to_target",
+    "distance_to_rival",
+    "distance_to_start",
+    "distance_to_honest",
+    "norm_rho",
+    "step_norm",
+    "gradient_norm",
+    "honest_gradient_norm",
+    "strategic_gradient_norm",
+    "accepted",
+    "rejections",
+    "rejection_reasons",
+    "notices",
+    "worst_residual",
+    "unconverged",
+    "local_accuracy",
+    "active_accuracy",
+    "idle_accuracy",
+    "poisoned_points",
+    "poisoned_labels",
+    "poisoned_residual",
+    "seconds",
+)
+
+
+class Rounds:
+    """What a run measures of its rounds.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where ``rounds.csv`` grows by one flushed line per round, so that a stopped run keeps what
+        it measured. None for a run that writes nothing.
+    kept : str
+        The text of the rounds so far, with which a run that is resumed begins.
+    """
+
+    def __init__(self, folder: Path | None = None, kept: str = "") -> None:
+        self._lines = [kept or _line({name: name for name in COLUMNS})]
+        self._file: IO[str] | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / ROUNDS_FILE
+            if kept:
+                replace_file(path, kept.encode())
+            self._file = path.open("a" if kept else "w", newline="")
+            if not kept:
+                self._to_file(self._lines[0])
+
+    def write(self, row: Row) -> None:
+        """Append a row; absent columns stay empty."""
+        line = _line({key: _cell(value) for key, value in row.items()})
+        self._lines.append(line)
+        self._to_file(line)
+
+    @property
+    def text(self) -> str:
+        """What ``rounds.csv`` says so far."""
+        return "".join(self._lines)
+
+    @property
+    def numbers(self) -> Numbers:
+        """The rows so far, to the digit what ``read_rounds`` finds in the file."""
+        return _numbers(io.StringIO(self.text, newline=""))
+
+    def close(self) -> None:
+        """Close the file; what is in memory stays."""
+        if self._file is not None:
+            self._file.close()
+
+    def _to_file(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+
+
+def read_rounds(path: Path) -> Numbers:
+    """Return the rows of ``rounds.csv`` as numbers."""
+    with path.open(newline="") as file:
+        return _numbers(file)
+
+
+def _numbers(lines: Iterable[str]) -> Numbers:
+    return [
+        {key: float(cell) for key, cell in row.items() if _is_number(cell)}
+        for row in csv.DictReader(lines)
+    ]
+
+
+def _line(cells: Mapping[str, str]) -> str:
+    buffer = io.StringIO(newline="")
+    csv.DictWriter(buffer, COLUMNS, restval="").writerow(cells)
+    return buffer.getvalue()
+
+
+def _cell(value: float | int | str | None) -> str:
+    if value is None:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _is_number(cell: str | None) -> bool:
+    try:
+        float(cell or "")
+    except ValueError:
+        return False
+    return True
