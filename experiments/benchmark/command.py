@@ -16,23 +16,14 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from experiments.benchmark.comparisons import ROWS
+from experiments.benchmark.arguments import COMPARISONS
 from experiments.benchmark.measure import Bench, Row
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import commit, versions, write_json
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.extensions import resolve
 from pfl_flower.support.hardware import hardware
-
-
-def add_parser(commands: Any) -> None:
-    """Add ``benchmark`` to the command line's subparsers."""
-    command = commands.add_parser("benchmark", help="what a round costs, against its rivals")
-    command.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ROWS)}")
-    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
-    command.add_argument("--repeats", type=int, default=3, metavar="N")
-    command.add_argument("--quick", action="store_true", help="digits, fewer rounds, one repeat")
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
@@ -43,10 +34,10 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     ConfigError
         If a name is unknown or there is no repeat.
     """
-    names = parsed.names or list(ROWS)
+    names = parsed.names or list(COMPARISONS)
     for name in names:
-        if name not in ROWS:
-            raise ConfigError(f"NAME = {name}: expected one of {', '.join(ROWS)}")
+        if name not in COMPARISONS:
+            raise ConfigError(f"NAME = {name}: expected one of {', '.join(COMPARISONS)}")
     if parsed.repeats < 1:
         raise ConfigError(f"--repeats {parsed.repeats}: expected at least 1")
     folder = Path(parsed.output).expanduser().absolute() / "benchmark"
@@ -62,7 +53,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             say=lambda line: bar.update(task, description=line),
         )
         for name in names:
-            rows += ROWS[name](bench)
+            rows += resolve("NAME", COMPARISONS[name], {})(bench)
             # After each, so that what was measured is there if the next one is stopped.
             _write(folder, rows, bench, device)
     _print(rows, console)

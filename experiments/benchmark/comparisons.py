@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from experiments.benchmark.figure_1 import against_loops, on_the_card
 from experiments.benchmark.measure import (
     Bench,
     Row,
@@ -179,13 +178,3 @@ def _until(measured: Mapping[str, Any]) -> float:
         if distance <= NEAR:
             return total
     return math.nan
-
-
-ROWS: Mapping[str, Callable[[Bench], list[Row]]] = {
-    "figure-1": against_loops,
-    "simulation": against_simulation,
-    "messages": large_messages,
-    "growth": growth,
-    "target": to_the_target,
-    "gpu": on_the_card,
-}

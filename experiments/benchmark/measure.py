@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.running.engines import ROOT, RunFailedError
+from experiments.running.engines import ROOT
+from pfl_flower.support.errors import RunFailedError
 
 WARM_UP = 2
 """First rounds of a run that are not counted: imports, caches, the first allocation."""

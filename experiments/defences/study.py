@@ -195,7 +195,6 @@ def words(measured: Measured) -> str:
 
 STUDY = Study(
     name="defences",
-    title="Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
     claim=(
         "Ours, not the paper's: a bounded regulariser or a robust aggregation rule each stop what "
         "squared l2 and the plain sum let through, at little cost when nobody attacks."

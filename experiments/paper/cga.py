@@ -109,7 +109,6 @@ def words(measured: Measured) -> str:
 
 STUDY = Study(
     name="fig1-cga",
-    title="Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",
     claim=(
         "Figures 1 and 16: one strategic user among ten honest ones brings rho to a model that "
         "names every digit wrongly if the regulariser is squared l2, and cannot if it is l2."

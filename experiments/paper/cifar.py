@@ -172,7 +172,6 @@ def _words(protocols: Sequence[str]) -> Callable[[Measured], str]:
 
 def _study(
     name: str,
-    title: str,
     claim: str,
     measure: Callable[[Setting], dict[str, Any]],
     protocols: Sequence[str],
@@ -186,7 +185,6 @@ def _study(
     )
     return Study(
         name=name,
-        title=title,
         claim=claim,
         words=_words(protocols),
         measure=measure,
@@ -205,7 +203,6 @@ def _study(
 
 CGA = _study(
     "fig17-cifar-cga",
-    "Figure 17: CGA on the last layer of a VGG13-BN, CIFAR-10",
     "Figure 17: CGA brings the last layer of a real network to answer with the next class.",
     measure_cga,
     tuple(PROTOCOLS),
@@ -213,7 +210,6 @@ CGA = _study(
 )
 MODEL = _study(
     "fig18-cifar-model",
-    "Figure 18: the model attack of CGA's last gradient, CIFAR-10",
     "Figure 18: the model attack that is made of CGA's last gradient brings the last layer of a "
     "real network to answer with the next class.",
     measure_model,
@@ -222,7 +218,6 @@ MODEL = _study(
 )
 DATA = _study(
     "fig19-cifar-data",
-    "Figure 19: 100,000 indifferent embeddings, CIFAR-10",
     "Figure 19: 100,000 poisoned embeddings near the indifference subspace bring the last layer of "
     "a real network to answer with the next class.",
     measure_data,

@@ -146,7 +146,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="fig3-data-poisoning",
-    title="Figure 3: 2,000 indifference points on MNIST, for 250 rounds and in the end",
     claim=(
         "Figure 3: 2,000 points near the indifference subspace, and a start near theta_spade, "
         "bring rho to the target within 250 rounds."

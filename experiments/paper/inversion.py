@@ -230,7 +230,6 @@ def _draw_worth(axes: Axes, results: Sequence[Result]) -> None:
 
 STUDY = Study(
     name="inversion-cifar",
-    title="Images whose embeddings the data attack needs, by feature inversion (Appendix J.3)",
     claim=(
         "Appendix J.3 leaves open whether real images can have the embeddings that the data attack "
         "needs. Ours: how near images come that gradients find, and what they do to rho."

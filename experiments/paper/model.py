@@ -105,7 +105,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="fig2-model-attack",
-    title="Figure 2: the model attack of Proposition 3 on MNIST, from both sources of theta_spade",
     claim=(
         "Figure 2: the model attack that Proposition 3 makes of CGA's last gradient brings rho to "
         "the target within 250 rounds."

@@ -195,7 +195,6 @@ def _words(measured: Measured) -> str:
 
 def _study(
     name: str,
-    title: str,
     claim: str,
     lams: Sequence[float],
     noise: float,
@@ -206,7 +205,6 @@ def _study(
     said = f"lam = {', '.join(f'{lam:g}' for lam in on_cpu.lams)}, seeds up to {on_cpu.seeds}"
     return Study(
         name=name,
-        title=title,
         claim=claim,
         words=_words,
         measure=_measure(lams, noise, rounds, on_cpu),
@@ -226,7 +224,6 @@ def _study(
 
 TABLE1 = _study(
     "table1-sum-vs-mean",
-    "Table 1, Figures 8 and 9: sums of losses beat means on noisy FashionMNIST",
     "Table 1: where one user has many points and ten have few, all models are more accurate if "
     "each user sums its losses than if it averages them.",
     (1.0,),
@@ -246,7 +243,6 @@ TABLE1 = _study(
 )
 LAMBDA = _study(
     "fig4-13-lambda",
-    "Figures 4 to 13: sums against means for lam from 0.01 to 100",
     "Appendix C: sums beat means whatever lam, from 0.01 to 100.",
     LAMS,
     NOISE,
@@ -256,7 +252,6 @@ LAMBDA = _study(
 )
 NO_NOISE = _study(
     "fig14-15-no-noise",
-    "Figures 14 and 15: sums against means without label noise, 1,000 rounds",
     "Figures 14 and 15: sums beat means without label noise too.",
     (1.0,),
     0.0,

@@ -203,7 +203,6 @@ def _panel(axes: Axes, played: Sequence[Mapping[str, Any]]) -> None:
 
 STUDY = Study(
     name="budget-curve",
-    title="What poisoning methods buy for their labels, at equilibrium and after 250 rounds",
     claim=(
         "Section 5.3: 2,000 queries near the indifference subspace are data that bring rho to the "
         "target."

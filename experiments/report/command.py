@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.report.entries import Entry, read_entry
 from experiments.report.page import page
 from experiments.report.text import number
-from experiments.studies.reproduce import check_names
+from experiments.studies.catalogue import check_names
 
 HEADS = ("study", "quantity", "where", "paper", "ours", "deviation", "result", "checks", "seeds")
 SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
@@ -44,8 +44,6 @@ def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, 
             console.print(
                 f"{entry.name}: {entry.status}  {entry.problem}".rstrip(), markup=False, style="red"
             )
-    for path in paths:
-        console.print(f"  {path}", markup=False, soft_wrap=True)
     return paths
 
 

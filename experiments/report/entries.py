@@ -174,9 +174,8 @@ class Entry:
 
 def read_entry(output: Path, name: str) -> Entry:
     """Return what ``output/name`` holds of the study."""
-    place = STUDIES[name]
-    study, folder = find_study(place), output / name
-    module = importlib.import_module(place.partition(":")[0])
+    study, folder = find_study(name), output / name
+    module = importlib.import_module(STUDIES[name].place.partition(":")[0])
     summary, problem = _read_summary(folder / "summary.json")
     trace = folder / ERROR_FILE
     if trace.exists() and (summary is None or _newer(trace, folder / "summary.json")):

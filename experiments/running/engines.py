@@ -14,14 +14,11 @@ from pathlib import Path
 
 from experiments.running.options import Options
 from pfl_flower.run.config import RunConfig
+from pfl_flower.support.errors import RunFailedError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IN_PROCESS_NODES = 2
 COMPLETED = "finished:completed"
-
-
-class RunFailedError(RuntimeError):
-    """A run did not finish."""
 
 
 def run_once(config: RunConfig, options: Options) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from pfl_flower.run.config import RunConfig, parse_config
-from pfl_flower.run.keys import Scalar
+from pfl_flower.run.keys import Scalar, kebab
 from pfl_flower.support.errors import ConfigError
 
 Engine = Literal["inprocess", "simulation"]
@@ -75,6 +75,7 @@ class Options:
         return parse_config({**values, **own})
 
 
+KEYS = tuple(sorted(map(kebab, RunConfig.model_fields)))
 RESERVED = {"seed": "--seeds", "output-dir": "--output", "name": "--output"}
 
 
@@ -95,6 +96,13 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Scalar]:
             raise ConfigError(f"--set {pair}: expected {RESERVED[key]} instead")
         settings[key] = _value(text)
     return settings
+
+
+def check_keys(settings: Mapping[str, Scalar]) -> None:
+    """Raise ConfigError at the first key that no run configuration has."""
+    for key, value in settings.items():
+        if key not in KEYS:
+            raise ConfigError(f"{key} = {value!r}: unknown key; the keys are {', '.join(KEYS)}")
 
 
 def _value(text: str) -> Scalar:

@@ -1,35 +1,128 @@
-"""The studies by name: the paper's figures and theorems, and what the laboratory adds to them."""
+"""The studies by name: the paper's figures and theorems, and what the laboratory adds to them.
+
+Nothing is imported to list them: a study's module is loaded when it is run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pfl_flower.support.errors import ConfigError
+
+
+class Listed(NamedTuple):
+    """Where a study is, as ``package.module:NAME``, and one line of what it shows."""
+
+    place: str
+    title: str
+
 
 THEORY = "experiments.theory"
 PAPER = "experiments.paper"
 
-STUDIES: Mapping[str, str] = {
-    "thm1-equivalence": f"{THEORY}.equivalence:STUDY",
-    "thm2-linear-pac": f"{THEORY}.linear_pac:STUDY",
-    "thm3-logistic-pac": f"{THEORY}.logistic_pac:STUDY",
-    "thm4-cga-convergence": f"{THEORY}.convergence:STUDY",
-    "thm5-single-point": f"{THEORY}.single_point:STUDY",
-    "prop1-projection": f"{THEORY}.projection:STUDY",
-    "prop2-partial-honesty": f"{THEORY}.partial_honesty:STUDY",
-    "prop3-model-attack": f"{THEORY}.model_attack:STUDY",
-    "lemma1-reduction": f"{THEORY}.reduction:STUDY",
-    "lemma5-own-regularizer": f"{THEORY}.own_regularizer:STUDY",
-    "gradient-pac": f"{THEORY}.gradient_pac:STUDY",
-    "alpha-grows-with-n": f"{THEORY}.alpha_growth:STUDY",
-    "budget-curve": "experiments.poisoning_budget.study:STUDY",
-    "defences": "experiments.defences.study:STUDY",
-    "fig1-cga": f"{PAPER}.cga:STUDY",
-    "fig2-model-attack": f"{PAPER}.model:STUDY",
-    "fig3-data-poisoning": f"{PAPER}.data:STUDY",
-    "table1-sum-vs-mean": f"{PAPER}.sums:TABLE1",
-    "fig4-13-lambda": f"{PAPER}.sums:LAMBDA",
-    "fig14-15-no-noise": f"{PAPER}.sums:NO_NOISE",
-    "fig17-cifar-cga": f"{PAPER}.cifar:CGA",
-    "fig18-cifar-model": f"{PAPER}.cifar:MODEL",
-    "fig19-cifar-data": f"{PAPER}.cifar:DATA",
-    "inversion-cifar": f"{PAPER}.inversion:STUDY",
+STUDIES: Mapping[str, Listed] = {
+    "thm1-equivalence": Listed(
+        f"{THEORY}.equivalence:STUDY",
+        "Theorem 1: gradient attack, model attack and data poisoning hold the same models",
+    ),
+    "thm2-linear-pac": Listed(
+        f"{THEORY}.linear_pac:STUDY",
+        "Theorem 2: an honest user of linear regression learns theta_dagger, whoever else lies",
+    ),
+    "thm3-logistic-pac": Listed(
+        f"{THEORY}.logistic_pac:STUDY",
+        "Theorem 3: an honest user of logistic regression learns theta_dagger, whoever else lies",
+    ),
+    "thm4-cga-convergence": Listed(
+        f"{THEORY}.convergence:STUDY",
+        "Theorem 4: CGA against squared l2 converges to the target, up to eta h = 1/2",
+    ),
+    "thm5-single-point": Listed(
+        f"{THEORY}.single_point:STUDY",
+        "Theorem 5: one data point holds a linear regression's global model at any target",
+    ),
+    "prop1-projection": Listed(
+        f"{THEORY}.projection:STUDY",
+        "Proposition 1: CGA's report minimises Equation 6 over GRAD(rho)",
+    ),
+    "prop2-partial-honesty": Listed(
+        f"{THEORY}.partial_honesty:STUDY",
+        "Proposition 2: CGA out of reach of its target points at it, with all of lam",
+    ),
+    "prop3-model-attack": Listed(
+        f"{THEORY}.model_attack:STUDY",
+        "Proposition 3: a model attack that holds squared l2 at the target",
+    ),
+    "lemma1-reduction": Listed(
+        f"{THEORY}.reduction:STUDY",
+        "Lemma 1: data poisoning is a model attack with the data's own local model",
+    ),
+    "lemma5-own-regularizer": Listed(
+        f"{THEORY}.own_regularizer:STUDY",
+        "Lemma 5: regularisers of one's own, convex or not, let an honest user learn",
+    ),
+    "gradient-pac": Listed(
+        f"{THEORY}.gradient_pac:STUDY",
+        "Definition 2, Lemma 4: regressions are gradient-PAC*",
+    ),
+    "alpha-grows-with-n": Listed(
+        f"{THEORY}.alpha_growth:STUDY",
+        "Appendix I.2: what weight the indifference poisoning needs against N honest users",
+    ),
+    "budget-curve": Listed(
+        "experiments.poisoning_budget.study:STUDY",
+        "What poisoning methods buy for their labels, at equilibrium and after 250 rounds",
+    ),
+    "defences": Listed(
+        "experiments.defences.study:STUDY",
+        "Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
+    ),
+    "fig1-cga": Listed(
+        f"{PAPER}.cga:STUDY",
+        "Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",
+    ),
+    "fig2-model-attack": Listed(
+        f"{PAPER}.model:STUDY",
+        "Figure 2: the model attack of Proposition 3 on MNIST, from both sources of theta_spade",
+    ),
+    "fig3-data-poisoning": Listed(
+        f"{PAPER}.data:STUDY",
+        "Figure 3: 2,000 indifference points on MNIST, for 250 rounds and in the end",
+    ),
+    "table1-sum-vs-mean": Listed(
+        f"{PAPER}.sums:TABLE1",
+        "Table 1, Figures 8 and 9: sums of losses beat means on noisy FashionMNIST",
+    ),
+    "fig4-13-lambda": Listed(
+        f"{PAPER}.sums:LAMBDA",
+        "Figures 4 to 13: sums against means for lam from 0.01 to 100",
+    ),
+    "fig14-15-no-noise": Listed(
+        f"{PAPER}.sums:NO_NOISE",
+        "Figures 14 and 15: sums against means without label noise, 1,000 rounds",
+    ),
+    "fig17-cifar-cga": Listed(
+        f"{PAPER}.cifar:CGA",
+        "Figure 17: CGA on the last layer of a VGG13-BN, CIFAR-10",
+    ),
+    "fig18-cifar-model": Listed(
+        f"{PAPER}.cifar:MODEL",
+        "Figure 18: the model attack of CGA's last gradient, CIFAR-10",
+    ),
+    "fig19-cifar-data": Listed(
+        f"{PAPER}.cifar:DATA",
+        "Figure 19: 100,000 indifferent embeddings, CIFAR-10",
+    ),
+    "inversion-cifar": Listed(
+        f"{PAPER}.inversion:STUDY",
+        "Images whose embeddings the data attack needs, by feature inversion (Appendix J.3)",
+    ),
 }
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ConfigError at the first name that is no study's."""
+    for name in names:
+        if name not in STUDIES:
+            raise ConfigError(f"NAME = {name}: expected one of {', '.join(STUDIES)}")

@@ -16,9 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.running.options import Options
-from experiments.studies.catalogue import STUDIES
+from experiments.studies.catalogue import check_names
 from experiments.studies.study import find_study, run_study
-from pfl_flower.support.errors import ConfigError
 
 ERROR_FILE = "error.txt"
 """In a study's folder: why its last run broke off, in one line, and the traceback."""
@@ -80,19 +79,12 @@ def reproduce(names: Sequence[str], options: Options, console: Console) -> list[
     return outcomes
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raise ConfigError at the first name that is no study's."""
-    for name in names:
-        if name not in STUDIES:
-            raise ConfigError(f"NAME = {name}: expected one of {', '.join(STUDIES)}")
-
-
 def _run(name: str, options: Options, console: Console) -> Outcome:
     began = time.perf_counter()
     trace = options.output / name / ERROR_FILE
     try:
         trace.unlink(missing_ok=True)
-        summary = run_study(find_study(STUDIES[name]), options, console)
+        summary = run_study(find_study(name), options, console)
     except Exception as error:
         with contextlib.suppress(OSError):
             _keep(trace, error)

@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.running.options import Options
 from experiments.running.preset_runs import may_keep
+from experiments.studies.catalogue import STUDIES
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check
 from pfl_flower.run.problem import choose_device
@@ -82,8 +83,8 @@ class Study:
 
     Attributes
     ----------
-    name, title : str
-        Name on the command line, and one line of what it shows.
+    name : str
+        Name on the command line and in the catalogue, which says what it shows.
     measure : callable
         From a setting to the seed's result.
     judge : callable
@@ -109,7 +110,6 @@ class Study:
     """
 
     name: str
-    title: str
     measure: Callable[[Setting], dict[str, Any]]
     judge: Callable[[Sequence[Result]], list[Check]]
     draw: Callable[[Sequence[Result], Path], object]
@@ -121,11 +121,16 @@ class Study:
     setting: str = ""
     printed: tuple[Printed, ...] = ()
 
+    @property
+    def title(self) -> str:
+        """One line of what it shows."""
+        return STUDIES[self.name].title
 
-def find_study(place: str) -> Study:
-    """Return the study that ``package.module:NAME`` names."""
-    module, _, name = place.partition(":")
-    found: Study = getattr(importlib.import_module(module), name)
+
+def find_study(name: str) -> Study:
+    """Return the study of a name in the catalogue."""
+    module, _, attribute = STUDIES[name].place.partition(":")
+    found: Study = getattr(importlib.import_module(module), attribute)
     return found
 
 

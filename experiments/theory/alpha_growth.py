@@ -173,7 +173,6 @@ def _weights(results: Sequence[Result], noise: str, name: str) -> np.ndarray:
 
 STUDY = Study(
     name="alpha-grows-with-n",
-    title="Appendix I.2: what weight the indifference poisoning needs against N honest users",
     claim=(
         "Appendix I.2: the weight alpha of the poisoned labels must grow in proportion to the "
         "number N of honest users."

@@ -167,7 +167,6 @@ def _draw_steps(axes: Axes, results: Sequence[Result]) -> None:
 
 STUDY = Study(
     name="thm4-cga-convergence",
-    title="Theorem 4: CGA against squared l2 converges to the target, up to eta h = 1/2",
     claim=(
         "Theorem 4: against squared l2, with eta <= 1/(3L), CGA brings rho to its target, faster "
         "than the powers of sqrt 7/3 = 0.882 fall."

@@ -255,7 +255,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="thm1-equivalence",
-    title="Theorem 1: gradient attack, model attack and data poisoning hold the same models",
     claim=(
         "Theorem 1: gradient attack, model attack and data poisoning reach the same global models; "
         "each can be turned into the others."

@@ -233,7 +233,6 @@ def _draw_slopes(axes: Axes, results: Sequence[Result], loss: str) -> None:
 
 STUDY = Study(
     name=NAME,
-    title="Definition 2, Lemma 4: regressions are gradient-PAC*",
     claim=(
         "Definition 2 and Lemma 4: with I honest points the gradient of linear and logistic "
         "regression points away from theta_dagger, but for an error that grows slower than I (in "

@@ -50,7 +50,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name=NAME,
-    title="Theorem 2: an honest user of linear regression learns theta_dagger, whoever else lies",
     claim=(
         "Theorem 2: in personalised linear regression an honest user with enough points learns the "
         "model it prefers, theta_dagger, whatever data the others bring."

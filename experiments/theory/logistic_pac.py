@@ -49,7 +49,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name=NAME,
-    title="Theorem 3: an honest user of logistic regression learns theta_dagger, whoever else lies",
     claim=(
         "Theorem 3: in personalised logistic regression, for bounded queries that span the space, "
         "an honest user with enough points learns theta_dagger, whatever data the others bring."

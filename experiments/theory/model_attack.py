@@ -186,7 +186,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="prop3-model-attack",
-    title="Proposition 3: a model attack that holds squared l2 at the target",
     claim=(
         "Proposition 3: under squared l2 a model attack with theta_spade = target - g_inf/(2 lam) "
         "holds rho at the target."

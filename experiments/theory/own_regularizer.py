@@ -233,7 +233,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name=NAME,
-    title="Lemma 5: regularisers of one's own, convex or not, let an honest user learn",
     claim=(
         "Lemma 5: an honest user learns whatever the others bring under any regulariser that is "
         "not negative and grows without end, convex or not; here three of one's own."

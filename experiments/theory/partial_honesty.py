@@ -245,7 +245,6 @@ def _draw_company(axes: Axes, companies: Sequence[dict[str, Any]]) -> None:
 
 STUDY = Study(
     name="prop2-partial-honesty",
-    title="Proposition 2: CGA out of reach of its target points at it, with all of lam",
     claim=(
         "Proposition 2: where reports are bounded and the target is out of reach, CGA, if it "
         "converges, ends up reporting lam times the direction from the target to rho."

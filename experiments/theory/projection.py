@@ -119,7 +119,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="prop1-projection",
-    title="Proposition 1: CGA's report minimises Equation 6 over GRAD(rho)",
     claim=(
         "Proposition 1: of all plausible reports, CGA's is the one that brings rho nearest to the "
         "target (Equation 6)."

@@ -200,7 +200,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="lemma1-reduction",
-    title="Lemma 1: data poisoning is a model attack with the data's own local model",
     claim=(
         "Lemma 1: whatever the regulariser, data poisoning is a model attack with the model that "
         "the data lead to."

@@ -240,7 +240,6 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 STUDY = Study(
     name="thm5-single-point",
-    title="Theorem 5: one data point holds a linear regression's global model at any target",
     claim=(
         "Theorem 5: one data point of the strategic user puts a linear regression's global model "
         "at any target, under squared l2."

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.running.engines import RunFailedError
 from pfl_flower.data.embeddings import BATCH
 from pfl_flower.data.image_folder import ImageSet
 from pfl_flower.data.vgg import VGG13, WIDTH, unit
+from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.seeding import generator
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 

@@ -11,5 +11,9 @@ class DataError(ValueError):
     """The data cannot be had, or cannot serve the run: one line that says why."""
 
 
+class RunFailedError(RuntimeError):
+    """A run did not finish."""
+
+
 class NodesMissingError(RuntimeError):
     """Fewer nodes than the run needs came within the time limit."""

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.running.engines import RunFailedError, run_once
+from experiments.running.engines import run_once
 from experiments.running.options import Options
+from pfl_flower.support.errors import RunFailedError
 from tests.support.superlink import private_superlink
 
 DIGITS = {

@@ -15,6 +15,7 @@ from experiments.__main__ import main
 from experiments.benchmark import command, comparisons, worker
 from experiments.benchmark.measure import Bench, Row, ratio, round_seconds, slope, take_turns
 from experiments.benchmark.roofline import Round
+from pfl_flower.support.extensions import resolve
 
 SMALL = {
     **worker.FIGURE_1,
@@ -110,7 +111,10 @@ def test_the_command_leaves_table_figure_and_numbers(
         assert bench.repeats == 1
         return [Row(key="a", what="work", ours="1 ms", rival="other: 2 ms", ratio=2.0)]
 
-    monkeypatch.setattr(command, "ROWS", {"made-up": measured})
+    monkeypatch.setattr(
+        command, "COMPARISONS", {"made-up": "experiments.benchmark.comparisons:measured"}
+    )
+    monkeypatch.setattr(comparisons, "measured", measured, raising=False)
     assert main(["benchmark", "--quick", "--output", str(tmp_path)]) == 0
     kept = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())
     assert kept["rows"][0]["ratio"] == 2.0
@@ -133,9 +137,14 @@ def test_bad_input_is_one_line(words: list[str], said: str, capsys: Any, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_every_comparison_that_is_offered_can_be_measured() -> None:
+    for place in command.COMPARISONS.values():
+        assert callable(resolve("NAME", place, {}))
+
+
 def test_a_worker_that_fails_says_why() -> None:
     from experiments.benchmark.measure import worker as call
-    from experiments.running.engines import RunFailedError
+    from pfl_flower.support.errors import RunFailedError
 
     with pytest.raises(RunFailedError, match=r"benchmark, in-process: .*rounds"):
         call("in-process", settings={**SMALL, "rounds": 0})

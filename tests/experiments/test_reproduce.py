@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from experiments.__main__ import parser
 from experiments.report import entries
 from experiments.report.text import command
 from experiments.running.options import Options, parse_settings
+from experiments.running.parser import parser
 from experiments.studies import reproduce
 from experiments.studies.study import Setting
 from pfl_flower.support.errors import ConfigError

@@ -12,13 +12,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.running.engines import RunFailedError
 from experiments.vgg import train_command, training
+from experiments.vgg.arguments import add_train_vgg
 from experiments.vgg.training import Recipe, accuracy_on_test, augmented
 from pfl_flower.data.embeddings import file_hash
 from pfl_flower.data.image_folder import ImageSet, read_tree
 from pfl_flower.data.vgg import load_weights
-from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.errors import ConfigError, RunFailedError
 from pfl_flower.support.seeding import generator
 from tests.support.images import picture, write_tree
 
@@ -148,7 +148,7 @@ def test_the_step_size_rises_and_falls_to_nothing() -> None:
 
 def ask(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    train_command.add_parser(parser.add_subparsers())
+    add_train_vgg(parser.add_subparsers())
     return parser.parse_args(["train-vgg", *arguments])
 
 

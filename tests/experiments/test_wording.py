@@ -18,7 +18,7 @@ RESULTS = Path(experiments.__file__).parent / "results"
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_says_its_claim_and_its_numbers(name: str) -> None:
-    study = find_study(STUDIES[name])
+    study = find_study(name)
     measured = Measured.of(json.loads((RESULTS / name / "summary.json").read_text()))
     said = study.words(measured)
     for text in (study.claim, said):

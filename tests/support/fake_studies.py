@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from experiments.report.command import report
-from experiments.studies.catalogue import STUDIES
+from experiments.studies.catalogue import STUDIES, Listed
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Check
 from pfl_flower.run.results import summarise
@@ -46,7 +46,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 
 
 def study(name: str, **changes: Any) -> Study:
-    given: dict[str, Any] = {"title": f"What {name} shows", "measure": measure, "judge": judge}
+    given: dict[str, Any] = {"measure": measure, "judge": judge}
     return Study(name=name, draw=draw, seeds=(1, 2), **{**given, **changes})
 
 
@@ -59,7 +59,7 @@ GOOD = study("good", printed=PRINTED, setting="Two users.\n\n* one ``rho``\n* an
 PLAIN = study("plain")
 FAILS = study("fails", judge=judge_badly)
 BROKEN = study("broken", measure=broken)
-NASTY = study("nasty", title=HOSTILE, setting=HOSTILE, printed=(Printed(HOSTILE, "a", 1, HOSTILE),))
+NASTY = study("nasty", setting=HOSTILE, printed=(Printed(HOSTILE, "a", 1, HOSTILE),))
 ABSENT = study("absent", printed=PRINTED, success=("gap",))
 ALL = ("good", "plain", "fails", "nasty", "broken", "absent")
 
@@ -67,7 +67,9 @@ ALL = ("good", "plain", "fails", "nasty", "broken", "absent")
 def register(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fake studies beside the real ones."""
     for name in ALL:
-        monkeypatch.setitem(STUDIES, name, f"{__name__}:{name.upper()}")  # type: ignore[arg-type]
+        title = HOSTILE if name == "nasty" else f"What {name} shows"
+        listed = Listed(f"{__name__}:{name.upper()}", title)
+        monkeypatch.setitem(STUDIES, name, listed)  # type: ignore[arg-type]
 
 
 def quiet(width: int = 200) -> Console:

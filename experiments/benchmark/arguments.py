@@ -1,0 +1,28 @@
+"""What can be typed after ``benchmark``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ROOM = "experiments.benchmark"
+
+COMPARISONS: Mapping[str, str] = {
+    "figure-1": f"{ROOM}.figure_1:against_loops",
+    "simulation": f"{ROOM}.comparisons:against_simulation",
+    "messages": f"{ROOM}.comparisons:large_messages",
+    "growth": f"{ROOM}.comparisons:growth",
+    "target": f"{ROOM}.comparisons:to_the_target",
+    "gpu": f"{ROOM}.figure_1:on_the_card",
+}
+"""What is compared, and the function that measures it."""
+
+
+def add_benchmark(commands: Any) -> None:
+    """Add ``benchmark`` to the command line's subparsers."""
+    command = commands.add_parser("benchmark", help="what a round costs, against its rivals")
+    command.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(COMPARISONS)}")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
+    command.add_argument("--repeats", type=int, default=3, metavar="N")
+    command.add_argument("--quick", action="store_true", help="digits, fewer rounds, one repeat")

@@ -1,0 +1,72 @@
+"""What can be typed. Nothing is imported here that takes long: ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmark.arguments import add_benchmark
+from experiments.vgg.arguments import add_train_vgg
+
+RESULTS = "~/pfl-flower"
+SCRIPT = "pfl-flower"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    called = SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m experiments"
+    top = argparse.ArgumentParser(
+        prog=called,
+        description="Personalised federated learning under strategic users: "
+        "runs, theorems, the paper's figures.",
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="list presets and studies")
+    _add_run(commands)
+    _add_reproduce(commands)
+    _add_report(commands)
+    add_train_vgg(commands)
+    add_benchmark(commands)
+    return top
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser("run", help="run one of them")
+    run.add_argument("name", metavar="NAME", help="a preset or a study, see list")
+    run.add_argument("--rounds", type=int, metavar="N", help="instead of the preset's number")
+    run.add_argument("--nodes", type=int, metavar="N", help="number of nodes")
+    run.add_argument(
+        "--control",
+        action="store_true",
+        help="a study with an idle attacker: passes if every claim of success fails",
+    )
+    run.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
+    )
+    _add_common(run)
+
+
+def _add_reproduce(commands: Any) -> None:
+    reproduce = commands.add_parser("reproduce", help="run all studies, or those named")
+    reproduce.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
+    _add_common(reproduce)
+
+
+def _add_report(commands: Any) -> None:
+    page = commands.add_parser("report", help="one HTML page and a table of all studies' results")
+    page.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
+    page.add_argument("--output", default=RESULTS, metavar="DIR", help="results' folder")
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--engine", choices=("inprocess", "simulation"), default="inprocess")
+    command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    command.add_argument("--seeds", metavar="1,2,7-9", help="one run each (default: its own)")
+    command.add_argument("--output", default=RESULTS, metavar="DIR", help="results' folder")
+    command.add_argument("--quick", action="store_true", help="a study's smaller sizes, one seed")
+    command.add_argument("--fresh", action="store_true", help="run finished seeds again")
+    command.add_argument(
+        "--keep", action="store_true", help="keep finished seeds even if the code has changed"
+    )

@@ -1,0 +1,93 @@
+"""``run``, ``reproduce``, ``report``: what is asked is checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments.running.options import Options, check_keys, parse_seeds, parse_settings
+from experiments.studies.catalogue import STUDIES, check_names
+from pfl_flower.run.presets import preset, preset_names
+from pfl_flower.support.errors import ConfigError
+
+
+def run_one(parsed: argparse.Namespace, console: Console) -> int:
+    """Run a preset or a study, show what came of it, and return the exit code."""
+    options = options_of(parsed)
+    run = _run_study if parsed.name in STUDIES else _run_preset
+    summary = run(parsed.name, options, console)
+    from experiments.running.preset_runs import show
+
+    show(summary, options.output / parsed.name, console)
+    return int(not summary["passed"])
+
+
+def run_studies(parsed: argparse.Namespace, console: Console) -> int:
+    """Run the studies that are named, or all, and return the exit code."""
+    names, options = parsed.names or list(STUDIES), options_of(parsed)
+    check_names(names)
+    from experiments.studies.reproduce import reproduce
+
+    outcomes = reproduce(names, options, console)
+    return int(any(outcome.verdict != "passed" for outcome in outcomes))
+
+
+def report_studies(parsed: argparse.Namespace, console: Console) -> int:
+    """Write the page and the table of the studies that are named, or all."""
+    names, output = parsed.names or list(STUDIES), Path(parsed.output).expanduser().absolute()
+    check_names(names)
+    from experiments.report.command import report
+
+    for path in report(output, names, console):
+        console.print(f"  {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _run_study(name: str, options: Options, console: Console) -> dict[str, Any]:
+    check_keys(options.settings)
+    from experiments.studies.study import find_study, run_study
+
+    return run_study(find_study(name), options, console)
+
+
+def _run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
+    if name not in preset_names():
+        known = ", ".join([*preset_names(), *STUDIES])
+        raise ConfigError(f"NAME = {name}: expected one of {known}")
+    for key in ("quick", "control"):
+        if getattr(options, key):
+            raise ConfigError(f"--{key}: expected a study, and {name} is a preset")
+    options.configure(preset(name), options.output, seed=1)
+    from experiments.running.preset_runs import run_preset
+
+    return run_preset(name, options, console)
+
+
+def options_of(parsed: argparse.Namespace) -> Options:
+    """Return the options of a parsed command line.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is out of range or cannot be read.
+    """
+    for key in ("rounds", "nodes"):
+        value = getattr(parsed, key, None)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{key} {value}: expected at least 1")
+    return Options(
+        engine=parsed.engine,
+        device=parsed.device,
+        seeds=parse_seeds(parsed.seeds) if parsed.seeds else None,
+        rounds=getattr(parsed, "rounds", None),
+        output=Path(parsed.output).expanduser().absolute(),
+        settings=parse_settings(getattr(parsed, "settings", [])),
+        nodes=getattr(parsed, "nodes", None),
+        fresh=parsed.fresh,
+        keep=parsed.keep,
+        quick=parsed.quick,
+        control=getattr(parsed, "control", False),
+    )

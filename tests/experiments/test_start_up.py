@@ -1,0 +1,38 @@
+"""Help, lists and refusals answer at once: they import nothing that takes long."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "flwr", "ray", "matplotlib", "scipy", "sklearn", "pandas")
+SECONDS = 0.6
+SCRIPT = f"""
+import json, sys, time
+from experiments.__main__ import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as ended:
+    code = ended.code
+loaded = [name for name in {HEAVY!r} if name in sys.modules]
+print(json.dumps([code, loaded, time.process_time()]))
+"""
+
+ASKED = [
+    (["--help"], 0),
+    (["run", "--help"], 0),
+    (["list"], 0),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code"), ASKED, ids=[" ".join(words) for words, _ in ASKED])
+def test_nothing_heavy_is_imported_to_answer(arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    ended, loaded, seconds = json.loads(done.stdout.splitlines()[-1])
+    assert (ended, loaded) == (code, [])
+    assert seconds < SECONDS
+    assert "Traceback" not in done.stderr
