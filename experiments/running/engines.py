@@ -13,12 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.running.options import Options
+from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import RunFailedError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IN_PROCESS_NODES = 2
 COMPLETED = "finished:completed"
+INSTALLED_APP = """\
+[project]
+name = "pfl-flower"
+version = "{version}"
+description = "The installed packages as a Flower app"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "pfl-flower"
+
+[tool.flwr.app.components]
+serverapp = "pfl_flower.server_app:app"
+clientapp = "pfl_flower.client_app:app"
+
+[tool.flwr.app.config]
+{keys}"""
 
 
 def run_once(config: RunConfig, options: Options) -> None:
@@ -64,11 +81,28 @@ def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> li
     settings.write_text(
         "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items())
     )
-    command = [_script("flwr"), "run", str(ROOT), "--stream", "--run-config", str(settings)]
+    app = str(app_folder(folder))
+    command = [_script("flwr"), "run", app, "--stream", "--run-config", str(settings)]
     if nodes is not None:
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
         command += ["--federation-config", resources]
     return command
+
+
+def app_folder(folder: Path) -> Path:
+    """Return what ``flwr run`` is given: the checkout, or an app made in ``folder``.
+
+    Where the packages are installed there is no pyproject.toml beside them: the app that is made
+    has one and no code, and its two apps are imported from where they are installed.
+    """
+    if (ROOT / "pyproject.toml").is_file():
+        return ROOT
+    made = folder / "app"
+    made.mkdir(parents=True, exist_ok=True)
+    defaults = RunConfig().flat()
+    keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in defaults.items())
+    (made / "pyproject.toml").write_text(INSTALLED_APP.format(version=__version__, keys=keys))
+    return made
 
 
 def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:

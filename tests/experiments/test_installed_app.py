@@ -1,0 +1,29 @@
+"""What ``flwr run`` is given: the checkout, or where there is none an app made for it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from flwr.cli.build import build_fab_from_disk
+
+from experiments.running import engines
+from experiments.running.engines import ROOT, app_folder
+from pfl_flower.run.config import RunConfig, parse_config
+
+
+def test_a_checkout_is_an_app(tmp_path: Path) -> None:
+    assert app_folder(tmp_path) == ROOT
+    assert not list(tmp_path.iterdir())
+
+
+def test_installed_packages_are_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ROOT", tmp_path / "site-packages")
+    made = app_folder(tmp_path)
+    stated = tomllib.loads((made / "pyproject.toml").read_text())
+    checkout = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert parse_config(stated["tool"]["flwr"]["app"]["config"]) == RunConfig()
+    for key in ("components", "publisher"):
+        assert stated["tool"]["flwr"]["app"][key] == checkout["tool"]["flwr"]["app"][key]
+    assert len(build_fab_from_disk(made)) > 0
