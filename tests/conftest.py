@@ -1,4 +1,4 @@
-"""How the suite is run: side by side, what starts Ray and SuperLinks one after another and first."""
+"""How the suite is run: side by side, and what starts Ray or SuperLinks in turn and first."""
 
 from __future__ import annotations
 
