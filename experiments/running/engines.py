@@ -14,7 +14,7 @@ from pathlib import Path
 
 from experiments.running.options import Options
 from pfl_flower import __version__
-from pfl_flower.run.config import RunConfig
+from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.support.errors import RunFailedError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -99,7 +99,7 @@ def app_folder(folder: Path) -> Path:
         return ROOT
     made = folder / "app"
     made.mkdir(parents=True, exist_ok=True)
-    defaults = RunConfig().flat()
+    defaults = parse_config({}).flat()
     keys = "".join(f"{key} = {json.dumps(value)}\n" for key, value in defaults.items())
     (made / "pyproject.toml").write_text(INSTALLED_APP.format(version=__version__, keys=keys))
     return made

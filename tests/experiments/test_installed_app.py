@@ -10,7 +10,7 @@ from flwr.cli.build import build_fab_from_disk
 
 from experiments.running import engines
 from experiments.running.engines import ROOT, app_folder
-from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.config import parse_config
 
 
 def test_a_checkout_is_an_app(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_installed_packages_are_an_app(tmp_path: Path, monkeypatch: pytest.Monke
     made = app_folder(tmp_path)
     stated = tomllib.loads((made / "pyproject.toml").read_text())
     checkout = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert parse_config(stated["tool"]["flwr"]["app"]["config"]) == RunConfig()
+    assert parse_config(stated["tool"]["flwr"]["app"]["config"]) == parse_config({})
     for key in ("components", "publisher"):
         assert stated["tool"]["flwr"]["app"][key] == checkout["tool"]["flwr"]["app"][key]
     assert len(build_fab_from_disk(made)) > 0
