@@ -1,4 +1,4 @@
-"""Poisoned users: the honest client's code on fabricated or relabelled data, nothing else."""
+"""Poisoned users: the honest client's code on data that nobody drew, nothing else."""
 
 from __future__ import annotations
 
@@ -10,13 +10,30 @@ from torch import Tensor
 
 from clients.base import Answer
 from clients.honest import HonestClient
-from pfl_flower.run.attack_plans import fabricate, plan, poisoned_population
+from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.run.strategic_user import other_data, other_population
 from pfl_flower.solvers.population import Population
 from pfl_flower.transport.messages import Broadcast
 
 
-class OtherDataClient(HonestClient):
-    """The honest code on data that nobody drew: kept whole, and left out of what is measured."""
+class PoisonedClient(HonestClient):
+    """Solves the honest local problem on what the run's attack puts in the data's place.
+
+    Such data are kept whole, and left out of what is measured.
+    """
+
+    kind = "poisoned"
+
+    def population(self) -> Population:
+        """Return the users with their other data."""
+        return other_population(self.problem, self.users)
+
+    def start(self) -> Tensor:
+        """Return the local models before the first round, where the attack would have them."""
+        initial = self.problem.initial
+        begun = [other_data(self.problem, user).start for user in self.users]
+        centres = [initial if start is None else start.to(initial) for start in begun]
+        return self.problem.local_start(self.users, torch.stack(centres))
 
     def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
         """Yield all: such data are few, and dear to make anew."""
@@ -26,54 +43,17 @@ class OtherDataClient(HonestClient):
         """Return nothing: the run measures honest users' local models."""
         return {}
 
-
-class PoisonedClient(OtherDataClient):
-    """Solves the honest local problem on data made to hold theta_spade (Section 2.2)."""
-
-    kind = "poisoned"
-
-    def population(self) -> Population:
-        """Return the users with their fabricated data."""
-        return poisoned_population(self.problem, self.users)
-
-    def start(self) -> Tensor:
-        """Return the local models before the first round, at theta_spade if the run says so."""
-        if self.problem.config.initialization == "global":
-            return super().start()
-        models = [plan(self.problem, user).attack_model for user in self.users]
-        centres = torch.stack(models).to(self.problem.initial)
-        return self.problem.local_start(self.users, centres)
-
     def report(self, broadcast: Broadcast) -> Answer:
-        """Return the honest code's reports, and for the laboratory what the data cost."""
+        """Return the honest code's reports, and for the laboratory what fabricated data cost."""
         answer = super().report(broadcast)
-        data = [fabricate(self.problem, user) for user in self.users]
+        data = [other_data(self.problem, user).data for user in self.users]
+        made = [one for one in data if isinstance(one, PoisonedData)]
+        if not made:
+            return answer
         metrics = replace(
             answer.metrics,
-            poisoned_points=sum(made.distinct for made in data),
-            poisoned_labels=sum(made.total_weight for made in data),
-            poisoned_residual=max(made.residual for made in data),
+            poisoned_points=sum(one.distinct for one in made),
+            poisoned_labels=sum(one.total_weight for one in made),
+            poisoned_residual=max(one.residual for one in made),
         )
         return replace(answer, metrics=metrics)
-
-
-class RelabelledClient(OtherDataClient):
-    """Label flipping: the honest code on the user's own draw, every label as the attacker wants it.
-
-    Class c becomes c + target-shift, an answer or a sign its opposite; nothing else is known or
-    done (Tolpegin, Truex, Gursoy, Liu, *Data poisoning attacks against federated learning
-    systems*, 2020).
-    """
-
-    kind = "relabelled"
-
-    def population(self) -> Population:
-        """Return the users with their relabelled data."""
-        key = "relabelled", self.users
-        if key not in self.problem.prepared:
-            data = zip(self.users, self.problem.datasets(self.users), strict=True)
-            shift, relabel = self.problem.config.shift, self.problem.relabelled
-            made = [replace(own, labels=relabel(own.labels, shift(user))) for user, own in data]
-            self.problem.prepared[key] = self.problem.population_of(made)
-        found: Population = self.problem.prepared[key]
-        return found

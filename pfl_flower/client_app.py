@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from flwr.clientapp import ClientApp
 from clients.base import Client
 from clients.honest import HonestClient
 from clients.memory import Memory
-from clients.poisoned import PoisonedClient, RelabelledClient
+from clients.poisoned import PoisonedClient
 from clients.strategic import StrategicClient
 from pfl_flower.aggregation.reports import Report
 from pfl_flower.aggregation.rows import Rows
+from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
@@ -29,9 +29,6 @@ from pfl_flower.transport.messages import (
     unpack_request,
 )
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
-
-BY_DATA: Mapping[str, type[Client]] = {"data": PoisonedClient, "label-flip": RelabelledClient}
-"""Attacks whose users run the honest code on other data."""
 
 app = ClientApp()
 
@@ -72,7 +69,8 @@ def node_clients(
     if honest:
         clients.append(HonestClient(problem, honest, state))
     if strategic:
-        kind = BY_DATA.get(problem.config.attack, StrategicClient)
+        gives = ATTACKS.row(problem.config.attack).gives
+        kind = PoisonedClient if gives == "data" else StrategicClient
         clients.append(kind(problem, strategic, state))
     return clients
 

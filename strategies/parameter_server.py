@@ -15,14 +15,12 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from pfl_flower.aggregation.combination import AGGREGATIONS, Aggregation, combine
+from pfl_flower.aggregation.combination import combine, configured_rule
 from pfl_flower.aggregation.reports import RowCheck
 from pfl_flower.aggregation.rows import Rows, ids
-from pfl_flower.aggregation.rules import bind
 from pfl_flower.aggregation.server_steps import ServerOptimizer, StepSizes
 from pfl_flower.run.problem import Problem
 from pfl_flower.support.errors import NodesMissingError
-from pfl_flower.support.extensions import resolve
 from pfl_flower.support.seeding import generator
 from pfl_flower.transport.messages import (
     Broadcast,
@@ -77,7 +75,7 @@ class ParameterServer(Strategy):
         self.step_sizes = configured_step_sizes(problem)
         self.scale = config.sample_scale()
         self.optimizer = ServerOptimizer(config.server_optimizer)
-        self.rule = configured_rule(problem)
+        self.rule = configured_rule(config)
         self.check = RowCheck(
             regularizer=problem.regularizer,
             rtol=config.gradient_rtol,
@@ -341,16 +339,4 @@ def configured_step_sizes(problem: Problem) -> StepSizes:
         first=config.server_lr * config.server_lr_factor,
         decay=config.server_lr_decay,
         floor=config.server_lr_floor,
-    )
-
-
-def configured_rule(problem: Problem) -> Aggregation:
-    """Return what makes one direction of the rows of a run, its parameters given."""
-    config = problem.config
-    return bind(
-        resolve("aggregation", config.aggregation, AGGREGATIONS),
-        tolerance=config.tolerance(),
-        selected=config.krum_selected,
-        radius=config.clipping_radius,
-        mixing=config.aggregation_mixing,
     )

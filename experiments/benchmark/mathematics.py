@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from clients.honest import local_step_sizes
-from clients.strategic import AttackSetup, counter_gradient
 from pfl_flower.attacks.attack import Observation, plausible_report
+from pfl_flower.attacks.cga import counter_gradient
 from pfl_flower.run.attack_plans import honest_users
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
+from pfl_flower.run.strategic_user import StrategicUser
 from pfl_flower.solvers.optimizer_steps import sgd_step
 from strategies.parameter_server import configured_step_sizes
 
@@ -39,7 +40,7 @@ def rounds(config: RunConfig) -> tuple[Tensor, list[float]]:
     evaluate, eta = Evaluation.of(problem), configured_step_sizes(problem).at
     honest = [problem.population((user,)) for user in honest_users(problem)]
     theta = [problem.local_start((user,)) for user in honest_users(problem)]
-    attack = counter_gradient(AttackSetup(problem, min(config.strategic())))
+    attack = counter_gradient(StrategicUser(problem, min(config.strategic())))
     rho, eta_sum = problem.initial, 0.0
     state, own = attack.init(rho), torch.zeros_like(rho)
     seconds = []

@@ -24,7 +24,7 @@ from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower import client_app
-from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation

@@ -26,7 +26,7 @@ from experiments.paper.runs import (
 )
 from experiments.studies.study import Printed, Result, Setting, Study
 from experiments.studies.wording import Measured
-from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import save
 

@@ -34,11 +34,12 @@ from experiments.paper.runs import (
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.image_inversion import invert, nearest, relative_distance
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.data.embeddings import SUFFIX, embed, weights_file
 from pfl_flower.data.image_sets import read_images
 from pfl_flower.data.vgg import VGG13, load_weights
 from pfl_flower.objective.models import augment
-from pfl_flower.run.attack_plans import Recipe, fabricate, plan
+from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import PALETTE, save
@@ -72,7 +73,7 @@ KINDS = {"natural": "before", "inverted": "after"}
 
 def given(aim: Aim, recipe: Recipe) -> PoisonedData:
     """Return the data that the study left in the run's folder: a method for ``poisoning``."""
-    with np.load(_place(recipe.problem.config.folder()), allow_pickle=False) as kept:
+    with np.load(_place(recipe.settings.folder()), allow_pickle=False) as kept:
         found = {key: torch.from_numpy(kept[key]) for key in ("features", "labels", "weights")}
     return PoisonedData.measure(aim, "given", **found)
 

@@ -27,11 +27,11 @@ from torch import Tensor
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, convex_equilibrium, measure_pac, normal_queries
 from experiments.theory.pac_report import draw_pac, judge_pac, success, words
-from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Check
 from pfl_flower.solvers.equilibrium import Equilibrium
 from pfl_flower.solvers.population import Population
-from pfl_flower.support.extensions import resolve
 
 NAME = "lemma5-own-regularizer"
 STEPS, STILL = 20000, 1e-13
@@ -209,7 +209,7 @@ def cases() -> dict[str, Case]:
     return {
         label: Case(
             normal_queries,
-            resolve("regularizer", f"{__name__}:{name}", REGULARIZERS)(lam=lam),
+            REGULARIZERS.make(f"{__name__}:{name}", "", lam=lam),
             solve,
         )
         for label, (name, lam, solve) in OWN.items()

@@ -22,7 +22,8 @@ from torch import Tensor
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import CGAState, CounterGradient
-from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.seeding import generator
@@ -35,8 +36,9 @@ def measure(setting: Setting) -> dict[str, Any]:
     """Return, per regulariser, the worst distance to SLSQP's minimiser and the best rival."""
     metrics: dict[str, float] = {}
     excess: dict[str, list[float]] = {}
-    for name, kind in REGULARIZERS.items():
+    for name in REGULARIZERS:
         setting.say(name)
+        kind = REGULARIZERS.load(name)
         draw = generator(setting.seed, "prop1", name)
         cases = [_instance(kind(lam=1.0), setting, draw) for _ in range(INSTANCES)]
         metrics[f"gap_{name}"] = max(gap for gap, _ in cases)

@@ -26,7 +26,7 @@ from torch import Tensor
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.scenario import Game, draw_game, honest_optimum, relative, settled
 from pfl_flower.attacks.equivalence import honest_sum
-from pfl_flower.objective.regularizers import REGULARIZERS
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.checks import Check
 from pfl_flower.run.figures import PALETTE, save
@@ -111,7 +111,7 @@ def _compare(
 ) -> tuple[dict[str, float], list[float]]:
     name, points, scale = CASES[case]
     game = draw_game(loss, seed=setting.seed, users=3, points=20, dim=4)
-    coupling = REGULARIZERS[name](lam=LAM)
+    coupling = REGULARIZERS.load(name)(lam=LAM)
     honest, centre = game.population(coupling), honest_optimum(game, coupling)
     full = settled(game.population(coupling, arbitrary_data(game, points, scale)))
     local, others = full.theta[-1], full.theta[:-1]

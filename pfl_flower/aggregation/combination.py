@@ -9,8 +9,10 @@ from torch import Tensor
 
 from pfl_flower.aggregation.reports import Reason, Rejection
 from pfl_flower.aggregation.rows import Rows
-from pfl_flower.aggregation.rules import ROBUST
+from pfl_flower.aggregation.rules import bind
+from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.objective.regularizers import finite
+from pfl_flower.support.run_settings import RunSettings
 
 Aggregation = Callable[[Tensor], Tensor]
 """From the accepted rows ``(m, d)``, ordered by user, to the direction ``(d,)`` of descent."""
@@ -21,7 +23,25 @@ def total(rows: Tensor) -> Tensor:
     return rows.sum(dim=0)
 
 
-AGGREGATIONS: dict[str, Aggregation] = {"sum": total, **ROBUST}
+def configured_rule(settings: RunSettings) -> Aggregation:
+    """Return what makes one direction of the rows of a run, its parameters given.
+
+    Raises
+    ------
+    ConfigError
+        If a rule of one's own cannot be imported, or its options are wrong.
+    """
+    name = settings.aggregation
+    keys = {"krum-selected": "selected", "clipping-radius": "radius"}
+    values = {"selected": settings.krum_selected, "radius": settings.clipping_radius}
+    read = [keys[key] for key in AGGREGATIONS.row(name).reads]
+    return bind(
+        AGGREGATIONS.load(name),
+        tolerance=settings.tolerance(),
+        mixing=settings.aggregation_mixing,
+        **{parameter: values[parameter] for parameter in read},
+        **AGGREGATIONS.options(name, settings.aggregation_options),
+    )
 
 
 def combine(

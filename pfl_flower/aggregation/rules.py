@@ -52,24 +52,25 @@ def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     return len(rows) * _mean(rows.sort(dim=0).values[f : len(rows) - f])
 
 
-def geometric_median(rows: Tensor) -> Tensor:
+def geometric_median(rows: Tensor, *, smoothing: float = SMOOTHING, steps: int = STEPS) -> Tensor:
     """Return k times the smoothed geometric median ``argmin_z sum_n h(||g_n - z||)``.
 
     ``h(r) = r`` beyond a small radius and the parabola that continues it within. Weiszfeld's
     iteration ``z <- sum w_n g_n / sum w_n, w_n = 1/max(radius, ||g_n - z||)`` (Pillutla, Kakade,
     Harchaoui, *Robust aggregation for federated learning*, 2022) runs from the coordinate-wise
-    median until it rests. The radius is ``SMOOTHING`` times the median distance to that start.
+    median until it rests. The radius is ``smoothing`` times the median distance to that start,
+    and there are ``steps`` steps at most.
 
     >>> geometric_median(torch.tensor([[0.0], [1.0], [900.0]], dtype=torch.float64)).round()
     tensor([3.], dtype=torch.float64)
     """
     centre = _middle(rows)
     spread = length(rows - centre).median()
-    if spread <= _tiny(rows) / SMOOTHING:
+    if spread <= _tiny(rows) / smoothing:
         return len(rows) * centre
     rest = 4 * torch.finfo(rows.dtype).eps * spread
-    for _ in range(STEPS):
-        weights = spread / length(rows - centre).clamp(min=SMOOTHING * spread)
+    for _ in range(steps):
+        weights = spread / length(rows - centre).clamp(min=smoothing * spread)
         moved = ((weights / weights.sum()) * rows).sum(dim=0)
         step, centre = length(moved - centre), moved
         if step <= rest:
@@ -104,8 +105,8 @@ def multi_krum(rows: Tensor, *, tolerance: int = 1, selected: int = 0) -> Tensor
     return len(rows) * _mean(rows[order[:kept]])
 
 
-def centred_clipping(rows: Tensor, *, radius: float = 0.0) -> Tensor:
-    """Return k times the centre after three steps ``v <- v + mean clip(g_n - v)``.
+def centred_clipping(rows: Tensor, *, radius: float = 0.0, clippings: int = CLIPPINGS) -> Tensor:
+    """Return k times the centre after ``clippings`` steps ``v <- v + mean clip(g_n - v)``.
 
     ``clip(z) = z min(1, radius/||z||)`` (Karimireddy, He, Jaggi, *Learning from history for
     Byzantine robust optimization*, 2021). Theirs starts from the last round's aggregate of momenta;
@@ -117,7 +118,7 @@ def centred_clipping(rows: Tensor, *, radius: float = 0.0) -> Tensor:
     """
     centre = _middle(rows)
     reach = length(rows - centre).median() if radius == 0 else torch.tensor(radius).to(rows)
-    for _ in range(CLIPPINGS):
+    for _ in range(clippings):
         away = rows - centre
         norms = length(away)
         factor = torch.where(norms > reach, reach / norms.clamp(min=_tiny(rows)), 1.0)
@@ -142,47 +143,25 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     return torch.stack([_mean(rows[nearest]) for nearest in order])
 
 
-ROBUST: dict[str, Rule] = {
-    "median": median,
-    "trimmed-mean": trimmed_mean,
-    "geometric-median": geometric_median,
-    "krum": krum,
-    "multi-krum": multi_krum,
-    "centred-clipping": centred_clipping,
-}
-
-
-def most_tolerated(name: str, rows: int, *, mixing: bool = False) -> int | None:
-    """Return the largest f of a rule among ``rows`` users, None where it names none.
-
-    >>> most_tolerated("trimmed-mean", 11), most_tolerated("krum", 11), most_tolerated("sum", 11)
-    (5, 4, None)
-    """
-    limits = []
-    if name in ("krum", "multi-krum"):
-        limits.append((rows - 3) // 2)
-    if name == "trimmed-mean" or mixing:
-        limits.append((rows - 1) // 2)
-    return min(limits, default=None)
-
-
 def bind(
-    rule: Rule, *, tolerance: int, selected: int = 0, radius: float = 0.0, mixing: bool = False
+    rule: Rule, *, tolerance: int, mixing: bool = False, **parameters: float
 ) -> Callable[[Tensor], Tensor]:
-    """Return a rule of the rows alone, given those parameters that it names as its keywords.
+    """Return a rule of the rows alone.
 
     Parameters
     ----------
     rule : callable
-        One of these rules or one of your own.
-    tolerance, selected, radius
-        f, and the parameters of Multi-Krum and of centred clipping.
+        One of these rules or one of your own; it is told f if it has a parameter ``tolerance``.
+    tolerance : int
+        f.
     mixing : bool
         Whether the rule sees the rows mixed.
+    **parameters
+        Others of the rule's parameters.
     """
-    offered = {"tolerance": tolerance, "selected": selected, "radius": radius}
-    named = inspect.signature(rule).parameters
-    bound = partial(rule, **{key: value for key, value in offered.items() if key in named})
+    if "tolerance" in inspect.signature(rule).parameters:
+        parameters["tolerance"] = tolerance
+    bound = partial(rule, **parameters)
     return (lambda rows: bound(mixed(rows, tolerance=tolerance))) if mixing else bound
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.setup import AttackSetup
 
 Estimator = Literal["inferred", "oracle"]
 
@@ -106,3 +107,9 @@ class CounterGradient:
         own = float(state.eta) * self.coalition * observation.accepted
         steps = observation.eta_sum - float(state.eta_sum)
         return (state.rho - observation.rho - own) / steps
+
+
+def counter_gradient(setup: AttackSetup) -> CounterGradient:
+    """Return CGA as the run configures it."""
+    estimator = setup.settings.estimator
+    return CounterGradient(target=setup.target, estimator=estimator, coalition=setup.coalition)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.objective.regularizers import Regularizer
 
 
@@ -70,3 +71,8 @@ class ModelAttack:
     ) -> tuple[Tensor, ModelAttackState]:
         """Return ``grad_rho R(rho_t, theta_spade)``, ``(d,)``, and the unchanged state."""
         return self.regularizer.grad_rho(observation.rho, self.attack_model), state
+
+
+def model_attack(setup: AttackSetup) -> ModelAttack:
+    """Return the model attack on theta_spade, whatever data the user may have."""
+    return ModelAttack(attack_model=setup.attack_model, regularizer=setup.regularizer)

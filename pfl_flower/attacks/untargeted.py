@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.support.seeding import generator
 
 
@@ -167,3 +168,32 @@ class MinMax(Untargeted):
         room = (diameter**2 - apart.square().sum(dim=1)).clamp(min=0)
         roots = (torch.sqrt(along**2 + square * room) - along) / square
         return mean + roots.min() * away
+
+
+def sign_flip(setup: AttackSetup) -> SignFlip:
+    """Return the opposite of the user's own honest report."""
+    return SignFlip(datasets=setup.own, strength=setup.strength(1.0))
+
+
+def gaussian(setup: AttackSetup) -> GaussianNoise:
+    """Return noise, by default ten times as long as the user's own honest report."""
+    seed, strength = setup.settings.seed, setup.strength(10.0)
+    return GaussianNoise(datasets=setup.own, seed=seed, user=setup.user, strength=strength)
+
+
+def little_is_enough(setup: AttackSetup) -> LittleIsEnough:
+    """Return Baruch et al.'s attack, by default with their z."""
+    z = least_noticed(setup.settings.users, setup.strategic)
+    return LittleIsEnough(datasets=setup.drawn, strength=setup.strength(z))
+
+
+def inner_product(setup: AttackSetup) -> InnerProduct:
+    """Return Xie et al.'s attack, by default twice what turns the sum around: mu is a guess."""
+    honest = max(1, setup.settings.users - setup.strategic)
+    epsilon = 2.0 * honest / setup.strategic
+    return InnerProduct(datasets=setup.drawn, strength=setup.strength(epsilon))
+
+
+def min_max(setup: AttackSetup) -> MinMax:
+    """Return Shejwalkar and Houmansadr's attack."""
+    return MinMax(datasets=setup.drawn)

@@ -1,4 +1,4 @@
-"""The data sets by name: digits, MNIST and its kind, image folders, synthetic users."""
+"""The data sets that take no network: digits, MNIST and its kind, synthetic users."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pfl_flower.data.embeddings import image_source, is_image_set
 from pfl_flower.data.sources import Images, Source, Synthetic
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.table import DATASETS
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import data_folder
 from pfl_flower.support.seeding import generator
 
 DIGITS_TRAIN = 1437
-IMAGE_SETS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 
 @lru_cache(maxsize=8)
@@ -25,25 +24,54 @@ def load_source(spec: DataSpec) -> Source:
 
     Raises
     ------
+    ConfigError
+        If there is no such data set, or one of one's own cannot be made.
     DataError
-        If the name is unknown, or if the files are neither in the folder nor to be downloaded.
+        If the files are neither in the folder nor to be downloaded.
     """
-    noise = spec.label_noise
-    if spec.name == "digits":
-        return Images(*_digits(), seed=spec.seed, label_noise=noise)
-    if spec.name in IMAGE_SETS:
-        folder = data_folder(spec.data_dir)
-        files = IMAGE_SETS[spec.name]
-        train, test = _torchvision(files, folder, True), _torchvision(files, folder, False)
-        return Images(train, test, seed=spec.seed, label_noise=noise)
-    if spec.name == "synthetic-linear":
-        return Synthetic("least-squares", spec.features, spec.seed, label_noise=noise)
-    if spec.name == "synthetic-logistic":
-        return Synthetic("logistic", spec.features, spec.seed, label_noise=noise)
+    source: Source = DATASETS.make(spec.name, spec.options, spec)
+    DATASETS.expect(spec.name, source, Source)
+    return source
 
-    if is_image_set(spec.name):
-        return image_source(spec)
-    raise DataError(f"dataset = {spec.name}: unknown")
+
+def digits(spec: DataSpec) -> Images:
+    """Return the digits of scikit-learn, split once and for all."""
+    return Images(*_digits(), seed=spec.seed, label_noise=spec.label_noise)
+
+
+def mnist(spec: DataSpec) -> Images:
+    """Return MNIST."""
+    return _idx_images("MNIST", spec)
+
+
+def fashion_mnist(spec: DataSpec) -> Images:
+    """Return FashionMNIST."""
+    return _idx_images("FashionMNIST", spec)
+
+
+def _idx_images(files: str, spec: DataSpec) -> Images:
+    folder = data_folder(spec.data_dir)
+    train, test = _torchvision(files, folder, True), _torchvision(files, folder, False)
+    return Images(train, test, seed=spec.seed, label_noise=spec.label_noise)
+
+
+def synthetic_linear(spec: DataSpec, *, spread: float = 0.3, noise: float = 0.1) -> Synthetic:
+    """Return users who answer by a linear model of their own."""
+    return Synthetic(
+        "least-squares",
+        spec.features,
+        spec.seed,
+        spread=spread,
+        noise=noise,
+        label_noise=spec.label_noise,
+    )
+
+
+def synthetic_logistic(spec: DataSpec, *, spread: float = 0.3) -> Synthetic:
+    """Return users who answer 1 or -1 with the probabilities of a model of their own."""
+    return Synthetic(
+        "logistic", spec.features, spec.seed, spread=spread, label_noise=spec.label_noise
+    )
 
 
 def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -20,25 +20,27 @@ from pfl_flower.support.folders import cache_folder, data_folder
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 
 SUFFIX = "-embeddings"
-KINDS = ("cifar10", "imagefolder", "cifar10-embeddings", "imagefolder-embeddings")
 BATCH = 250
 SAY_SECONDS = 20.0
 
 
-def is_image_set(name: str) -> bool:
-    """Return whether a dataset's name is one of this module's.
+def pixels(spec: DataSpec) -> Images:
+    """Return images as they are; they stay bytes until they are drawn.
 
-    >>> is_image_set("imagefolder-embeddings:birds.tar"), is_image_set("digits")
-    (True, False)
+    Raises
+    ------
+    DataError
+        If the images cannot be had.
     """
-    return name.partition(":")[0] in KINDS
+    images = read_images(spec.name, data_folder(spec.data_dir))
+    return _source(images, images.train.flatten(1), images.test.flatten(1), images.key, spec)
 
 
-def image_source(spec: DataSpec) -> Images:
-    """Return the source of ``cifar10``, ``imagefolder:PATH``, or either with ``-embeddings``.
+def embedded(spec: DataSpec) -> Images:
+    """Return images as ``embedding-weights`` sees them.
 
-    Pixels stay bytes and embeddings float16 until they are drawn: at full size 150 MB and 410 MB,
-    mapped from the cache, against 2 GB of augmented float64.
+    Embeddings stay float16 until they are drawn: 410 MB at full size, mapped from the cache,
+    against 2 GB of augmented float64.
 
     Raises
     ------
@@ -47,9 +49,10 @@ def image_source(spec: DataSpec) -> Images:
     """
     kind, colon, place = spec.name.partition(":")
     images = read_images(kind.removesuffix(SUFFIX) + colon + place, data_folder(spec.data_dir))
-    train, test, key = images.train.flatten(1), images.test.flatten(1), images.key
-    if kind.endswith(SUFFIX):
-        train, test, key = embeddings(images, weights_file(spec.weights))
+    return _source(images, *embeddings(images, weights_file(spec.weights)), spec)
+
+
+def _source(images: ImageSet, train: Tensor, test: Tensor, key: str, spec: DataSpec) -> Images:
     return Images(
         (train, images.train_labels),
         (test, images.test_labels),

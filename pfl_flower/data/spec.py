@@ -12,9 +12,7 @@ class DataSpec:
     Attributes
     ----------
     name : str
-        ``digits``, ``mnist``, ``fashion-mnist``, ``synthetic-linear``, ``synthetic-logistic``,
-        ``cifar10``, ``imagefolder:PATH``, ``cifar10-embeddings`` or
-        ``imagefolder-embeddings:PATH``, where PATH may be relative to the data folder.
+        As in the table of data sets; a PATH may be relative to the data folder.
     data_dir : str
         Folder of the downloaded sets; empty for ``PFL_DATA_DIR``, or else the cache folder.
     label_noise : float
@@ -25,6 +23,8 @@ class DataSpec:
         Of the noise and of the synthetic models.
     weights : str
         File of the network that embeds images; empty for the one that ``train-vgg`` writes.
+    options : str
+        ``dataset-options``, JSON.
     """
 
     name: str
@@ -33,3 +33,4 @@ class DataSpec:
     features: int = 20
     seed: int = 0
     weights: str = ""
+    options: str = ""

@@ -282,10 +282,3 @@ class SmoothL2(Regularizer):
     def envelope_smoothness(self, num_users: int) -> float:
         """``lam N``: phi'' and w are at most lam."""
         return self.lam * num_users
-
-
-REGULARIZERS: dict[str, type[Regularizer]] = {
-    "squared-l2": SquaredL2,
-    "l2": L2,
-    "smooth-l2": SmoothL2,
-}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.attack_plans import fabricate, honest_users, plan, reach
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import Problem
@@ -27,10 +28,11 @@ def attacked_equilibrium(problem: Problem) -> Equilibrium:
     honest, chosen = honest_users(problem), sorted(config.strategic())
     if not chosen:
         return equilibrium(problem.population(honest))
-    if config.attack == "model":
+    rest = ATTACKS.row(config.attack).rest
+    if rest == "model":
         models = torch.stack([plan(problem, user).attack_model for user in chosen])
         return equilibrium(problem.population(honest), attack_models=models)
-    if config.attack == "data":
+    if rest == "data":
         return equilibrium(with_poison(problem))
     limit = reach(problem, chosen[0])
     rows = problem.initial.expand(len(honest), -1)

@@ -8,7 +8,6 @@ a laboratory can grant; one who starts from a CGA run knows what that run's atta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,21 +16,15 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.equivalence import model_from_gradient, nearest_gradient
-from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData, gaussian_queries
-from pfl_flower.attacks.poisoning.indifference import indifference
-from pfl_flower.attacks.poisoning.matching import matching
-from pfl_flower.attacks.poisoning.repeated import repeated
-from pfl_flower.attacks.poisoning.sampling import sampling
-from pfl_flower.attacks.poisoning.single_point import single_point
+from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.poisoning.recipe import Recipe
+from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.reachable import Limit, reachable_limit
-from pfl_flower.objective.models import augment
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.newton import DENSE_LIMIT
-from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.extensions import resolve
 from pfl_flower.support.seeding import generator
 
 
@@ -85,24 +78,15 @@ def fabricate(problem: Problem, user: int) -> PoisonedData:
     problem = problem.in_double
     key = "data", user
     if key not in problem.prepared:
-        recipe = Recipe(problem, user, generator(problem.config.seed, "poison", user))
-        name = problem.config.poisoning
-        if name == "auto":
-            name = "single-point" if problem.source.loss == "least-squares" else "matching"
-        method: Method = resolve("poisoning", name, POISONINGS)
-        problem.prepared[key] = method(_aim(problem, user), recipe)
+        config = problem.config
+        draw = generator(config.seed, "poison", user)
+        problem.prepared[key] = POISONINGS.make(
+            config.poisoning,
+            config.poisoning_options,
+            _aim(problem, user),
+            Recipe(config, problem.source, user, draw),
+        )
     found: PoisonedData = problem.prepared[key]
-    return found
-
-
-def poisoned_population(problem: Problem, users: tuple[int, ...]) -> Population:
-    """Return strategic users with their fabricated data, in the run's precision."""
-    key = "poisoned", users
-    if key not in problem.prepared:
-        data = [fabricate(problem, user) for user in users]
-        soft = all(one.labels.ndim == 2 for one in data)
-        problem.prepared[key] = problem.population_of([one.user(soft=soft) for one in data])
-    found: Population = problem.prepared[key]
     return found
 
 
@@ -180,97 +164,3 @@ def _aim(problem: Problem, user: int) -> Aim:
         nu=problem.config.nu,
         bias=problem.source.bias,
     )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a poisoning method may use besides its aim.
-
-    Attributes
-    ----------
-    problem : Problem
-        Its ``config`` holds the ``poisoning-*`` keys.
-    user : int
-        The strategic user's id.
-    generator : torch.Generator
-        Source of all randomness, on the CPU.
-    """
-
-    problem: Problem
-    user: int
-    generator: torch.Generator
-
-    def queries(self, aim: Aim) -> Tensor:
-        """Return ``poisoning-points`` queries of the kind that ``poisoning-queries`` names."""
-        config = self.problem.config
-        if config.poisoning_queries == "gaussian":
-            return gaussian_queries(aim, config.poisoning_points, generator=self.generator)
-        if config.poisoning_queries == "images":
-            images = self.images(aim)
-            order = torch.randperm(len(images), generator=self.generator)
-            return images[order[: config.poisoning_points].to(images.device)]
-        free = aim.model.inputs - int(aim.bias)
-        shape = (config.poisoning_points, free)
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
-        uniform = uniform.to(aim.attack_model)
-        return augment(uniform) if aim.bias else uniform
-
-    def images(self, aim: Aim) -> Tensor:
-        """Return the training images, the constant feature included."""
-        return self.problem.source.training_set()[0].to(aim.attack_model)
-
-    @property
-    def box(self) -> tuple[float, float] | None:
-        """[0, 1] if ``poisoning-box``."""
-        return (0.0, 1.0) if self.problem.config.poisoning_box else None
-
-
-Method = Callable[[Aim, Recipe], PoisonedData]
-
-
-def _single_point(aim: Aim, recipe: Recipe) -> PoisonedData:
-    return single_point(aim)
-
-
-def _repeated(aim: Aim, recipe: Recipe) -> PoisonedData:
-    return repeated(aim)
-
-
-def _sampling(aim: Aim, recipe: Recipe) -> PoisonedData:
-    noise = recipe.problem.config.poisoning_noise
-    return sampling(aim, recipe.queries(aim), generator=recipe.generator, noise=noise)
-
-
-def _indifference(aim: Aim, recipe: Recipe) -> PoisonedData:
-    config = recipe.problem.config
-    return indifference(
-        aim,
-        recipe.queries(aim),
-        generator=recipe.generator,
-        noise=config.poisoning_noise,
-        labels=config.poisoning_labels,
-        draws=config.poisoning_draws,
-        weight=config.poisoning_weight,
-        box=recipe.box,
-    )
-
-
-def _matching(aim: Aim, recipe: Recipe) -> PoisonedData:
-    config = recipe.problem.config
-    given = config.poisoning_queries == "images"
-    return matching(
-        aim,
-        generator=recipe.generator,
-        candidates=recipe.images(aim) if given else None,
-        box=recipe.box,
-        integer=config.poisoning_integer,
-    )
-
-
-POISONINGS: Mapping[str, Method] = {
-    "single-point": _single_point,
-    "sampling": _sampling,
-    "indifference": _indifference,
-    "matching": _matching,
-    "repeated": _repeated,
-}

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from pfl_flower.aggregation.combination import AGGREGATIONS
-from pfl_flower.objective.regularizers import REGULARIZERS
-from pfl_flower.run.key_rules import rules
+from pfl_flower.run.key_rules import chosen, refusals
 from pfl_flower.run.keys import kebab
 from pfl_flower.run.settings import Settings
+from pfl_flower.run.tables import TABLES
 from pfl_flower.support.errors import ConfigError
 
-ATTACK_NAMES = (
-    "cga",
-    "model",
-    "data",
-    "label-flip",
-    "sign-flip",
-    "gaussian",
-    "little-is-enough",
-    "inner-product",
-    "min-max",
-)
-POISONING_NAMES = ("auto", "single-point", "sampling", "indifference", "matching", "repeated")
-DATASET = re.compile(
-    r"digits|mnist|fashion-mnist|synthetic-(linear|logistic)|cifar10(-embeddings)?"
-    r"|imagefolder(-embeddings)?:.+"
-)
-PLUGIN = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+OPTIONS = tuple(f"{table.point}_options" for table in TABLES)
 
 
 class RunConfig(Settings):
@@ -50,12 +34,11 @@ class RunConfig(Settings):
             return float(value)
         return value
 
-    @field_validator("dataset")
+    @field_validator(*OPTIONS, mode="before")
     @classmethod
-    def _known_dataset(cls, value: str) -> str:
-        if not DATASET.fullmatch(value):
-            raise ValueError(f"expected {cls.model_fields['dataset'].description}")
-        return value
+    def _options_as_text(cls, value: object) -> object:
+        """Accept a mapping, which is how a script gives options."""
+        return json.dumps(value) if isinstance(value, Mapping) else value
 
     @field_validator("name")
     @classmethod
@@ -67,19 +50,11 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         self.points(), self.strategic(), self.shifts()
-        _known("regularizer", self.regularizer, tuple(REGULARIZERS))
-        _known("aggregation", self.aggregation, tuple(AGGREGATIONS))
-        _known("attack", self.attack, ATTACK_NAMES)
-        _known("poisoning", self.poisoning, POISONING_NAMES)
-        for key, wrong, right in rules(self):
-            if wrong:
-                raise ValueError(f"{key} = {self.flat()[key]}: expected {right}")
+        for table in TABLES:
+            table.check(*chosen(self, table))
+        for key, right in refusals(self):
+            raise ValueError(f"{key} = {self.flat()[key]}: expected {right}")
         return self
-
-
-def _known(key: str, value: str, names: tuple[str, ...]) -> None:
-    if value not in names and not PLUGIN.match(value):
-        raise ValueError(f"{key} = {value}: expected {', '.join(names)} or package.module:Name")
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:

@@ -36,7 +36,7 @@ class Evaluation:
         """Return the evaluation of a run."""
         target, rivals = None, []
         # Two layers take minutes to learn a target, which nobody aims at without an attacker.
-        if problem.config.strategic() or problem.config.model == "linear":
+        if problem.config.strategic() or problem.config.linear:
             target, *rivals = problem.targets.values()
         honest = problem.honest_model if problem.config.honest_distance else None
         return cls(problem, problem.test_set, target, problem.initial, tuple(rivals), honest)

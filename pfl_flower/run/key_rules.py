@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
-from pfl_flower.aggregation.rules import most_tolerated
+from pfl_flower.attacks.poisoning.table import POISONINGS
+from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.settings import Settings
-
-METHODS_FOR = {
-    "least-squares": ("auto", "single-point", "sampling"),
-    "logistic": ("auto", "sampling", "indifference", "matching", "repeated"),
-    "softmax": ("auto", "sampling", "indifference", "matching"),
-}
-"""The poisonings that each loss admits."""
-
-WITHOUT_STRENGTH = ("cga", "model", "data", "label-flip", "min-max")
+from pfl_flower.run.tables import TABLES
+from pfl_flower.support.extensions import Refusal, Table
 
 
 class Rule(NamedTuple):
@@ -25,27 +20,51 @@ class Rule(NamedTuple):
     right: str
 
 
-def rules(config: Settings) -> list[Rule]:
-    """Return the rules of all combinations of keys."""
-    return [
-        *_solver_rules(config),
-        *_aggregation_rules(config),
-        *_attack_rules(config),
-        *_poison_rules(config),
-    ]
+def refusals(config: Settings) -> Iterator[Refusal]:
+    """Yield what is wrong with a combination of keys, each of which is right by itself.
+
+    The members that the keys name must admit the run; the rules of this module are about none.
+    """
+    yield from _broken(_solver_rules(config))
+    for table in TABLES:
+        if table is POISONINGS and not poisons(config):
+            continue
+        found = table.refusal(chosen(config, table)[0], config)
+        if found is not None:
+            yield found
+        yield from _unread(config, table)
+    yield from _broken([*_data_rules(config), *_poison_rules(config)])
+
+
+def _broken(rules: Iterable[Rule]) -> Iterator[Refusal]:
+    return (Refusal(key, right) for key, wrong, right in rules if wrong)
+
+
+def chosen(config: Settings, table: Table[Any]) -> tuple[str, str]:
+    """Return what a run chose at an extension point: a member and its options."""
+    return getattr(config, table.point), getattr(config, f"{table.point}_options")
+
+
+def poisons(config: Settings) -> bool:
+    """Return whether the run fabricates data."""
+    return ATTACKS.row(config.attack).told_by == POISONINGS.point
+
+
+def _unread(config: Settings, table: Table[Any]) -> Iterator[Refusal]:
+    """Yield the keys that were set, though they mean nothing to the chosen member."""
+    read = table.row(chosen(config, table)[0]).reads
+    for key in dict.fromkeys(key for row in table.values() for key in row.reads):
+        name = key.replace("-", "_")
+        default = Settings.model_fields[name].default
+        if key not in read and getattr(config, name) != default:
+            readers = ", ".join(table.readers(key))
+            yield Refusal(key, f"{default}, unless {table.point} = {readers}")
 
 
 def _solver_rules(config: Settings) -> list[Rule]:
     exact = config.local_solver == "exact"
-    linear = config.model == "linear"
     adam = config.server_optimizer == "adam"
     return [
-        Rule("model", exact and not linear, "linear, for exact solves"),
-        Rule("model", config.synthetic and not linear, "linear, for synthetic data"),
-        Rule("model", config.equilibrium and not linear, "linear, for an exact equilibrium"),
-        Rule(
-            "honest-distance", config.honest_distance and config.synthetic, "false, without images"
-        ),
         Rule("dtype", exact and config.dtype != "float64", "float64, for exact solves"),
         Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
@@ -53,39 +72,12 @@ def _solver_rules(config: Settings) -> list[Rule]:
     ]
 
 
-def _aggregation_rules(config: Settings) -> list[Rule]:
-    name, users, f = config.aggregation, config.users, config.tolerance()
-    most = most_tolerated(name, users, mixing=config.aggregation_mixing)
-    # An f of 0 is not offered, so that too few users cannot be mended by another f.
-    few = most is not None and most < 1
-    needed = 5 if name.endswith("krum") else 3
-    multi, clipped = name == "multi-krum", name == "centred-clipping"
-    return [
-        Rule("users", few, f"at least {needed}, for an aggregation that withstands one of them"),
-        Rule(
-            "aggregation-tolerance",
-            most is not None and not few and f > most,
-            f"1 to {most}, for {users} users and this aggregation; 0 stands for {f}",
-        ),
-        Rule("krum-selected", config.krum_selected > 0 and not multi, "0, unless multi-krum"),
-        Rule(
-            "krum-selected",
-            multi and config.krum_selected > users - f,
-            f"at most {users - f}, for {users} users of whom {f} are strategic",
-        ),
-        Rule(
-            "clipping-radius",
-            config.clipping_radius > 0 and not clipped,
-            "0, unless aggregation = centred-clipping",
-        ),
-    ]
-
-
-def _attack_rules(config: Settings) -> list[Rule]:
+def _data_rules(config: Settings) -> list[Rule]:
     negate, relabel = config.target == "negate", config.target == "relabel"
-    fixed = config.attack in ("model", "data") and config.attack_model == "exact"
-    known = config.attack in ("cga", "model", "data") or not config.strategic()
     return [
+        Rule(
+            "honest-distance", config.honest_distance and config.synthetic, "false, without images"
+        ),
         Rule("target", config.synthetic and relabel, "negate, for synthetic data"),
         Rule("target", not config.synthetic and negate, "relabel, for images"),
         Rule(
@@ -93,50 +85,11 @@ def _attack_rules(config: Settings) -> list[Rule]:
             config.synthetic and set(config.shifts()) != {1},
             "1, for synthetic data, which have one target",
         ),
-        Rule(
-            "estimator",
-            config.inverts_adam,
-            "oracle, or server-optimizer = sgd: Equation 5 cannot be inverted under Adam",
-        ),
-        Rule(
-            "attack-model",
-            fixed and config.model != "linear",
-            "the folder of a CGA run, for a model that is not linear",
-        ),
-        Rule(
-            "attack-strength",
-            config.attack_strength > 0 and config.attack in WITHOUT_STRENGTH,
-            f"0, for attack = {config.attack}",
-        ),
-        Rule(
-            "equilibrium",
-            config.equilibrium and not known,
-            "false, unless attack = cga, model or data",
-        ),
     ]
 
 
 def _poison_rules(config: Settings) -> list[Rule]:
-    data, linear = config.attack == "data", config.model == "linear"
-    admitted = METHODS_FOR[config.loss]
-    builtin = ":" not in config.poisoning
     return [
-        Rule(
-            "poisoning",
-            data and builtin and config.poisoning not in admitted,
-            f"{', '.join(admitted)}, for a {config.loss} loss",
-        ),
-        Rule(
-            "poisoning",
-            data and builtin and not linear and config.poisoning != "sampling",
-            "sampling, for a model that is not linear",
-        ),
-        Rule("reduction", data and config.reduction != "sum", "sum, for data poisoning"),
-        Rule(
-            "initialization",
-            config.initialization == "attack-model" and not data,
-            "global, unless attack = data",
-        ),
         Rule(
             "poisoning-queries",
             config.poisoning_queries == "images" and config.synthetic,

@@ -1,10 +1,18 @@
-"""The keys of a run configuration: type, default, and the meaning that README's table repeats."""
+"""The keys of a run configuration: type, default, and the meaning that ``README.md`` repeats."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.attacks.poisoning.table import POISONINGS
+from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.data.table import DATASETS
+from pfl_flower.objective.table import MODELS, REGULARIZERS
+from pfl_flower.support.extensions import Table
+from pfl_flower.support.options import EXAMPLE
 
 Scalar = bool | int | float | str
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -20,6 +28,16 @@ def kebab(name: str) -> str:
     'points-per-user'
     """
     return name.replace("_", "-")
+
+
+def options_of(table: Table[Any]) -> Any:
+    """Return the field of a table's ``POINT-options``."""
+    return Field("", description=f"options of {table.point}, JSON such as {EXAMPLE}")
+
+
+def read_by(table: Table[Any], key: str) -> str:
+    """Return the names of the members for which a key has a meaning."""
+    return ", ".join(table.readers(key))
 
 
 class Keys(BaseModel):
@@ -50,11 +68,8 @@ class Keys(BaseModel):
         "empty: in the folder of the run",
     )
 
-    dataset: str = Field(
-        "digits",
-        description="digits, mnist, fashion-mnist, cifar10, cifar10-embeddings, "
-        "imagefolder:PATH, imagefolder-embeddings:PATH, synthetic-linear or synthetic-logistic",
-    )
+    dataset: str = Field("digits", description=DATASETS.described)
+    dataset_options: str = options_of(DATASETS)
     data_dir: str = Field("", description="folder of downloaded sets; empty: PFL_DATA_DIR")
     embedding_weights: str = Field(
         "",
@@ -79,17 +94,17 @@ class Keys(BaseModel):
         "0: all, drawn once",
     )
 
-    model: Literal["linear", "two-layer"] = Field("linear", description="model of every user")
-    hidden: Count = Field(784, description="hidden units of the two-layer model")
+    model: str = Field("linear", description=f"model of every user: {MODELS.described}")
+    model_options: str = options_of(MODELS)
+    hidden: Count = Field(784, description=f"hidden units, of model {read_by(MODELS, 'hidden')}")
     reduction: Literal["sum", "mean", "scaled-sum"] = Field(
         "sum",
         description="of the losses of a user's points; scaled-sum is the sum divided by the mean "
         "number of points per user (Appendix C)",
     )
     nu: NonNegative = Field(0.001, description="local regularisation nu ||theta||^2")
-    regularizer: str = Field(
-        "squared-l2", description="squared-l2, l2, smooth-l2, or a class as package.module:Name"
-    )
+    regularizer: str = Field("squared-l2", description=REGULARIZERS.described)
+    regularizer_options: str = options_of(REGULARIZERS)
     lam: Positive = Field(1.0, description="strength of the regulariser")
 
     local_solver: Literal["exact", "adam", "sgd"] = Field(
@@ -118,11 +133,8 @@ class Keys(BaseModel):
         1.0, description="factor on a numeric server-lr each round"
     )
     server_lr_floor: NonNegative = Field(0.0, description="least numeric server-lr")
-    aggregation: str = Field(
-        "sum",
-        description="sum, median, trimmed-mean, geometric-median, krum, multi-krum, "
-        "centred-clipping, or a function as package.module:name",
-    )
+    aggregation: str = Field("sum", description=AGGREGATIONS.described)
+    aggregation_options: str = options_of(AGGREGATIONS)
     aggregation_mixing: bool = Field(
         False, description="mix each report with its nearest neighbours before the aggregation"
     )
@@ -132,11 +144,13 @@ class Keys(BaseModel):
         "0: as many as the run has, at least 1",
     )
     krum_selected: Annotated[int, Field(ge=0)] = Field(
-        0, description="reports that multi-krum averages; 0: all but f"
+        0,
+        description=f"reports averaged by {read_by(AGGREGATIONS, 'krum-selected')}; 0: all but f",
     )
     clipping_radius: NonNegative = Field(
         0.0,
-        description="radius of centred-clipping; 0: the median distance to the middle report",
+        description=f"radius of {read_by(AGGREGATIONS, 'clipping-radius')}; 0: the median distance "
+        "to the middle report",
     )
     gradient_rtol: NonNegative = Field(
         1e-6, description="tolerance of GRAD(rho), relative to its radius"
@@ -144,15 +158,11 @@ class Keys(BaseModel):
     max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
 
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
-    attack: str = Field(
-        "cga",
-        description="cga, model, data, label-flip, sign-flip, gaussian, little-is-enough, "
-        "inner-product, min-max, or a class as package.module:Name",
-    )
+    attack: str = Field("cga", description=ATTACKS.described)
+    attack_options: str = options_of(ATTACKS)
     attack_strength: NonNegative = Field(
         0.0,
-        description="factor of sign-flip, gaussian, little-is-enough (z) and inner-product "
-        "(epsilon); 0: the attack's own",
+        description=f"factor of {read_by(ATTACKS, 'attack-strength')}; 0: the attack's own",
     )
     attack_draws: Annotated[int, Field(ge=2)] = Field(
         5, description="datasets that an untargeted attacker draws to guess the honest reports"
@@ -179,10 +189,9 @@ class Keys(BaseModel):
         "responses, or the folder of a CGA run, from its last gradient",
     )
     poisoning: str = Field(
-        "auto",
-        description="single-point, sampling, indifference, matching, repeated, or a function as "
-        "package.module:name; auto: single-point for regression, else matching",
+        "auto", description=f"{POISONINGS.described}; auto: {POISONINGS['auto'].text}"
     )
+    poisoning_options: str = options_of(POISONINGS)
     poisoning_points: Count = Field(2000, description="queries of sampling and indifference")
     poisoning_queries: Literal["gaussian", "uniform", "images"] = Field(
         "gaussian", description="what is asked: random queries, in [0, 1], or training images"

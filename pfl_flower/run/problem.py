@@ -11,19 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.objective.losses import LOSSES, PointLoss
-from pfl_flower.objective.models import Linear, Model, TwoLayer
-from pfl_flower.objective.regularizers import REGULARIZERS, Regularizer
+from pfl_flower.objective.models import Model
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.objective.test_points import SharedPoints
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
+from pfl_flower.run.key_rules import poisons
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.extensions import resolve
 from pfl_flower.support.seeding import generator, user_rows
 
 EQUILIBRIUM_LIMIT = 1500
@@ -211,22 +213,17 @@ def build_problem(config: RunConfig) -> Problem:
         config.features,
         config.seed,
         config.embedding_weights,
+        config.dataset_options,
     )
     source = load_source(spec)
     if source.most_points is not None and max(config.points()) > source.most_points:
         raise ConfigError(
             f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
         )
-    if config.model == "linear":
-        model: Model = Linear(source.inputs, source.outputs)
-        if config.equilibrium and model.dim > EQUILIBRIUM_LIMIT:
-            raise ConfigError(
-                f"equilibrium = true: expected at most {EQUILIBRIUM_LIMIT} parameters, "
-                f"and {config.dataset} has {model.dim}"
-            )
-    else:
-        model = TwoLayer(source.inputs, source.outputs, hidden=config.hidden)
-    regularizer = resolve("regularizer", config.regularizer, REGULARIZERS)(lam=config.lam)
+    _check_loss(config, source)
+    model = _build_model(config, source)
+    regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
+    REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
     return Problem(
         config=config,
         source=source,
@@ -236,3 +233,31 @@ def build_problem(config: RunConfig) -> Problem:
         dtype=getattr(torch, config.dtype),
         device=choose_device(config.device),
     )
+
+
+def _build_model(config: RunConfig, source: Source) -> Model:
+    units = {"hidden": config.hidden} if "hidden" in MODELS.row(config.model).reads else {}
+    model: Model = MODELS.make(
+        config.model, config.model_options, source.inputs, source.outputs, **units
+    )
+    MODELS.expect(config.model, model, Model)
+    if config.equilibrium and model.dim > EQUILIBRIUM_LIMIT:
+        raise ConfigError(
+            f"equilibrium = true: expected at most {EQUILIBRIUM_LIMIT} parameters, "
+            f"and {config.dataset} has {model.dim}"
+        )
+    return model
+
+
+def _check_loss(config: RunConfig, source: Source) -> None:
+    """Refuse what does not serve the loss of data that only now tell it."""
+    if source.loss not in LOSSES:
+        raise ConfigError(
+            f"dataset = {config.dataset}: expected a loss among {', '.join(LOSSES)}, "
+            f"and it is {source.loss!r}"
+        )
+    if poisons(config) and source.loss not in POISONINGS.row(config.poisoning).losses:
+        names = [name for name, row in POISONINGS.items() if source.loss in row.losses]
+        raise ConfigError(
+            f"poisoning = {config.poisoning}: expected {', '.join(names)}, for a {source.loss} loss"
+        )

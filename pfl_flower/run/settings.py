@@ -6,9 +6,9 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from pfl_flower.data.table import DATASETS
+from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
-
-SYNTHETIC_LOSSES = {"synthetic-linear": "least-squares", "synthetic-logistic": "logistic"}
 
 
 @lru_cache(maxsize=64)
@@ -36,12 +36,12 @@ class Settings(Keys):
     @property
     def synthetic(self) -> bool:
         """Whether the data are made, by models that are known."""
-        return self.dataset in SYNTHETIC_LOSSES
+        return DATASETS.row(self.dataset).synthetic
 
     @property
     def embedded(self) -> bool:
         """Whether images are seen through a network's last layer but one."""
-        return self.dataset.split(":")[0].endswith("-embeddings")
+        return DATASETS.row(self.dataset).embedded
 
     @property
     def simultaneous(self) -> bool:
@@ -49,15 +49,14 @@ class Settings(Keys):
         return self.update_order == "simultaneous"
 
     @property
-    def inverts_adam(self) -> bool:
-        """Whether CGA is asked to infer gradients that Adam's step does not reveal."""
-        attacked = self.attack == "cga" and bool(self.strategic())
-        return attacked and self.estimator == "inferred" and self.server_optimizer == "adam"
+    def loss(self) -> str:
+        """The loss that the dataset's labels are made for; empty if only the data can tell."""
+        return DATASETS.row(self.dataset).loss
 
     @property
-    def loss(self) -> str:
-        """The loss that the dataset's labels are made for."""
-        return SYNTHETIC_LOSSES.get(self.dataset, "softmax")
+    def linear(self) -> bool:
+        """Whether the model is linear in its parameters."""
+        return MODELS.row(self.model).linear
 
     def points(self) -> tuple[int, ...]:
         """Return the number of points of each user, in the order of their ids."""

@@ -15,8 +15,8 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients.honest import HonestClient
-from clients.poisoned import RelabelledClient
-from clients.strategic import ATTACKS, AttackSetup, StrategicClient
+from clients.poisoned import PoisonedClient
+from clients.strategic import StrategicClient
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.untargeted import (
     GaussianNoise,
@@ -30,6 +30,7 @@ from pfl_flower.attacks.untargeted import (
 from pfl_flower.client_app import node_clients
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
+from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import generator
 from pfl_flower.transport.messages import Broadcast
@@ -125,7 +126,7 @@ def test_surrogates_are_the_honest_code_on_data_of_ones_own(attack: str, solver:
     problem = build_problem(configure(**changes))
     client = StrategicClient(problem, (4,), RecordDict())
     datasets = (4,) if attack in OWN else (5, 6, 7, 8, 9)
-    assert ATTACKS[attack](AttackSetup(problem, 4)).datasets == datasets
+    assert make_attack(problem, 4).datasets == datasets
     honest = HonestClient(problem, datasets, RecordDict())
     rho = problem.initial
     for t in (1, 2, 3):
@@ -134,7 +135,7 @@ def test_surrogates_are_the_honest_code_on_data_of_ones_own(attack: str, solver:
         )
         asked = replace(told, users=datasets, members=datasets, last_accepted=(0,) * len(datasets))
         rows = torch.stack(list(honest.report(asked).gradients.values()))
-        expected = said(ATTACKS[attack](AttackSetup(problem, 4)), rows, t)
+        expected = said(make_attack(problem, 4), rows, t)
         assert torch.allclose(client.report(told).gradients[4], expected, rtol=1e-12)
         rho = rho - 0.1 * expected
 
@@ -198,8 +199,8 @@ def test_label_flipping_is_the_honest_code_on_relabelled_data(dataset: str) -> N
     )
     problem = build_problem(config)
     (client,) = node_clients(problem, (3, 4), "auto", RecordDict())
-    assert type(client) is RelabelledClient
-    assert RelabelledClient.report is HonestClient.report
+    assert type(client) is PoisonedClient
+    assert PoisonedClient._answer is HonestClient._answer
     drawn = problem.datasets((3, 4))
     if dataset == "digits":
         wanted = [(drawn[0].labels + 1) % 10, (drawn[1].labels + 3) % 10]

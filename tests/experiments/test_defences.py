@@ -13,8 +13,9 @@ from PIL import Image
 from experiments.defences import study
 from experiments.defences.study import ATTACKS, BASE, DEFENCES, STUDY, judge, metrics
 from experiments.defences.tables import draw, means
-from pfl_flower.aggregation.rules import ROBUST
-from pfl_flower.run.config import ATTACK_NAMES, parse_config
+from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.attacks.table import ATTACKS as EVERY_ATTACK
+from pfl_flower.run.config import parse_config
 from tests.support.studies import run_quick
 
 
@@ -50,8 +51,10 @@ def judged(cells: dict[str, Any]) -> set[str]:
 def test_every_attack_and_every_rule_is_in_the_table() -> None:
     attacks = {keys.get("attack") for name, keys in ATTACKS.items() if name != "none"}
     # Poisoned data hold the model of the model attack, and cost a linear programme a cell.
-    assert attacks == set(ATTACK_NAMES) - {"data"}
-    assert {keys.get("aggregation") for keys in DEFENCES.values()} == {None, *ROBUST}
+    assert attacks == set(EVERY_ATTACK) - {"data"}
+    assert {keys.get("aggregation") for keys in DEFENCES.values()} == {None, *AGGREGATIONS} - {
+        "sum"
+    }
     for attack in ATTACKS.values():
         for defence in DEFENCES.values():
             parse_config({**BASE, **attack, **defence})

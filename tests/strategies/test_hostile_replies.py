@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 
 from pfl_flower.aggregation.combination import combine
 from pfl_flower.aggregation.reports import Reason, Report, RowCheck
-from pfl_flower.objective.regularizers import L2, REGULARIZERS, Regularizer, SmoothL2, SquaredL2
+from pfl_flower.objective.regularizers import L2, Regularizer, SmoothL2, SquaredL2
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.messages import (
@@ -304,7 +305,7 @@ def _judged(data: st.DataObject, name: str, question: Message, met: Counter[str]
 
 def balls(lam: float) -> dict[str, Regularizer]:
     """Return the regularisers whose GRAD is a ball, those to come included."""
-    made = {name: kind(lam=lam) for name, kind in REGULARIZERS.items()}
+    made = {name: REGULARIZERS.load(name)(lam=lam) for name in REGULARIZERS}
     return {name: one for name, one in made.items() if math.isfinite(one.radius)}
 
 

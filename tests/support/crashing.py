@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from clients.strategic import AttackSetup, counter_gradient
 from pfl_flower.attacks.attack import Observation
-from pfl_flower.attacks.cga import CGAState, CounterGradient
+from pfl_flower.attacks.cga import CGAState, CounterGradient, counter_gradient
+from pfl_flower.attacks.setup import AttackSetup
 
 PERIOD = 5
 """It raises in every fifth round."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pfl_flower.objective import losses, regularizers
+from pfl_flower.objective import losses, table
 from pfl_flower.objective.local_loss import LocalLoss, Reduction
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import Regularizer
@@ -23,7 +23,7 @@ STRENGTHS = [0.01, 1.0, 30.0]
 
 
 def build(name: str, lam: float = 1.5) -> Regularizer:
-    return regularizers.REGULARIZERS[name](lam=lam)
+    return table.REGULARIZERS.load(name)(lam=lam)
 
 
 def close(got: Tensor, expected: Tensor, rtol: float = 1e-7, atol: float = 1e-7) -> None:
@@ -39,7 +39,7 @@ class LossCase:
     soft: bool = False
 
 
-REGULARIZERS = [pytest.param(name, id=name) for name in regularizers.REGULARIZERS]
+REGULARIZERS = [pytest.param(name, id=name) for name in table.REGULARIZERS]
 LOSSES = [
     pytest.param(LossCase("least-squares"), id="least-squares"),
     pytest.param(LossCase("logistic"), id="logistic"),
@@ -114,7 +114,7 @@ def population(
         users,
         model=Linear(users[0].features.shape[1], case.outputs),
         loss=losses.LOSSES[case.name](),
-        regularizer=regularizers.REGULARIZERS[regularizer](lam=lam),
+        regularizer=table.REGULARIZERS.load(regularizer)(lam=lam),
         nu=nu,
     )
 
@@ -154,7 +154,9 @@ class Problem:
             case.name, self.loss.features[user], self.loss.labels[user], self.loss.nu
         )
         name = next(
-            n for n, cls in regularizers.REGULARIZERS.items() if isinstance(self.regularizer, cls)
+            n
+            for n in table.REGULARIZERS
+            if isinstance(self.regularizer, table.REGULARIZERS.load(n))
         )
         pull = reference.coupling(name, self.regularizer.lam, self.rho, theta)
         return reference_user.loss(theta) + pull
@@ -179,4 +181,4 @@ def draw(
     rho = normal(loss.model.dim, seed=source)
     start = rho + far * normal(users, loss.model.dim, seed=source)
     loss = LocalLoss.build(loss.model, loss.loss, size * loss.features, loss.labels, nu=nu)
-    return Problem(loss, regularizers.REGULARIZERS[name](lam=lam), rho, start)
+    return Problem(loss, table.REGULARIZERS.load(name)(lam=lam), rho, start)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData, check_queries
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import Logistic, Softmax
 from pfl_flower.objective.models import augment
 
@@ -114,6 +115,7 @@ def indifference(
     draws: int = 1,
     weight: float = 1.0,
     box: Box | None = None,
+    sweeps: int = 500,
 ) -> PoisonedData:
     """Return queries near V with theta_spade's own labels (Equation 179).
 
@@ -141,6 +143,8 @@ def indifference(
         alpha, the number of times each label counts.
     box : tuple of float, optional
         Interval of every feature but the constant; V may miss it.
+    sweeps : int
+        Of Dykstra's projections into the box.
 
     Raises
     ------
@@ -152,7 +156,10 @@ def indifference(
         raise ValueError(f"draws = {draws}, weight = {weight}: expected positive numbers")
     subspace = indifference_subspace(aim)
     points = queries[:, :-1] if aim.bias else queries
-    points = subspace.project(points) if box is None else subspace.project_in_box(points, box)
+    if box is None:
+        points = subspace.project(points)
+    else:
+        points = subspace.project_in_box(points, box, sweeps=sweeps)
     points = points + subspace.noise(len(points), noise, generator=generator)
     points = points if box is None else points.clamp(*box)
     features = augment(points) if aim.bias else points
@@ -189,3 +196,19 @@ def _answers(
     if isinstance(aim.loss, Logistic):
         return probabilities, every
     return torch.ones_like(probabilities[:, :1]), probabilities[:, None, :]
+
+
+def by_indifference(aim: Aim, recipe: Recipe, *, sweeps: int = 500) -> PoisonedData:
+    """Return what the keys of a run ask for; ``sweeps`` are Dykstra's."""
+    settings = recipe.settings
+    return indifference(
+        aim,
+        recipe.queries(aim),
+        generator=recipe.generator,
+        noise=settings.poisoning_noise,
+        labels=settings.poisoning_labels,
+        draws=settings.poisoning_draws,
+        weight=settings.poisoning_weight,
+        box=recipe.box,
+        sweeps=sweeps,
+    )

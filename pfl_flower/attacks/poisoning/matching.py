@@ -22,6 +22,7 @@ from pfl_flower.attacks.poisoning.cheapest_combination import Combination, least
 from pfl_flower.attacks.poisoning.indifference import indifference_subspace
 from pfl_flower.attacks.poisoning.query_design import Design, Reduction, Task, with_integers
 from pfl_flower.attacks.poisoning.query_search import Box, Search
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.attacks.poisoning.repeated import label_bound
 from pfl_flower.objective.models import augment
 
@@ -204,3 +205,18 @@ def _generate(
             break
         programme.add(points[good], labels[good])
     return programme.design()
+
+
+def by_matching(aim: Aim, recipe: Recipe, *, rounds: int = 40, gap: float = 0.02) -> PoisonedData:
+    """Return what the keys of a run ask for; ``rounds`` and ``gap`` are of column generation."""
+    settings = recipe.settings
+    given = settings.poisoning_queries == "images"
+    return matching(
+        aim,
+        generator=recipe.generator,
+        candidates=recipe.images(aim) if given else None,
+        box=recipe.box,
+        integer=settings.poisoning_integer,
+        rounds=rounds,
+        gap=gap,
+    )

@@ -10,6 +10,7 @@ from scipy.special import lambertw
 from torch import Tensor
 
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import Logistic, Softmax
 
 
@@ -166,3 +167,8 @@ def _margin(share: float) -> float:
         return best
     low = min(-1.0, 4 * share)
     return float(brentq(lambda t: t * _sigmoid(-t) - share, low, best, xtol=1e-15, rtol=1e-15))
+
+
+def by_repetition(aim: Aim, recipe: Recipe) -> PoisonedData:
+    """Return the query, which leaves a run nothing to choose."""
+    return repeated(aim)

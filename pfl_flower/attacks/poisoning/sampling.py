@@ -14,6 +14,7 @@ from pfl_flower.attacks.poisoning.aim import (
     PoisonedData,
     check_queries,
 )
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import LeastSquares, Logistic, PointLoss, Softmax
 
 
@@ -67,3 +68,9 @@ def draw_labels(
         below = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=-1)
         return below.clamp(max=scores.shape[1] - 1)
     raise ValueError(f"loss {type(loss).__name__}: no rule for its answers")
+
+
+def by_sampling(aim: Aim, recipe: Recipe) -> PoisonedData:
+    """Return theta_spade's answers to the queries of a run."""
+    noise = recipe.settings.poisoning_noise
+    return sampling(aim, recipe.queries(aim), generator=recipe.generator, noise=noise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import LeastSquares
 from pfl_flower.objective.models import augment
 
@@ -39,3 +40,8 @@ def single_point(aim: Aim) -> PoisonedData:
     return PoisonedData.measure(
         aim, "single point", queries, answers, needed.new_ones(len(queries))
     )
+
+
+def by_single_point(aim: Aim, recipe: Recipe) -> PoisonedData:
+    """Return the point, which leaves a run nothing to choose."""
+    return single_point(aim)

@@ -1,0 +1,156 @@
+"""The aggregation rules by name: what the server can make of the rows of a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from pfl_flower.support.extensions import Extension, Refusal, Table
+from pfl_flower.support.options import Options
+from pfl_flower.support.run_settings import RunSettings
+
+RULES = "pfl_flower.aggregation.rules"
+
+
+class GeometricMedianOptions(Options):
+    """Of the smoothed Weiszfeld iteration."""
+
+    smoothing: float = Field(
+        1e-4, gt=0, description="radius within which it is rounded off, relative to the spread"
+    )
+    steps: int = Field(1000, ge=1, description="most steps")
+
+
+class CentredClippingOptions(Options):
+    """Of the clipped steps."""
+
+    clippings: int = Field(3, ge=1, description="steps from the coordinate-wise median")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregationExtension(Extension):
+    """A rule.
+
+    Attributes
+    ----------
+    slack : int or None
+        What n users must exceed 2 f by, for f of them to be withstood; None where the rule names
+        no f.
+    """
+
+    slack: int | None = None
+
+    @property
+    def bound(self) -> str:
+        """The condition on f and n, in letters; empty if there is none."""
+        return "" if self.slack is None else f"2f{f' + {self.slack}' if self.slack else ''} < n"
+
+
+MIXING_SLACK = 0
+"""Mixing averages each row with its n - f nearest: 2 f < n."""
+
+
+def _slack(name: str, mixing: bool) -> int | None:
+    slacks = [AGGREGATIONS.row(name).slack, MIXING_SLACK if mixing else None]
+    return max((slack for slack in slacks if slack is not None), default=None)
+
+
+def most_tolerated(name: str, users: int, *, mixing: bool = False) -> int | None:
+    """Return the largest f of a rule among ``users``, None where it names none.
+
+    >>> most_tolerated("trimmed-mean", 11), most_tolerated("krum", 11), most_tolerated("sum", 11)
+    (5, 4, None)
+    """
+    slack = _slack(name, mixing)
+    return None if slack is None else (users - slack - 1) // 2
+
+
+def admits_tolerance(settings: RunSettings) -> Refusal | None:
+    """Refuse an f that is more than the rule can withstand among so many users."""
+    name, mixing = settings.aggregation, settings.aggregation_mixing
+    slack, users, f = _slack(name, mixing), settings.users, settings.tolerance()
+    if slack is None:
+        return None
+    most = (users - slack - 1) // 2
+    # An f of 0 is not offered, so that too few users cannot be mended by another f.
+    if most < 1:
+        needed = slack + 3
+        return Refusal(
+            "users", f"at least {needed}, for an aggregation that withstands one of them"
+        )
+    if f > most:
+        return Refusal(
+            "aggregation-tolerance",
+            f"1 to {most}, for {users} users and this aggregation; 0 stands for {f}",
+        )
+    return None
+
+
+def admits_selection(settings: RunSettings) -> Refusal | None:
+    """Refuse more rows than there are without f."""
+    users, f = settings.users, settings.tolerance()
+    if settings.krum_selected > users - f:
+        right = f"at most {users - f}, for {users} users of whom {f} are strategic"
+        return Refusal("krum-selected", right)
+    return admits_tolerance(settings)
+
+
+AGGREGATIONS: Table[AggregationExtension] = Table(
+    "aggregation",
+    {
+        "sum": AggregationExtension(
+            factory="pfl_flower.aggregation.combination:total",
+            text="the sum of the rows",
+            source="the paper",
+            admits=admits_tolerance,
+        ),
+        "median": AggregationExtension(
+            factory=f"{RULES}:median",
+            text="k times the middle value of each coordinate",
+            source="Yin et al. 2018",
+            admits=admits_tolerance,
+        ),
+        "trimmed-mean": AggregationExtension(
+            factory=f"{RULES}:trimmed_mean",
+            text="k times the mean without the f largest and the f smallest of each coordinate",
+            source="Yin et al. 2018",
+            slack=0,
+            admits=admits_tolerance,
+        ),
+        "geometric-median": AggregationExtension(
+            factory=f"{RULES}:geometric_median",
+            text="k times the point with the least sum of distances, by smoothed Weiszfeld steps",
+            source="Pillutla et al. 2022",
+            options=GeometricMedianOptions,
+            admits=admits_tolerance,
+        ),
+        "krum": AggregationExtension(
+            factory=f"{RULES}:krum",
+            text="k times the row with the nearest k - f - 2 others",
+            source="Blanchard et al. 2017",
+            slack=2,
+            admits=admits_tolerance,
+        ),
+        "multi-krum": AggregationExtension(
+            factory=f"{RULES}:multi_krum",
+            text="k times the mean of the krum-selected rows (k - f) that krum finds best",
+            source="Blanchard et al. 2017",
+            slack=2,
+            reads=("krum-selected",),
+            admits=admits_selection,
+        ),
+        "centred-clipping": AggregationExtension(
+            factory=f"{RULES}:centred_clipping",
+            text="k times the median, moved three times by the mean of the clipped differences",
+            source="Karimireddy et al. 2021",
+            options=CentredClippingOptions,
+            reads=("clipping-radius",),
+            admits=admits_tolerance,
+        ),
+    },
+    own=AggregationExtension(text="a function as package.module:name", admits=admits_tolerance),
+    passed=("rows",),
+    keyed={"tolerance": "aggregation-tolerance"},
+)
+"""From the k accepted rows ``(k, d)``, ordered by user, to the direction ``(d,)`` of descent."""

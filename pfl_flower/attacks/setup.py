@@ -1,0 +1,75 @@
+"""What a strategic user knows when its attack is made."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.support.run_settings import RunSettings
+
+
+class AttackSetup(Protocol):
+    """A strategic user of a run; what costs time is worked out when it is first asked for."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """The run's configuration, public to all participants."""
+        ...
+
+    @property
+    def user(self) -> int:
+        """The user's id."""
+        ...
+
+    @property
+    def regularizer(self) -> Regularizer:
+        """The coupling R."""
+        ...
+
+    @property
+    def target(self) -> Tensor:
+        """theta_dagger of this user, ``(d,)``."""
+        ...
+
+    @property
+    def attack_model(self) -> Tensor:
+        """theta_spade of this user, ``(d,)``."""
+        ...
+
+    @property
+    def fabricated(self) -> PoisonedData:
+        """Data that hold theta_spade, by the run's ``poisoning``."""
+        ...
+
+    @property
+    def relabelled(self) -> UserData:
+        """The user's own draw, every label as the attacker wants it answered."""
+        ...
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The id of the dataset that this user would hold if it were honest."""
+        ...
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Ids of ``attack-draws`` datasets that no user of the run holds."""
+        ...
+
+    @property
+    def strategic(self) -> int:
+        """Number of strategic users in the run, at least 1."""
+        ...
+
+    @property
+    def coalition(self) -> int:
+        """Number of strategic users who share CGA's correction."""
+        ...
+
+    def strength(self, own: float) -> float:
+        """Return ``attack-strength``, or the attack's own where that is 0."""
+        ...

@@ -1,0 +1,144 @@
+"""The attacks by name: what a strategic user does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pfl_flower.support.extensions import Extension, Refusal, Table
+from pfl_flower.support.run_settings import RunSettings
+
+UNTARGETED = "pfl_flower.attacks.untargeted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackExtension(Extension):
+    """An attack.
+
+    Attributes
+    ----------
+    gives : {"reports", "data"}
+        What the factory makes of an ``AttackSetup``: an ``Attack``, whose reports the user sends,
+        or ``OtherData``, on which the user runs the honest code.
+    rest : {"limit", "model", "data"} or None
+        Where rho comes to rest under it: at the reachable limit, where theta_spade is held, or
+        where the data are one user's; None where that is not known.
+    told_by : str
+        The key that says which kind of it a run has, if one does.
+    """
+
+    gives: Literal["reports", "data"] = "reports"
+    rest: Literal["limit", "model", "data"] | None = None
+    told_by: str = ""
+
+
+def admits_rest(settings: RunSettings) -> Refusal | None:
+    """Refuse to look for an equilibrium that is not known."""
+    if settings.equilibrium and settings.strategic():
+        known = [name for name, row in ATTACKS.items() if row.rest is not None]
+        return Refusal("equilibrium", f"false, unless attack = {', '.join(known)}")
+    return None
+
+
+def admits_inference(settings: RunSettings) -> Refusal | None:
+    """Refuse to infer gradients that Adam's step does not reveal."""
+    inferred = settings.estimator == "inferred" and bool(settings.strategic())
+    if inferred and settings.server_optimizer == "adam":
+        return Refusal(
+            "estimator",
+            "oracle, or server-optimizer = sgd: Equation 5 cannot be inverted under Adam",
+        )
+    return None
+
+
+def admits_exact_responses(settings: RunSettings) -> Refusal | None:
+    """Refuse to work theta_spade out where there are no exact responses to work it out from."""
+    if settings.attack_model == "exact" and not settings.linear:
+        return Refusal("attack-model", "the folder of a CGA run, for a model that is not linear")
+    return None
+
+
+def admits_sums(settings: RunSettings) -> Refusal | None:
+    """Refuse data that would not weigh what they are made to weigh."""
+    if settings.reduction != "sum":
+        return Refusal("reduction", "sum, for data poisoning")
+    return admits_exact_responses(settings)
+
+
+ATTACKS: Table[AttackExtension] = Table(
+    "attack",
+    {
+        "cga": AttackExtension(
+            factory="pfl_flower.attacks.cga:counter_gradient",
+            text="what cancels the others' gradients and lands rho on the target",
+            source="the paper, Equations 5 and 6",
+            rest="limit",
+            told_by="estimator",
+            admits=admits_inference,
+        ),
+        "model": AttackExtension(
+            factory="pfl_flower.attacks.model:model_attack",
+            text="what a user reports whose model is theta_spade, whatever rho is",
+            source="the paper, Section 2.2",
+            rest="model",
+            told_by="attack-model",
+            admits=admits_exact_responses,
+        ),
+        "data": AttackExtension(
+            factory="pfl_flower.attacks.other_data:fabricated",
+            text="what the honest code reports on data fabricated by poisoning",
+            source="the paper, Sections 4 and 5.3",
+            gives="data",
+            rest="data",
+            told_by="poisoning",
+            reads=("initialization",),
+            admits=admits_sums,
+        ),
+        "label-flip": AttackExtension(
+            factory="pfl_flower.attacks.other_data:relabelled",
+            text="what the honest code reports on the user's own draw with relabelled points",
+            source="Tolpegin et al. 2020",
+            gives="data",
+            admits=admits_rest,
+        ),
+        "sign-flip": AttackExtension(
+            factory=f"{UNTARGETED}:sign_flip",
+            text="minus the user's own honest report, times attack-strength (1)",
+            source="Li et al. 2019",
+            reads=("attack-strength",),
+            admits=admits_rest,
+        ),
+        "gaussian": AttackExtension(
+            factory=f"{UNTARGETED}:gaussian",
+            text="noise, attack-strength (10) times as long as the user's own honest report",
+            source="Blanchard et al. 2017",
+            reads=("attack-strength",),
+            admits=admits_rest,
+        ),
+        "little-is-enough": AttackExtension(
+            factory=f"{UNTARGETED}:little_is_enough",
+            text="mean - z deviation of surrogates' reports, z = attack-strength (Baruch et al.'s)",
+            source="Baruch et al. 2019",
+            reads=("attack-strength",),
+            admits=admits_rest,
+        ),
+        "inner-product": AttackExtension(
+            factory=f"{UNTARGETED}:inner_product",
+            text="minus their mean, times attack-strength (twice what turns the sum around)",
+            source="Xie et al. 2020",
+            reads=("attack-strength",),
+            admits=admits_rest,
+        ),
+        "min-max": AttackExtension(
+            factory=f"{UNTARGETED}:min_max",
+            text="mean - gamma deviation, the largest gamma that is no outlier among them",
+            source="Shejwalkar and Houmansadr 2021",
+            admits=admits_rest,
+        ),
+    },
+    own=AttackExtension(
+        text="a class as package.module:Name", reads=("attack-strength",), admits=admits_rest
+    ),
+    passed=("setup",),
+)
+"""From an ``AttackSetup`` to what the user reports, or to the data it is honest on."""

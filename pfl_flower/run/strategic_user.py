@@ -1,0 +1,137 @@
+"""A strategic user of a run: what it knows, and what its attack is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from pfl_flower.attacks.attack import Attack
+from pfl_flower.attacks.other_data import OtherData
+from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.user_data import UserData
+from pfl_flower.run.attack_plans import fabricate, plan
+from pfl_flower.run.config import RunConfig
+from pfl_flower.run.problem import Problem
+from pfl_flower.solvers.population import Population
+
+
+@dataclass(frozen=True)
+class StrategicUser:
+    """The ``AttackSetup`` of a user.
+
+    Attributes
+    ----------
+    problem : Problem
+        Regulariser, model and run configuration; public to all participants.
+    user : int
+        The strategic user's id.
+    """
+
+    problem: Problem
+    user: int
+
+    @property
+    def settings(self) -> RunConfig:
+        """The run's configuration."""
+        return self.problem.config
+
+    @property
+    def regularizer(self) -> Regularizer:
+        """The coupling R."""
+        return self.problem.regularizer
+
+    @property
+    def target(self) -> Tensor:
+        """theta_dagger of this user, ``(d,)``."""
+        return self.problem.targets[self.settings.shift(self.user)]
+
+    @property
+    def attack_model(self) -> Tensor:
+        """theta_spade of this user, ``(d,)``, worked out when first asked for."""
+        return plan(self.problem, self.user).attack_model.to(self.problem.dtype)
+
+    @property
+    def fabricated(self) -> PoisonedData:
+        """Data that hold theta_spade, made when first asked for."""
+        return fabricate(self.problem, self.user)
+
+    @property
+    def relabelled(self) -> UserData:
+        """The user's own draw, every label as the attacker wants it answered."""
+        (drawn,) = self.problem.datasets(self.own)
+        wanted = self.problem.relabelled(drawn.labels, self.settings.shift(self.user))
+        return replace(drawn, labels=wanted)
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The id of the dataset that this user would hold if it were honest."""
+        return (self.user,)
+
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """Ids of ``attack-draws`` datasets that no user of the run holds."""
+        first = self.settings.users
+        return tuple(range(first, first + self.settings.attack_draws))
+
+    @property
+    def strategic(self) -> int:
+        """Number of strategic users in the run, at least 1."""
+        return max(1, len(self.settings.strategic()))
+
+    @property
+    def coalition(self) -> int:
+        """Number of strategic users who share the correction."""
+        return self.settings.coalition or self.strategic
+
+    def strength(self, own: float) -> float:
+        """Return ``attack-strength``, or the attack's own where that is 0."""
+        return self.settings.attack_strength or own
+
+
+def make_attack(problem: Problem, user: int) -> Attack[Any]:
+    """Return a strategic user's attack as the run configures it.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported or made, or its options are wrong.
+    """
+    made: Attack[Any] = _made(problem, user)
+    return made
+
+
+def other_data(problem: Problem, user: int) -> OtherData:
+    """Return what a strategic user's honest code runs on, made once per process.
+
+    Raises
+    ------
+    ConfigError
+        As ``fabricate``.
+    """
+    key = "other data", user
+    if key not in problem.prepared:
+        problem.prepared[key] = _made(problem, user)
+    found: OtherData = problem.prepared[key]
+    return found
+
+
+def other_population(problem: Problem, users: tuple[int, ...]) -> Population:
+    """Return strategic users with their other data, in the run's precision."""
+    key = "other population", users
+    if key not in problem.prepared:
+        data = [other_data(problem, user).data for user in users]
+        # Soft and hard labels have different shapes and cannot share a population.
+        soft = all(one.labels.ndim == 2 for one in data)
+        held = [one.user(soft=soft) if isinstance(one, PoisonedData) else one for one in data]
+        problem.prepared[key] = problem.population_of(held)
+    found: Population = problem.prepared[key]
+    return found
+
+
+def _made(problem: Problem, user: int) -> Any:
+    config = problem.config
+    return ATTACKS.make(config.attack, config.attack_options, StrategicUser(problem, user))

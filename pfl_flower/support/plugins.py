@@ -1,0 +1,106 @@
+"""Objects by name: what can be imported, and what this process was given."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from pfl_flower.support.errors import ConfigError
+
+IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""``package.module:Name``."""
+HERE = "this-process:"
+"""No module can be called this, so the names of given objects hide none."""
+
+_given: dict[str, Callable[..., Any]] = {}
+
+
+def given(thing: Callable[..., Any]) -> str:
+    """Return a name for a class or a function, which a run configuration can carry.
+
+    Of what a module defines it is ``package.module:Name``, which every process can import. Anything
+    else (a lambda, a class of a notebook or of ``__main__``) is kept in this process, under a name
+    that no other object gets: a class that is defined again is another one. Such a name means
+    nothing to another process, unless that one was forked from this one afterwards; an object that
+    was given is never let go.
+
+    Raises
+    ------
+    ConfigError
+        If the object cannot be called.
+
+    Examples
+    --------
+    >>> from math import hypot
+    >>> given(hypot), given(lambda rows: rows.sum(dim=0))
+    ('math:hypot', 'this-process:lambda')
+    """
+    if not callable(thing):
+        raise ConfigError(f"{thing!r}: expected a class or a function")
+    name = str(getattr(thing, "__name__", type(thing).__name__))
+    module = str(getattr(thing, "__module__", ""))
+    place = f"{module}:{name}"
+    if module != "__main__" and IMPORTABLE.fullmatch(place):
+        if getattr(sys.modules.get(module), name, None) is thing:
+            return place
+    for known, other in _given.items():
+        if other is thing:
+            return known
+    stem = HERE + (re.sub(r"\W", "", name) or "object")
+    same = sum(1 for known in _given if re.sub(r"-\d+$", "", known) == stem)
+    label = f"{stem}-{same + 1}" if same else stem
+    _given[label] = thing
+    return label
+
+
+def is_plugin(name: str) -> bool:
+    """Return whether a name has the form of something importable, or of something given.
+
+    >>> is_plugin("my_attack:Opposite"), is_plugin("cga"), is_plugin("this-process:lambda")
+    (True, False, True)
+    """
+    return name.startswith(HERE) or IMPORTABLE.fullmatch(name) is not None
+
+
+def find(key: str, value: str, place: str) -> Callable[..., Any]:
+    """Return what ``place`` names; in messages it is what ``key = value`` asks for.
+
+    Raises
+    ------
+    ConfigError
+        One line, if it cannot be imported or called: with the file and the line of a plug-in's own
+        error.
+    """
+    if place.startswith(HERE):
+        if place not in _given:
+            raise ConfigError(f"{key} = {value}: expected an object that this process was given")
+        return _given[place]
+    module, _, name = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:
+        raise ConfigError(
+            f"{key} = {value}: expected something importable ({told(error)})"
+        ) from None
+    if not callable(found):
+        raise ConfigError(
+            f"{key} = {value}: expected a class or a function, and it is a {type(found).__name__}"
+        )
+    return found
+
+
+def told(error: BaseException) -> str:
+    """Return an error as one line: its kind, what it says, and the line of code that raised it."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if isinstance(error, SyntaxError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [one for one in frames if not one.filename.startswith("<frozen ")]
+    last = outside[-1] if outside else None
+    if last is None or last.filename in (__file__, importlib.__file__):
+        return text
+    return f"{text}, {last.filename}, line {last.lineno}"
