@@ -22,8 +22,8 @@ from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import commit, versions, write_json
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.extensions import resolve
 from pfl_flower.support.hardware import hardware
+from pfl_flower.support.plugins import find
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:
@@ -53,7 +53,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             say=lambda line: bar.update(task, description=line),
         )
         for name in names:
-            rows += resolve("NAME", COMPARISONS[name], {})(bench)
+            rows += find("NAME", name, COMPARISONS[name])(bench)
             # After each, so that what was measured is there if the next one is stopped.
             _write(folder, rows, bench, device)
     _print(rows, console)

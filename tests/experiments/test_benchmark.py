@@ -15,7 +15,7 @@ from experiments.__main__ import main
 from experiments.benchmark import command, comparisons, worker
 from experiments.benchmark.measure import Bench, Row, ratio, round_seconds, slope, take_turns
 from experiments.benchmark.roofline import Round
-from pfl_flower.support.extensions import resolve
+from pfl_flower.support.plugins import find
 
 SMALL = {
     **worker.FIGURE_1,
@@ -138,8 +138,8 @@ def test_bad_input_is_one_line(words: list[str], said: str, capsys: Any, tmp_pat
 
 
 def test_every_comparison_that_is_offered_can_be_measured() -> None:
-    for place in command.COMPARISONS.values():
-        assert callable(resolve("NAME", place, {}))
+    for name, place in command.COMPARISONS.items():
+        assert callable(find("NAME", name, place))
 
 
 def test_a_worker_that_fails_says_why() -> None:
