@@ -1,3 +1,56 @@
-"""Personalised federated learning under strategic users: mathematics, data, two Flower apps."""
+"""Personalised federated learning under strategic users: a simulator and an attack laboratory.
+
+>>> import pfl_flower as pfl
+>>> result = pfl.run("digits-l2", rounds=2, points_per_user=50)
+>>> result.rounds.columns[:3]
+('seed', 'round', 'eta')
+
+Names are imported when they are used: ``import pfl_flower`` loads neither torch nor Flower.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pfl_flower.api import load, run
+    from pfl_flower.run.columns import Table
+    from pfl_flower.run.config import RunConfig
+    from pfl_flower.run.finished import Result
+    from pfl_flower.run.presets import presets
+    from pfl_flower.support.errors import ConfigError, DataError
 
 __version__ = "0.1.0"
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "Result",
+    "RunConfig",
+    "Table",
+    "load",
+    "presets",
+    "run",
+]
+_PLACES = {
+    "ConfigError": "pfl_flower.support.errors",
+    "DataError": "pfl_flower.support.errors",
+    "Result": "pfl_flower.run.finished",
+    "RunConfig": "pfl_flower.run.config",
+    "Table": "pfl_flower.run.columns",
+    "load": "pfl_flower.api",
+    "presets": "pfl_flower.run.presets",
+    "run": "pfl_flower.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is asked for (PEP 562)."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted([*__all__, "__version__"])

@@ -14,6 +14,7 @@ from pfl_flower.run.conclusion import conclude
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.outcome import Outcome
 from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
 from pfl_flower.transport.messages import pack_rho
@@ -34,7 +35,14 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def run(grid: Grid, problem: Problem, *, folder: Path | None = None, say: Say = silent) -> Outcome:
+def run(
+    grid: Grid,
+    problem: Problem,
+    *,
+    folder: Path | None = None,
+    say: Say = silent,
+    watch: Watch = unwatched,
+) -> Outcome:
     """Run a problem on the nodes of a grid, and return what was measured.
 
     This is the whole of a run, whoever carries the messages; without the ServerApp around it, it
@@ -51,6 +59,8 @@ def run(grid: Grid, problem: Problem, *, folder: Path | None = None, say: Say = 
         Where results are written, as the run goes; None for nowhere.
     say : callable
         Who is told the results, line by line.
+    watch : callable
+        Who is told of each round: its number, and what was measured of rho.
 
     Raises
     ------
@@ -61,7 +71,7 @@ def run(grid: Grid, problem: Problem, *, folder: Path | None = None, say: Say = 
     """
     began = time.perf_counter()
     config = problem.config
-    with Bookkeeper(problem, folder) as book:
+    with Bookkeeper(problem, folder, watch) as book:
         strategy = ParameterServer(
             problem,
             on_round=book.close_round,

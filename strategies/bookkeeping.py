@@ -15,7 +15,7 @@ from torch import Tensor
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
-from pfl_flower.run.rounds import Rounds
+from pfl_flower.run.rounds import Rounds, Watch, unwatched
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport.messages import unpack_rho
 from strategies.checkpoint import (
@@ -38,6 +38,8 @@ class Bookkeeper:
         What is run; its ``resume`` may name a checkpoint, whose books it goes on with.
     folder : Path or None
         Where ``rounds.csv`` and checkpoints are written; None for nowhere.
+    watch : callable
+        Called with each round's number and what was measured of rho.
 
     Raises
     ------
@@ -46,8 +48,10 @@ class Bookkeeper:
         used.
     """
 
-    def __init__(self, problem: Problem, folder: Path | None = None) -> None:
-        self.config, self.folder = problem.config, folder
+    def __init__(
+        self, problem: Problem, folder: Path | None = None, watch: Watch = unwatched
+    ) -> None:
+        self.config, self.folder, self.watch = problem.config, folder, watch
         if folder is None and self.config.checkpoint_every:
             every = self.config.checkpoint_every
             raise ConfigError(f"checkpoint-every = {every}: expected 0 where nothing is written")
@@ -108,6 +112,7 @@ class Bookkeeper:
         )
         self.rho = self._previous = record.rho
         self._strategic_sum = record.strategic_sum
+        self.watch(record.round, self._measured)
         self._log(record)
 
     def save_checkpoint(self, state: ServerState) -> None:
@@ -126,7 +131,7 @@ class Bookkeeper:
     def course(self) -> Course:
         """Return the rounds so far."""
         return Course(
-            rows=self.rounds.numbers,
+            text=self.rounds.text,
             rho=self.rho,
             gradient=self._strategic_sum,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,

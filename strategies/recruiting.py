@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.messages import Introduction
 from strategies.roster import (
     POLL_SECONDS,
@@ -102,7 +103,9 @@ class Recruiter:
             time.sleep(POLL_SECONDS)
 
     def _wait(self, grid: Grid, minimum: int) -> list[int]:
-        return wait_for_nodes(grid, minimum, self.config.node_timeout, self.settle)
+        # The nodes of this process are there from the start, and none comes later.
+        settle = 0.0 if isinstance(grid, InProcessGrid) else self.settle
+        return wait_for_nodes(grid, minimum, self.config.node_timeout, settle)
 
     def _meet(self, grid: Grid, nodes: list[int], round: int) -> None:
         self._ask(grid, nodes, round)

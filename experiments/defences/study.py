@@ -19,7 +19,6 @@ from torch import Tensor
 
 from experiments.defences.tables import draw
 from experiments.paper.runs import Keys, exact_limit
-from experiments.running.engines import logged_to
 from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
@@ -29,6 +28,7 @@ from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
+from pfl_flower.support.console import logged_to
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.messages import pack_rho, unpack_rho
 from strategies.parameter_server import ParameterServer
@@ -109,10 +109,9 @@ def _ended(config: RunConfig, setting: Setting, known: dict[RunConfig, Tensor]) 
     if config not in known:
         problem = build_problem(config)
         setting.folder.mkdir(parents=True, exist_ok=True)
-        with logged_to(setting.folder / "run.log"):
+        with (setting.folder / "run.log").open("w") as file, logged_to(file):
             grid = InProcessGrid(client_app.app, nodes=2, run_config=config.flat())
             server = ParameterServer(problem)
-            server.recruiter.settle = 0.0
             result = server.start(grid, pack_rho(problem.initial), num_rounds=config.rounds)
         known[config] = unpack_rho(result.arrays)
     return known[config]

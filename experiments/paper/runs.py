@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from experiments.running.engines import run_once
 from experiments.running.preset_runs import final_metrics, finished
-from experiments.running.progress import measured, watching
+from experiments.running.progress import watching
 from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting
 from pfl_flower.run.at_equilibrium import with_poison
@@ -26,6 +26,7 @@ from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.figures import draw_band
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import build_problem
+from pfl_flower.run.progress import measured
 from pfl_flower.run.results import LIMIT_FILE, write_limit
 from pfl_flower.run.rounds import read_rounds
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.running.options import Options
 from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import RunFailedError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,21 +56,8 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
     from pfl_flower import client_app, server_app
     from pfl_flower.transport.inprocess import run_in_process
 
-    with logged_to(log_path, append=bool(config.resume)):
+    with log_path.open("a" if config.resume else "w") as file, logged_to(file):
         run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
-
-
-@contextlib.contextmanager
-def logged_to(path: Path, *, append: bool = False) -> Iterator[None]:
-    """Write to ``path``, or after what is there, what Flower logs and what is printed."""
-    logger = logging.getLogger("flwr")
-    handlers, propagate = logger.handlers[:], logger.propagate
-    with path.open("a" if append else "w") as file, contextlib.redirect_stdout(file):
-        logger.handlers, logger.propagate = [logging.StreamHandler(file)], False
-        try:
-            yield
-        finally:
-            logger.handlers, logger.propagate = handlers, propagate
 
 
 def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:

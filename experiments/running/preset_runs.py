@@ -14,12 +14,12 @@ from rich.table import Table
 
 from experiments.running.engines import run_once
 from experiments.running.options import Options
-from experiments.running.preset_claims import CLAIMS
 from experiments.running.progress import progress
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
 from pfl_flower.run.outcome import title
+from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
 from pfl_flower.run.results import behaviour, commit, summarise, write_json
 from pfl_flower.run.rounds import COLUMNS, read_rounds
@@ -44,7 +44,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
             run_once(config, options)
     curves = [read_rounds(config.folder() / "rounds.csv") for config in configs]
     finals = [final_metrics(config) for config in configs]
-    checks = [claim.check(finals) for claim in CLAIMS.get(name, ())]
+    checks = [claim.check(finals) for claim in claims_of(configs[0])]
     for config, rows in zip(configs, curves, strict=True):
         checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
@@ -61,6 +61,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
             "engine": options.engine,
             "estimator": configs[0].estimator,
             "behaviour": trends,
+            "claims": claimed(configs[0]),
         },
     )
     _merge_rows(folder / "rounds.csv", configs)
@@ -91,6 +92,8 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     if summary.get("control"):
         every, some = "every claim of success failed, as it must", "a claim of success held"
         console.print(f"control, nobody attacks: {every if summary['passed'] else some}")
+    if summary.get("claims") == NO_CLAIM:
+        console.print(NO_CLAIM)
     if "behaviour" in summary:
         console.print(f"steps of rho are {', '.join(summary['behaviour'])}")
     for path in sorted(folder.iterdir()):

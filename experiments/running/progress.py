@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pfl_flower.run.progress import round_bar
 from pfl_flower.run.rounds import read_rounds
 
 POLL_SECONDS = 0.3
@@ -18,25 +18,13 @@ POLL_SECONDS = 0.3
 @contextmanager
 def progress(console: Console, title: str, rows: Path, total: int) -> Iterator[None]:
     """Show the last round, distance and accuracies of ``rows`` while the body runs."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[measured]}"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(title, total=total, measured="")
-
-        def show(row: dict[str, float]) -> None:
-            bar.update(task, completed=int(row.get("round", 0)), measured=measured(row))
-
-        with watching(rows, show):
+    with round_bar(console, title, total) as show:
+        with watching(rows, lambda row: show(int(row.get("round", 0)), row)):
             yield
 
 
 @contextmanager
-def watching(rows: Path, show: Callable[[dict[str, float]], None]) -> Iterator[None]:
+def watching(rows: Path, show: Callable[[dict[str, float]], object]) -> Iterator[None]:
     """Call ``show`` with the last row that a run has written, now and then while the body runs."""
     rows.unlink(missing_ok=True)
     stop = threading.Event()
@@ -66,13 +54,3 @@ def _last_row(path: Path) -> dict[str, float] | None:
     except (OSError, ValueError):
         return None
     return found[-1] if found else None
-
-
-def measured(row: dict[str, float]) -> str:
-    """Return distance and accuracies of a row, for a progress line."""
-    parts = []
-    if "distance_to_target" in row:
-        parts.append(f"distance {row['distance_to_target']:.3g}")
-    if "accuracy_true" in row:
-        parts.append(f"accuracy {row['accuracy_true']:.3f}/{row['accuracy_target']:.3f}")
-    return "  ".join(parts)

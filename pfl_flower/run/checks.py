@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import last_metrics
@@ -27,7 +26,7 @@ def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check
         Check(
             "rounds", rows[-1]["round"], f"== {config.rounds}", rows[-1]["round"] == config.rounds
         ),
-        Check("finite", final["norm_rho"], "finite", bool(np.isfinite(final["norm_rho"]))),
+        Check("finite", final["norm_rho"], "finite", math.isfinite(final["norm_rho"])),
     ]
     if config.local_solver == "exact":
         missed = final["unconverged_total"]

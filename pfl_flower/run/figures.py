@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -21,15 +19,18 @@ Curves = Sequence[Sequence[Mapping[str, float]]]
 """For each seed the rows of ``rounds.csv``."""
 
 
-def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> tuple[Path, Path]:
-    """Draw accuracy and distances by round: the mean over seeds, and one deviation around it.
+class Picture(Figure):
+    """A figure that a notebook shows by itself, without pyplot and its state."""
 
-    Returns
-    -------
-    tuple of Path
-        The PNG and the PDF.
-    """
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+
+def draw_run(curves: Curves, title: str) -> Picture:
+    """Return accuracy and distances by round: the mean over seeds, one deviation around it."""
+    figure = Picture(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     has_accuracy = any("accuracy_true" in row for row in curves[0])
     if has_accuracy:
@@ -49,7 +50,12 @@ def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> t
         axes.grid(alpha=0.3)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
     figure.suptitle(title, fontsize=11)
-    return save(figure, folder, name)
+    return figure
+
+
+def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> tuple[Path, Path]:
+    """Write what ``draw_run`` draws, and return the paths of the PNG and the PDF."""
+    return save(draw_run(curves, title), folder, name)
 
 
 def draw(axes: Axes, curves: Curves, key: str, label: str, colour: int, style: str = "-") -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.run.checks import Check, sanity_checks
+from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import last_metrics
+from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
-from pfl_flower.run.rounds import Numbers
+from pfl_flower.run.rounds import Numbers, numbers
 
 SUMMARY_FILE = "summary.json"
 TRAJECTORY_FILE = "trajectory.npy"
@@ -28,8 +29,8 @@ class Course:
 
     Attributes
     ----------
-    rows : list of dict
-        The numbers of ``rounds.csv``: of round 0, before the first, and of each round.
+    text : str
+        What ``rounds.csv`` says: of round 0, before the first, and of each round.
     rho : Tensor
         The global model after the last round, ``(d,)``.
     gradient : Tensor
@@ -38,10 +39,15 @@ class Course:
         rho of every round, ``(T + 1, d)``, with ``save-trajectory``.
     """
 
-    rows: Numbers
+    text: str
     rho: Tensor
     gradient: Tensor
     trajectory: Tensor | None = None
+
+    @cached_property
+    def rows(self) -> Numbers:
+        """The numbers of ``rounds.csv``."""
+        return numbers(self.text)
 
     def write(self, folder: Path) -> None:
         """Keep where rho was and the gradient that held it: a model attack's beginning."""
@@ -81,8 +87,8 @@ class Outcome:
 
     @cached_property
     def checks(self) -> list[Check]:
-        """What must hold of any run."""
-        return sanity_checks(self.config, self.course.rows)
+        """What must hold of any run, and what is claimed of this one if it is a preset."""
+        return all_checks(self.config, self.course.rows, self.metrics)
 
     @property
     def passed(self) -> bool:
@@ -104,7 +110,11 @@ class Outcome:
             checks=self.checks,
             device=str(self.device),
             seconds=self.seconds,
-            extra={"behaviour": self.behaviour, "estimator": self.config.estimator},
+            extra={
+                "behaviour": self.behaviour,
+                "estimator": self.config.estimator,
+                "claims": claimed(self.config),
+            },
         )
 
     def write(self, folder: Path) -> tuple[Path, ...]:

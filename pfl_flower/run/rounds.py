@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +14,9 @@ Row = Mapping[str, float | int | str | None]
 """What is said of a round; an entry that is None, or absent, is an empty cell."""
 Numbers = list[dict[str, float]]
 """For each round its numbers; empty and textual cells are left out."""
+
+Watch = Callable[[int, Mapping[str, float]], object]
+"""Follows a run: is told the number of each finished round and what was measured of rho."""
 
 ROUNDS_FILE = "rounds.csv"
 COLUMNS = (
@@ -47,6 +50,10 @@ COLUMNS = (
     "poisoned_residual",
     "seconds",
 )
+
+
+def unwatched(round: int, measured: Mapping[str, float]) -> None:
+    """Follow nothing."""
 
 
 class Rounds:
@@ -87,7 +94,7 @@ class Rounds:
     @property
     def numbers(self) -> Numbers:
         """The rows so far, to the digit what ``read_rounds`` finds in the file."""
-        return _numbers(io.StringIO(self.text, newline=""))
+        return numbers(self.text)
 
     def close(self) -> None:
         """Close the file; what is in memory stays."""
@@ -104,6 +111,11 @@ def read_rounds(path: Path) -> Numbers:
     """Return the rows of ``rounds.csv`` as numbers."""
     with path.open(newline="") as file:
         return _numbers(file)
+
+
+def numbers(text: str) -> Numbers:
+    """Return the rows of what ``rounds.csv`` says as numbers."""
+    return _numbers(io.StringIO(text, newline=""))
 
 
 def _numbers(lines: Iterable[str]) -> Numbers:

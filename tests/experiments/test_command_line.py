@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import pfl_flower as pfl
 from experiments.__main__ import main
-from experiments.running import preset_claims
 from experiments.running.options import parse_settings
-from experiments.running.preset_claims import CLAIMS, Claim
 from experiments.studies.catalogue import STUDIES
 from experiments.studies.study import find_study
+from pfl_flower.run import preset_claims
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.preset_claims import CLAIMS, NO_CLAIM, Claim
 from pfl_flower.run.presets import preset, preset_names
 
 SMALL = ["--rounds", "3", "--set", "points-per-user=60", "evaluate-every=2"]
@@ -41,9 +42,7 @@ def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
         assert bool(config.strategic()) == (not name.endswith("-honest"))
 
 
-def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
-    easy = (Claim("distance_to_target", "<", 1e3), Claim("rejections", "==", 0))
-    monkeypatch.setitem(preset_claims.CLAIMS, "digits-squared-l2", easy)
+def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     code = run("digits-squared-l2", "--output", str(tmp_path), "--seeds", "1,2", *SMALL)
     assert code == 0
     folder = tmp_path / "digits-squared-l2"
@@ -76,11 +75,19 @@ def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, monkeypatch, c
     assert str(folder / "summary.json") in capsys.readouterr().out.replace("\n", "")
 
 
-def test_a_failed_check_is_exit_code_1(tmp_path: Path) -> None:
-    assert run("digits-squared-l2", "--output", str(tmp_path), *SMALL) == 1
+def test_a_changed_preset_has_no_claim_and_one_that_stands_is_judged_by_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A claim that does not hold in one of the seeds is a failed check, exit code 1."""
+    arguments = "digits-squared-l2", "--output", str(tmp_path), "--keep", *SMALL
+    assert run(*arguments) == 0
+    assert NO_CLAIM in capsys.readouterr().out
+    monkeypatch.setattr(preset_claims, "preset_of", lambda config: "digits-squared-l2")
+    assert run(*arguments) == 1
     summary = json.loads((tmp_path / "digits-squared-l2" / "summary.json").read_text())
     failed = [check["name"] for check in summary["checks"] if not check["passed"]]
     assert failed == ["distance_to_target"]
+    assert NO_CLAIM not in capsys.readouterr().out
 
 
 BAD = [
@@ -195,12 +202,11 @@ def test_the_command_line_lists_and_fails_from_the_shell() -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_attacker_fails_the_claims_of_every_attack(tmp_path: Path) -> None:
+def test_an_idle_attacker_fails_the_claims_of_every_attack() -> None:
     """What the digits presets claim of an attack does not hold of honest users alone."""
-    idle = ["--set", "strategic-users=none", "points-per-user=60", "evaluate-every=0"]
+    idle = {"strategic_users": "none", "points_per_user": 60, "evaluate_every": 0}
     for name in ("digits-squared-l2", "digits-squared-l2-model", "digits-squared-l2-data"):
-        assert run(name, "--output", str(tmp_path), "--rounds", "3", *idle) == 1
-        summary = json.loads((tmp_path / name / "summary.json").read_text())
-        failed = {check["name"] for check in summary["checks"] if not check["passed"]}
+        result = pfl.run(name, rounds=3, **idle)
+        failed = {c.metric for c in CLAIMS[name] if not c.check([result.metrics]).passed}
         attacks = {c.metric for c in CLAIMS[name] if c.metric.startswith(("acc", "dist", "equ"))}
         assert failed == attacks - {"equilibrium_converged"}

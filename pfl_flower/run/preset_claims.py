@@ -1,12 +1,17 @@
-"""The presets, and what each claims to show."""
+"""What each preset claims to show, and whether a configuration is a preset as it stands."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Check, sanity_checks
+from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.keys import Scalar
+from pfl_flower.run.presets import preset, preset_names
+from pfl_flower.run.rounds import Numbers
 
 OPERATORS: Mapping[
     str, tuple[Callable[[float, float], bool], Callable[[Sequence[float]], float]]
@@ -35,6 +40,66 @@ class Claim:
         value = broken[0] if broken else worst(values)
         passed = not broken and all(test(value, self.bound) for value in values)
         return Check(self.metric, value, f"{self.comparison} {self.bound:g}", passed)
+
+
+NO_CLAIM = "no claim for these settings"
+FREE = frozenset(
+    {
+        "name",
+        "output-dir",
+        "seed",
+        "device",
+        "save-trajectory",
+        "checkpoint-every",
+        "resume",
+        "state-dir",
+        "data-dir",
+        "chunk-users",
+        "evaluate-every",
+        "min-nodes",
+        "node-timeout",
+        "reply-timeout",
+    }
+)
+"""Keys whose values leave a preset what it is: where, on what and with which draws it is run."""
+
+
+def preset_of(config: RunConfig) -> str | None:
+    """Return the preset that a configuration is, None if it was changed or is another's.
+
+    >>> preset_of(parse_config({"seed": 7, "name": "mine"})), preset_of(parse_config({"lam": 2.0}))
+    ('digits-squared-l2', None)
+    """
+    return _as_they_stand().get(_fixed(config))
+
+
+@cache
+def _as_they_stand() -> Mapping[frozenset[tuple[str, Scalar]], str]:
+    return {_fixed(parse_config(preset(name))): name for name in preset_names()}
+
+
+def _fixed(config: RunConfig) -> frozenset[tuple[str, Scalar]]:
+    return frozenset((key, value) for key, value in config.flat().items() if key not in FREE)
+
+
+def claims_of(config: RunConfig) -> tuple[Claim, ...]:
+    """Return what is claimed of a configuration: what its preset does, nothing of any other."""
+    name = preset_of(config)
+    return () if name is None else CLAIMS[name]
+
+
+def claimed(config: RunConfig) -> str:
+    """Return whose claims are judged, in a few words."""
+    name = preset_of(config)
+    return NO_CLAIM if name is None else f"those of the preset {name}"
+
+
+def all_checks(config: RunConfig, rows: Numbers, metrics: Mapping[str, float]) -> list[Check]:
+    """Return what must hold of any run, and what else is claimed of a preset as it stands."""
+    checks = sanity_checks(config, rows)
+    known = {check.name for check in checks}
+    claims = [claim for claim in claims_of(config) if claim.metric not in known]
+    return checks + [claim.check([metrics]) for claim in claims]
 
 
 SOLVED = Claim("unconverged_total", "==", 0)

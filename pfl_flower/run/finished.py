@@ -1,0 +1,168 @@
+"""A finished run as numbers and arrays, from this process or from its folder."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pfl_flower.run.checks import Check
+from pfl_flower.run.columns import Table
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.keys import Scalar
+from pfl_flower.run.outcome import SUMMARY_FILE, TRAJECTORY_FILE, Outcome, title
+from pfl_flower.run.preset_claims import NO_CLAIM
+from pfl_flower.run.results import LIMIT_FILE, write_json
+from pfl_flower.run.rounds import ROUNDS_FILE, numbers
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+SHOWN = ("accuracy_true", "accuracy_target", "distance_to_target", "rejections_total")
+"""The metrics that a result's own line shows."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Result:
+    """What one run came to.
+
+    Attributes
+    ----------
+    rho : ndarray
+        The global model after the last round, ``(d,)``.
+    gradient : ndarray
+        Sum of the strategic users' last accepted reports, ``(d,)``.
+    trajectory : ndarray or None
+        rho of every round, ``(T + 1, d)``, with ``save_trajectory=True``.
+    summary : mapping
+        The content of ``summary.json``: settings, metrics, checks, versions, commit, hardware.
+    text : str
+        The content of ``rounds.csv``.
+    log : str
+        What was logged on the way: warnings, and why nodes failed.
+    folder : Path or None
+        Where it was read from or written to.
+    """
+
+    rho: Array
+    gradient: Array
+    trajectory: Array | None = None
+    summary: Mapping[str, Any]
+    text: str
+    log: str = ""
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome, *, log: str = "", folder: Path | None = None) -> Result:
+        """Return what a run in this process came to."""
+        course = outcome.course
+        path = course.trajectory
+        return cls(
+            rho=course.rho.double().cpu().numpy(),
+            gradient=course.gradient.double().cpu().numpy(),
+            trajectory=None if path is None else path.double().cpu().numpy(),
+            summary=outcome.summary(),
+            text=course.text,
+            log=log,
+            folder=folder,
+        )
+
+    @property
+    def config(self) -> dict[str, Scalar]:
+        """Every key of the run and its value."""
+        return dict(self.summary["config"])
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """The metrics after the last round, and those of the equilibrium if it was asked for."""
+        found = self.summary["metrics"]
+        return {name: float(metric["values"][0]) for name, metric in found.items()}
+
+    @cached_property
+    def rounds(self) -> Table:
+        """What was measured of every round, by columns; row 0 is before the first round."""
+        return Table.from_csv(self.text)
+
+    @property
+    def checks(self) -> list[Check]:
+        """What had to hold of the run, and whether it did."""
+        return [Check(**check) for check in self.summary["checks"]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return bool(self.summary["passed"])
+
+    @property
+    def claims(self) -> str:
+        """Whose claims are among the checks; none are if a preset was changed."""
+        return str(self.summary.get("claims", ""))
+
+    @property
+    def title(self) -> str:
+        """One line: what attacked what."""
+        try:
+            return title(parse_config(self.config))
+        except ConfigError:  # a plug-in of another process, or the keys of another version
+            return str(self.config.get("name", ""))
+
+    def plot(self) -> Figure:
+        """Return a figure of accuracy and distances by round."""
+        from pfl_flower.run.figures import draw_run
+
+        return draw_run([numbers(self.text)], self.title)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the run as ``load`` reads it, and return the folder."""
+        place = Path(folder).expanduser().absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        replace_file(place / ROUNDS_FILE, self.text.encode())
+        limit = io.BytesIO()
+        np.savez(limit, rho=self.rho, gradient=self.gradient)
+        replace_file(place / LIMIT_FILE, limit.getvalue())
+        if self.trajectory is not None:
+            np.save(place / TRAJECTORY_FILE, self.trajectory)
+        write_json(place / SUMMARY_FILE, self.summary)
+        return place
+
+    def __repr__(self) -> str:
+        """Return the verdict and the metrics that matter most."""
+        failed = [check.name for check in self.checks if not check.passed]
+        verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
+        verdict += f", {NO_CLAIM}" if self.claims == NO_CLAIM else ""
+        shown = [f"{key} {self.metrics[key]:.4g}" for key in SHOWN if key in self.metrics]
+        return f"Result({self.title}; {verdict}; {', '.join(shown)})"
+
+
+def read_result(folder: Path) -> Result:
+    """Return the run that a folder holds.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or it is not whole.
+    """
+    try:
+        with np.load(folder / LIMIT_FILE, allow_pickle=False) as limit:
+            rho, gradient = limit["rho"], limit["gradient"]
+        path = folder / TRAJECTORY_FILE
+        return Result(
+            rho=rho,
+            gradient=gradient,
+            trajectory=np.load(path, allow_pickle=False) if path.exists() else None,
+            summary=json.loads((folder / SUMMARY_FILE).read_text()),
+            text=(folder / ROUNDS_FILE).read_bytes().decode(),
+            folder=folder,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"folder = {folder}: expected a finished run ({error})") from None
