@@ -102,15 +102,16 @@ def words(measured: Measured) -> str:
         accuracies = ", ".join(f"{value:.1%} under {name}" for name, value in by.items())
         end = measured.mean(f"{protocol}, squared-l2: distance_to_target")
         found.append(
-            f"{accuracies}; squared-l2 ends {end:.2g} from the target ({protocol}'s protocol)"
+            f"accuracy on true labels {accuracies}, rho ends {end:.2g} from the target under the "
+            f"first ({protocol}'s protocol)"
         )
-    return f"Accuracy on true labels: {'. '.join(found)}."
+    return f"After the last round: {'; '.join(found)}."
 
 
 STUDY = Study(
     name="fig1-cga",
     claim=(
-        "Figures 1 and 16: one strategic user among ten honest ones brings rho to a model that "
+        "One strategic user among ten honest ones brings rho to a model that "
         "names every digit wrongly if the regulariser is squared l2, and cannot if it is l2."
     ),
     words=words,

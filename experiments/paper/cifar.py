@@ -203,14 +203,14 @@ def _study(
 
 CGA = _study(
     "fig17-cifar-cga",
-    "Figure 17: CGA brings the last layer of a real network to answer with the next class.",
+    "CGA brings the last layer of a real network to answer with the next class.",
     measure_cga,
     tuple(PROTOCOLS),
     "1,000 rounds.",
 )
 MODEL = _study(
     "fig18-cifar-model",
-    "Figure 18: the model attack that is made of CGA's last gradient brings the last layer of a "
+    "The model attack that is made of CGA's last gradient brings the last layer of a "
     "real network to answer with the next class.",
     measure_model,
     tuple(PROTOCOLS),
@@ -218,7 +218,7 @@ MODEL = _study(
 )
 DATA = _study(
     "fig19-cifar-data",
-    "Figure 19: 100,000 poisoned embeddings near the indifference subspace bring the last layer of "
+    "100,000 poisoned embeddings near the indifference subspace bring the last layer of "
     "a real network to answer with the next class.",
     measure_data,
     ("paper",),

@@ -147,7 +147,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="fig3-data-poisoning",
     claim=(
-        "Figure 3: 2,000 points near the indifference subspace, and a start near theta_spade, "
+        "2,000 points near the indifference subspace, and a start near theta_spade, "
         "bring rho to the target within 250 rounds."
     ),
     words=lambda m: (

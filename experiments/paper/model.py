@@ -106,7 +106,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="fig2-model-attack",
     claim=(
-        "Figure 2: the model attack that Proposition 3 makes of CGA's last gradient brings rho to "
+        "The model attack that Proposition 3 makes of CGA's last gradient brings rho to "
         "the target within 250 rounds."
     ),
     words=lambda m: (

@@ -224,7 +224,7 @@ def _study(
 
 TABLE1 = _study(
     "table1-sum-vs-mean",
-    "Table 1: where one user has many points and ten have few, all models are more accurate if "
+    "Where one user has many points and ten have few, all models are more accurate if "
     "each user sums its losses than if it averages them.",
     (1.0,),
     NOISE,
@@ -243,7 +243,7 @@ TABLE1 = _study(
 )
 LAMBDA = _study(
     "fig4-13-lambda",
-    "Appendix C: sums beat means whatever lam, from 0.01 to 100.",
+    "Sums beat means whatever lam, from 0.01 to 100.",
     LAMS,
     NOISE,
     200,
@@ -252,7 +252,7 @@ LAMBDA = _study(
 )
 NO_NOISE = _study(
     "fig14-15-no-noise",
-    "Figures 14 and 15: sums beat means without label noise too.",
+    "Sums beat means without label noise as well, after 1,000 rounds.",
     (1.0,),
     0.0,
     1000,

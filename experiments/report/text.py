@@ -1,12 +1,13 @@
-"""How the report writes numbers, times and commands."""
+"""How the report writes numbers, times, commands and what docstrings say."""
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from experiments.running.options import Options, parse_settings
 from pfl_flower.run.keys import Scalar
@@ -65,3 +66,53 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def short_commit(commit: str) -> str:
+    """Return a commit as short as git shows it; "-dirty" stays, and so do words.
+
+    >>> short_commit("0123456789abcdef0123456789abcdef01234567-dirty"), short_commit("unknown")
+    ('0123456789-dirty', 'unknown')
+    """
+    return re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", commit)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a line: words, or code."""
+
+    text: str
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """A paragraph (one line), a list (a line for each item) or text to be shown as it stands."""
+
+    kind: Literal["paragraph", "list", "verbatim"]
+    lines: tuple[tuple[Part, ...], ...]
+
+
+def prose(text: str) -> tuple[Block, ...]:
+    r"""Return a docstring as paragraphs, lists and, where it is indented, verbatim blocks.
+
+    >>> [block.kind for block in prose("One ``x``.\n\n* a\n* b\n\n    code")]
+    ['paragraph', 'list', 'verbatim']
+    """
+    blocks = [block for block in re.split(r"\n\s*\n", text.strip("\n")) if block.strip()]
+    return tuple(map(_block, blocks))
+
+
+def _block(block: str) -> Block:
+    lines = block.splitlines()
+    if all(line.startswith("    ") for line in lines):
+        return Block("verbatim", ((Part("\n".join(line[4:] for line in lines)),),))
+    if re.match(r"[*-] ", block):
+        items = re.split(r"^[*-] ", block, flags=re.MULTILINE)[1:]
+        return Block("list", tuple(map(_line, items)))
+    return Block("paragraph", (_line(block),))
+
+
+def _line(text: str) -> tuple[Part, ...]:
+    parts = re.split(r"``(.+?)``", " ".join(text.split()))
+    return tuple(Part(part, code=i % 2 == 1) for i, part in enumerate(parts) if part)

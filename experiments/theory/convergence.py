@@ -168,7 +168,7 @@ def _draw_steps(axes: Axes, results: Sequence[Result]) -> None:
 STUDY = Study(
     name="thm4-cga-convergence",
     claim=(
-        "Theorem 4: against squared l2, with eta <= 1/(3L), CGA brings rho to its target, faster "
+        "Against squared l2, with eta <= 1/(3L), CGA brings rho to its target, faster "
         "than the powers of sqrt 7/3 = 0.882 fall."
     ),
     words=lambda m: (

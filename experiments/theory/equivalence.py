@@ -256,7 +256,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="thm1-equivalence",
     claim=(
-        "Theorem 1: gradient attack, model attack and data poisoning reach the same global models; "
+        "Gradient attack, model attack and data poisoning reach the same global models; "
         "each can be turned into the others."
     ),
     words=lambda m: (

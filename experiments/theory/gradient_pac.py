@@ -234,7 +234,7 @@ def _draw_slopes(axes: Axes, results: Sequence[Result], loss: str) -> None:
 STUDY = Study(
     name=NAME,
     claim=(
-        "Definition 2 and Lemma 4: with I honest points the gradient of linear and logistic "
+        "With I honest points the gradient of linear and logistic "
         "regression points away from theta_dagger, but for an error that grows slower than I (in "
         "the proofs, as I^0.75)."
     ),

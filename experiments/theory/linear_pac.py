@@ -51,7 +51,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     claim=(
-        "Theorem 2: in personalised linear regression an honest user with enough points learns the "
+        "In personalised linear regression an honest user with enough points learns the "
         "model it prefers, theta_dagger, whatever data the others bring."
     ),
     words=words,

@@ -50,7 +50,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     claim=(
-        "Theorem 3: in personalised logistic regression, for bounded queries that span the space, "
+        "In personalised logistic regression, for bounded queries that span the space, "
         "an honest user with enough points learns theta_dagger, whatever data the others bring."
     ),
     words=words,

@@ -187,7 +187,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="prop3-model-attack",
     claim=(
-        "Proposition 3: under squared l2 a model attack with theta_spade = target - g_inf/(2 lam) "
+        "Under squared l2 a model attack with theta_spade = target - g_inf/(2 lam) "
         "holds rho at the target."
     ),
     words=lambda m: (

@@ -234,7 +234,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name=NAME,
     claim=(
-        "Lemma 5: an honest user learns whatever the others bring under any regulariser that is "
+        "An honest user learns whatever the others bring under any regulariser that is "
         "not negative and grows without end, convex or not; here three of one's own."
     ),
     words=words,

@@ -246,7 +246,7 @@ def _draw_company(axes: Axes, companies: Sequence[dict[str, Any]]) -> None:
 STUDY = Study(
     name="prop2-partial-honesty",
     claim=(
-        "Proposition 2: where reports are bounded and the target is out of reach, CGA, if it "
+        "Where reports are bounded and the target is out of reach, CGA, if it "
         "converges, ends up reporting lam times the direction from the target to rho."
     ),
     words=lambda m: (

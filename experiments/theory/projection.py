@@ -122,7 +122,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="prop1-projection",
     claim=(
-        "Proposition 1: of all plausible reports, CGA's is the one that brings rho nearest to the "
+        "Of all plausible reports, CGA's is the one that brings rho nearest to the "
         "target (Equation 6)."
     ),
     words=lambda m: (

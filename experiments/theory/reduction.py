@@ -201,7 +201,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="lemma1-reduction",
     claim=(
-        "Lemma 1: whatever the regulariser, data poisoning is a model attack with the model that "
+        "Whatever the regulariser, data poisoning is a model attack with the model that "
         "the data lead to."
     ),
     words=lambda m: (

@@ -241,7 +241,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
 STUDY = Study(
     name="thm5-single-point",
     claim=(
-        "Theorem 5: one data point of the strategic user puts a linear regression's global model "
+        "One data point of the strategic user puts a linear regression's global model "
         "at any target, under squared l2."
     ),
     words=lambda m: (

@@ -15,7 +15,7 @@ from experiments.studies import reproduce
 from experiments.studies.study import Setting
 from pfl_flower.support.errors import ConfigError
 from tests.support import fake_studies
-from tests.support.fake_studies import leave, quiet, read, study
+from tests.support.fake_studies import VERDICT, leave, quiet, read, study
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_one_study_that_breaks_does_not_stop_the_next(tmp_path: Path) -> None:
         assert said in shown
     assert "second line" in (tmp_path / "broken" / reproduce.ERROR_FILE).read_text()
     page, rows = read(tmp_path)
-    assert {row[0][2:]: row[6] for row in rows[2:]}["broken"] == "error"
+    assert {row[0][2:]: row[VERDICT] for row in rows[2:]}["broken"] == "error"
     assert "error: ValueError: first [line]" in page.text
 
 
@@ -50,10 +50,10 @@ def test_numbers_from_before_a_run_that_broke_off_are_marked(tmp_path: Path) -> 
     summary, trace = (tmp_path / "broken" / n for n in ("summary.json", reproduce.ERROR_FILE))
     os.utime(summary, (1, 1))
     page, rows = read(tmp_path, ["broken"])
-    assert rows[2][6] == "error"
+    assert rows[2][VERDICT] == "error"
     assert "These numbers are from before." in page.text
     os.utime(trace, (0, 0))
-    assert read(tmp_path, ["broken"])[1][2][6] == "passed"
+    assert read(tmp_path, ["broken"])[1][2][VERDICT] == "passed"
 
 
 def test_a_run_that_works_removes_the_trace(tmp_path: Path) -> None:

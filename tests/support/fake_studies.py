@@ -17,6 +17,7 @@ from experiments.report.command import report
 from experiments.studies.catalogue import STUDIES, Listed
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Check
+from pfl_flower.run.config import parse_config
 from pfl_flower.run.results import summarise
 
 HOSTILE = "<script>alert('x')</script> & \"|_*`"
@@ -55,12 +56,24 @@ PRINTED = (
     Printed("nothing of ours", "absent", 3.0, "Fig. 2"),
     Printed("a gap", "gap", 0.0, "Fig. 3"),
 )
-GOOD = study("good", printed=PRINTED, setting="Two users.\n\n* one ``rho``\n* another")
+GOOD = study(
+    "good",
+    printed=PRINTED,
+    setting="Two users.\n\n* one ``rho``\n* another",
+    claim="Good is claimed.",
+    words=lambda m: f"{m.mean('accuracy'):.0%} of the way, to {m.high('gap'):.0e}.",
+)
 PLAIN = study("plain")
 FAILS = study("fails", judge=judge_badly)
 BROKEN = study("broken", measure=broken)
-NASTY = study("nasty", setting=HOSTILE, printed=(Printed(HOSTILE, "a", 1, HOSTILE),))
-ABSENT = study("absent", printed=PRINTED, success=("gap",))
+NASTY = study(
+    "nasty",
+    setting=HOSTILE,
+    printed=(Printed(HOSTILE, "a", 1, HOSTILE),),
+    claim=HOSTILE,
+    words=lambda m: f"{HOSTILE} {m.mean('*'):g}",
+)
+ABSENT = study("absent", printed=PRINTED, success=("gap",), words=lambda m: f"{m.low('accuracy')}")
 ALL = ("good", "plain", "fails", "nasty", "broken", "absent")
 
 
@@ -101,6 +114,25 @@ def leave(
     if picture:
         draw((), folder)
     return summary
+
+
+def leave_run(
+    output: Path, name: str, finals: Sequence[Mapping[str, float]] = ({"x": 1.0},), **keys: Any
+) -> None:
+    """Leave behind what a run of one's own would have."""
+    checks = [Check("finite", 1.0, "finite", True)]
+    config = {**parse_config({}).flat(), "name": name, "seed": 7, "output-dir": "/x", **keys}
+    summary = summarise(
+        experiment=name,
+        config=config,
+        seeds=range(1, len(finals) + 1),
+        finals=finals,
+        checks=checks,
+        device="cpu",
+        seconds=2.0,
+    )
+    (output / name).mkdir(parents=True)
+    (output / name / "summary.json").write_text(json.dumps(summary))
 
 
 class Reader(HTMLParser):
@@ -154,7 +186,17 @@ class Reader(HTMLParser):
         return [row for row in self.rows if row[0].startswith(start)][-1]
 
 
+VERDICT, CHECKS = 3, 4
+"""Columns of the table of studies."""
+
+
 def read(output: Path, names: Sequence[str] = ALL) -> tuple[Reader, list[list[str]]]:
-    page, table = report(output, names, quiet())
-    lines = table.read_text().splitlines()
-    return Reader(page.read_text()), [line.split(" | ") for line in lines]
+    """Return the page, and the rows of the first Markdown table."""
+    page, tables = report(output, names, quiet())
+    return Reader(page.read_text()), markdown_tables(tables.read_text())[0]
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    """Return the tables of a text, each with its head and its line of dashes."""
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    return [[line.split(" | ") for line in lines] for lines in blocks]

@@ -1,0 +1,144 @@
+"""What the report says of any folder of results, a study's or a run's of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from experiments.report.pictures import Picture, read_pictures
+from experiments.report.summary import JudgedCheck, Summary
+from experiments.report.text import duration, short_commit
+
+Status = Literal["passed", "FAILED", "error", "unreadable", "unfinished", "not run"]
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A check as it is shown.
+
+    Attributes
+    ----------
+    check : JudgedCheck
+        What was judged.
+    must_fail : bool
+        Whether it is one that the control must make fail.
+    """
+
+    check: JudgedCheck
+    must_fail: bool = False
+
+    @property
+    def verdict(self) -> Status:
+        """Whether the check held."""
+        return "passed" if self.check.passed else "FAILED"
+
+    @property
+    def fine(self) -> bool:
+        """Whether it came out as it should."""
+        return self.check.passed != self.must_fail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A folder of results.
+
+    Attributes
+    ----------
+    name : str
+        The folder's.
+    folder : Path
+        Where it is.
+    summary : Summary or None
+        ``summary.json``, if there is one that can be read.
+    problem : str
+        Why there is none, or what a later run ended with.
+    """
+
+    name: str
+    folder: Path
+    summary: Summary | None
+    problem: str = ""
+
+    @property
+    def must_fail(self) -> frozenset[str]:
+        """Names of the checks that should fail here: none."""
+        return frozenset()
+
+    @property
+    def check_rows(self) -> list[CheckRow]:
+        """The checks, in order."""
+        checks = self.summary.checks if self.summary is not None else ()
+        return [CheckRow(check, check.name in self.must_fail) for check in checks]
+
+    @property
+    def missed(self) -> list[CheckRow]:
+        """The checks that did not come out as they should."""
+        return [row for row in self.check_rows if not row.fine]
+
+    @property
+    def checks(self) -> str:
+        """How many checks passed; where some must fail, how many of those did."""
+        rows = self.check_rows
+        if self.must_fail:
+            failed = sum(row.fine for row in rows if row.must_fail)
+            return f"{failed} of {len(self.must_fail)} fail, as they must"
+        return f"{sum(row.check.passed for row in rows)} of {len(rows)} passed" if rows else "-"
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """Every picture beside the summary."""
+        return read_pictures(self.folder)
+
+    @property
+    def seeds(self) -> str:
+        """The seeds, as text."""
+        return ", ".join(map(str, self.summary.seeds)) if self.summary is not None else "-"
+
+    @property
+    def seconds(self) -> float:
+        """What all seeds took."""
+        return self.summary.seconds if self.summary is not None else 0.0
+
+    @property
+    def commits(self) -> list[str]:
+        """Which versions of the code measured this."""
+        return [self.summary.commit] if self.summary is not None else []
+
+    @property
+    def made(self) -> str:
+        """Seeds, time and commits in one line, for a reader who wants no details."""
+        if self.summary is None:
+            return "-"
+        count = len(self.summary.seeds)
+        seeds = f"{count} seed{'' if count == 1 else 's'}"
+        commits = ", ".join(map(short_commit, self.commits))
+        return f"{seeds}, {duration(self.seconds)}, commit {commits}"
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """How this was made, in full."""
+        if self.summary is None:
+            return {}
+        versions = self.summary.versions.items()
+        return {
+            "seeds": self.seeds,
+            "time": f"{duration(self.seconds)} for all seeds",
+            "hardware": self.summary.hardware,
+            "device": self.summary.device,
+            "versions": ", ".join(f"{name} {text}" for name, text in versions),
+            "commit": ", ".join(self.commits),
+        }
+
+
+def origins(kept: Sequence[Kept]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return which results each commit, and each machine, has made."""
+    commits: dict[str, list[str]] = {}
+    machines: dict[str, list[str]] = {}
+    for one in kept:
+        for commit in one.commits:
+            commits.setdefault(commit, []).append(one.name)
+        if one.summary is not None:
+            machines.setdefault(one.summary.hardware, []).append(one.name)
+    return commits, machines
