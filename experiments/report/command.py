@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from experiments.report.entries import read_entry
 from experiments.report.rendering import Report, page, table
 from experiments.report.runs import read_runs
 from experiments.studies.catalogue import check_names
+from pfl_flower.support.files import replace_file
 
 
 def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, Path]:
@@ -34,17 +34,10 @@ def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, 
     paths = output / "report.html", output / "report.md"
     output.mkdir(parents=True, exist_ok=True)
     for path, text in zip(paths, (page(shown), table(shown)), strict=True):
-        _write(path, text)
+        replace_file(path, text.encode())
     for entry in shown.studies:
         if entry.status != "passed":
             console.print(
                 f"{entry.name}: {entry.status}  {entry.problem}".rstrip(), markup=False, style="red"
             )
     return paths
-
-
-def _write(path: Path, text: str) -> None:
-    """Write in one move: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
