@@ -15,6 +15,7 @@ from pfl_flower.run.config import parse_config
 from pfl_flower.run.outcome import Outcome
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.rounds import Watch, unwatched
+from pfl_flower.run.tables import check_imports
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
 from pfl_flower.transport.messages import pack_rho
@@ -65,12 +66,14 @@ def run(
     Raises
     ------
     ConfigError
-        If a checkpoint is asked for where nothing is written, or one to go on from cannot be used.
+        If a plug-in cannot be imported or its options are wrong; if a checkpoint is asked for where
+        nothing is written, or one to go on from cannot be used.
     NodesMissingError
         If fewer nodes than ``min-nodes`` came, or are left.
     """
     began = time.perf_counter()
     config = problem.config
+    check_imports(config)
     with Bookkeeper(problem, folder, watch) as book:
         strategy = ParameterServer(
             problem,

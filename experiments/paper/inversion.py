@@ -35,7 +35,7 @@ from experiments.studies.study import Result, Setting, Study
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.image_inversion import invert, nearest, relative_distance
 from pfl_flower.attacks.poisoning.recipe import Recipe
-from pfl_flower.data.embeddings import SUFFIX, embed, weights_file
+from pfl_flower.data.embeddings import embed, weights_file
 from pfl_flower.data.image_sets import read_images
 from pfl_flower.data.vgg import VGG13, load_weights
 from pfl_flower.objective.models import augment
@@ -124,7 +124,7 @@ class _Gallery:
 
 
 def _gallery(config: RunConfig) -> _Gallery:
-    images = read_images(config.dataset.replace(SUFFIX, ""), data_folder(config.data_dir)).train
+    images = read_images(config.dataset, data_folder(config.data_dir)).train
     network = load_weights(weights_file(config.embedding_weights))
     some = images[:NEIGHBOURS]
     return _Gallery(network, some, embed(network, some, torch.device("cpu")).float())

@@ -1,25 +1,37 @@
-"""``list``: the names that ``run`` knows, each with one line of what it shows."""
+"""``list``: the names that ``run`` and its ``--set`` know, each with one line."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.studies.catalogue import STUDIES
 from pfl_flower.run.presets import description, preset_names
+from pfl_flower.run.tables import TABLES
 
 
 def show_names(parsed: argparse.Namespace, console: Console) -> int:
-    """Print presets and studies."""
+    """Print presets and studies, and what the keys of a run that name something can be."""
     presets = {name: description(name) for name in preset_names()}
     studies = {name: listed.title for name, listed in STUDIES.items()}
     for title, entries in (("presets", presets), ("studies", studies)):
-        table = Table(title=f"{title}: python -m experiments run NAME")
-        table.add_column("name", no_wrap=True)
-        table.add_column("what it shows")
-        for name, text in entries.items():
-            table.add_row(name, text)
-        console.print(table)
+        _show(console, f"{title}: python -m experiments run NAME", "what it shows", entries)
+    for point in TABLES:
+        members = {name: f"{row.text}{row.cited}" for name, row in point.items()}
+        members["..."] = point.own.text
+        title = f"{point.point}: python -m experiments run NAME --set {point.point}=..."
+        _show(console, title, "what it is", members)
     return 0
+
+
+def _show(console: Console, title: str, heading: str, entries: Mapping[str, str]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column(heading)
+    for name, text in entries.items():
+        table.add_row(escape(name), escape(text))
+    console.print(table)

@@ -142,7 +142,7 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
         ),
         "centred-clipping": AggregationExtension(
             factory=f"{RULES}:centred_clipping",
-            text="k times the median, moved three times by the mean of the clipped differences",
+            text="k times the median, moved by the mean of the clipped differences, three times",
             source="Karimireddy et al. 2021",
             options=CentredClippingOptions,
             reads=("clipping-radius",),

@@ -7,7 +7,7 @@ projects that on GRAD(rho), remembers what was accepted, and measures success.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -51,6 +51,7 @@ class Observation:
 State = TypeVar("State", bound=NamedTuple)
 
 
+@runtime_checkable
 class Attack(Protocol[State]):
     """``init`` and ``update`` over a state that is a NamedTuple of tensors."""
 

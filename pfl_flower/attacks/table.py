@@ -117,7 +117,7 @@ ATTACKS: Table[AttackExtension] = Table(
         ),
         "little-is-enough": AttackExtension(
             factory=f"{UNTARGETED}:little_is_enough",
-            text="mean - z deviation of surrogates' reports, z = attack-strength (Baruch et al.'s)",
+            text="mean - z deviation of surrogates' reports, z = attack-strength (theirs)",
             source="Baruch et al. 2019",
             reads=("attack-strength",),
             admits=admits_rest,

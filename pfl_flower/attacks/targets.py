@@ -42,14 +42,19 @@ def learn_target(
 
     Small linear models are solved to the optimum in float64; others take 300 full-batch Adam steps
     in float32 and are kept in the cache folder, under a name derived from ``cache_key`` and the
-    model.
+    model. An empty key keeps nothing.
     """
     if isinstance(source, Synthetic):
         return -source.common
     features, labels = source.training_set()
-    relabelled = (labels + shift) % model.outputs
+    if model.outputs > 1:
+        relabelled = (labels + shift) % model.outputs
+    else:
+        relabelled = -labels if shift else labels
     if isinstance(model, Linear) and model.dim <= EXACT_LIMIT:
         return _solve(features.double(), relabelled, model, loss)
+    if not cache_key:
+        return _train(features.float(), relabelled, model, loss)
     recipe = f"{cache_key}|{model}|{STEPS}|{STEP_SIZES}|{len(labels)}"
     recipe += "" if shift == 1 else f"|shift {shift}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]

@@ -19,7 +19,6 @@ from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import cache_folder, data_folder
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 
-SUFFIX = "-embeddings"
 BATCH = 250
 SAY_SECONDS = 20.0
 
@@ -47,8 +46,7 @@ def embedded(spec: DataSpec) -> Images:
     DataError
         If the images or the weights cannot be had.
     """
-    kind, colon, place = spec.name.partition(":")
-    images = read_images(kind.removesuffix(SUFFIX) + colon + place, data_folder(spec.data_dir))
+    images = read_images(spec.name, data_folder(spec.data_dir))
     return _source(images, *embeddings(images, weights_file(spec.weights)), spec)
 
 

@@ -13,20 +13,20 @@ CIFAR_TREES = ("cifar10-imagefolder", "cifar10-imagefolder.tar")
 
 
 def read_images(name: str, folder: Path) -> ImageSet:
-    """Return the images of ``cifar10`` or ``imagefolder:PATH``; PATH may be relative to ``folder``.
+    """Return the images of a name: of a tree where it ends in ``:PATH``, else CIFAR-10.
 
-    CIFAR-10 is torchvision's in ``folder``, or else the tree ``cifar10-imagefolder`` there, a
-    folder or a tar, or else downloaded.
+    PATH may be relative to ``folder``. CIFAR-10 is torchvision's in ``folder``, or else the tree
+    ``cifar10-imagefolder`` there, a folder or a tar, or else downloaded.
 
     Raises
     ------
     DataError
         If the images are not there, or are not what the layout says.
     """
-    kind, _, place = name.partition(":")
-    if kind == "imagefolder":
-        if not place:
-            raise DataError(f"dataset = {name}: expected imagefolder:PATH")
+    _, colon, place = name.partition(":")
+    if colon and not place:
+        raise DataError(f"dataset = {name}: expected a path after the colon")
+    if colon:
         return read_tree(folder / Path(place).expanduser())
     found = _torchvision_cifar10(folder, download=False)
     if found is not None:

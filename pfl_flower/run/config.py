@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from pydantic import ValidationError, field_validator, model_validator
 
-from pfl_flower.run.key_rules import chosen, refusals
+from pfl_flower.run.key_rules import refusals
 from pfl_flower.run.keys import kebab
 from pfl_flower.run.settings import Settings
-from pfl_flower.run.tables import TABLES
+from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.support.errors import ConfigError
 
 OPTIONS = tuple(f"{table.point}_options" for table in TABLES)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.settings import Settings
-from pfl_flower.run.tables import TABLES
+from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.support.extensions import Refusal, Table
 
 
@@ -38,11 +38,6 @@ def refusals(config: Settings) -> Iterator[Refusal]:
 
 def _broken(rules: Iterable[Rule]) -> Iterator[Refusal]:
     return (Refusal(key, right) for key, wrong, right in rules if wrong)
-
-
-def chosen(config: Settings, table: Table[Any]) -> tuple[str, str]:
-    """Return what a run chose at an extension point: a member and its options."""
-    return getattr(config, table.point), getattr(config, f"{table.point}_options")
 
 
 def poisons(config: Settings) -> bool:

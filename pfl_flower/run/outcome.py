@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import last_metrics
@@ -131,8 +132,8 @@ def title(config: RunConfig) -> str:
     """Return a line on a run: what attacked what."""
     attack = "no attack"
     if config.strategic():
-        how = {"cga": config.estimator, "data": config.poisoning, "model": config.attack_model}
-        detail = how.get(config.attack, "")
+        key = ATTACKS.row(config.attack).told_by
+        detail = str(config.flat()[key]) if key else ""
         detail = "from a CGA run" if "/" in detail else detail
         attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
     return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"

@@ -16,6 +16,7 @@ from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.table import DATASETS
 from pfl_flower.objective.losses import LOSSES, PointLoss
 from pfl_flower.objective.models import Model
 from pfl_flower.objective.regularizers import Regularizer
@@ -188,7 +189,11 @@ class Problem:
         return -labels
 
     def _target_key(self) -> str:
+        """Return what a learned target depends on; nothing where one's own code may change it."""
         config = self.config
+        foreign = DATASETS.row(config.dataset) is DATASETS.own and not self.source.key
+        if foreign or MODELS.row(config.model) is MODELS.own:
+            return ""
         noise = f"{config.label_noise}-{config.seed if config.label_noise else 0}"
         files = f"-{self.source.key}" if self.source.key else ""
         return f"{config.dataset}-{noise}{files}"

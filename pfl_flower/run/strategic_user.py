@@ -101,6 +101,7 @@ def make_attack(problem: Problem, user: int) -> Attack[Any]:
         If it cannot be imported or made, or its options are wrong.
     """
     made: Attack[Any] = _made(problem, user)
+    ATTACKS.expect(problem.config.attack, made, Attack)
     return made
 
 

@@ -60,6 +60,11 @@ class Extension:
     reads: tuple[str, ...] = ()
     admits: Callable[[RunSettings], Refusal | None] = always
 
+    @property
+    def cited(self) -> str:
+        """The source in brackets, after a blank; nothing without one."""
+        return f" ({self.source})" if self.source else ""
+
 
 Row = TypeVar("Row", bound=Extension)
 

@@ -50,8 +50,8 @@ def parse_options(
     {}
     >>> parse_options("attack-options", '{"gain": 2.0}', Options)
     Traceback (most recent call last):
-    pfl_flower.support.errors.ConfigError: attack-options = {"gain": 2.0}: gain is no option; \
-expected none
+    pfl_flower.support.errors.ConfigError: attack-options = {"gain": 2.0}: gain: \
+expected no option
     """
     given = _object(key, text)
     if model is None:
@@ -83,9 +83,9 @@ def _fault(error: ValidationError, model: type[BaseModel]) -> str:
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]
-        return f"{name} is no option; expected {', '.join(known) or 'none'}"
+        return f"{name}: expected {', '.join(known) or 'no option'}"
     if first["type"] == "missing":
-        return f"{name} is missing"
+        return f"{name}: expected a value, and it is missing"
     right = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{name} = {json.dumps(first['input'])}: expected {right.removeprefix('expected ')}"
 

@@ -36,8 +36,8 @@ def given(thing: Callable[..., Any]) -> str:
     Examples
     --------
     >>> from math import hypot
-    >>> given(hypot), given(lambda rows: rows.sum(dim=0))
-    ('math:hypot', 'this-process:lambda')
+    >>> given(hypot)
+    'math:hypot'
     """
     if not callable(thing):
         raise ConfigError(f"{thing!r}: expected a class or a function")
