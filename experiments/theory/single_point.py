@@ -246,9 +246,9 @@ STUDY = Study(
     ),
     words=lambda m: (
         f"In {m.total('instances'):g} random instances rho is at most "
-        f"{m.high('worst theorem'):.0e} from the target, where no attack leaves it at least "
-        f"{m.low('least none'):.2g} away. Without the local term, which Appendix H leaves out, it "
-        f"is at least {m.low('least no local term'):.0e} away (nu = 0.1)."
+        f"{m.high('worst theorem'):.0e} from the target (relative), where no attack leaves it at "
+        f"least {m.low('least none'):.2g} away. Without the local term, which Appendix H leaves "
+        f"out, it is at least {m.low('least no local term'):.0e} away (nu = 0.1)."
     ),
     measure=measure,
     judge=judge,
