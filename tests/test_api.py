@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import pfl_flower as pfl
+from pfl_flower.run.checks import Claim, at_least
 from pfl_flower.run.preset_claims import CLAIMS, NO_CLAIM, claims_of, preset_of
 from pfl_flower.run.presets import preset, preset_names
 from tests.support.runs import TINY
@@ -139,7 +140,7 @@ def test_a_claim_that_does_not_hold_is_a_failed_result(monkeypatch: pytest.Monke
     preset_claims._as_they_stand.cache_clear()
     try:
         result = pfl.run("digits-l2", rounds=1, points_per_user=20)
-        hopeless = preset_claims.Claim("accuracy_true", ">=", 2.0)
+        hopeless = Claim("accuracy_true", at_least(2.0))
         monkeypatch.setattr(preset_claims, "claims_of", lambda config: (hopeless,))
         failed = pfl.run("digits-l2", rounds=1, points_per_user=20)
     finally:

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from experiments.defences.tables import draw
 from experiments.paper.runs import Keys, exact_limit
-from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower import client_app
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Check, Claim, at_least, at_most
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
@@ -151,31 +150,37 @@ def metrics(cells: Mapping[str, Any]) -> dict[str, float]:
 
 KEPT, MOVED = 0.05, 0.25
 """Accuracy that an aggregation may cost, and share of the way that counts as having stopped CGA."""
-REACHED, RUINED = "CGA reaches its target", "some attack ruins the model"
+SUCCESS = (
+    Claim(f"{OPEN}, sum: CGA to target", at_most(1e-2), f"{OPEN}, sum: CGA reaches its target"),
+    Claim(
+        f"{OPEN}, sum: lost under the worst attack",
+        at_least(0.9),
+        f"{OPEN}, sum: some attack ruins the model",
+    ),
+)
 
 
 def judge(results: Sequence[Result]) -> list[Check]:
-    """Return what holds of each regulariser: of the sum, and of every rule that was run."""
-    checks = [
-        _within(results, f"{OPEN}, sum: CGA to target", REACHED, high=1e-2),
-        _within(results, f"{OPEN}, sum: lost under the worst attack", RUINED, low=0.9),
-    ]
+    """Return what holds of each regulariser, and of every rule, that was run."""
+    claims: list[Claim] = []
     for regularizer, attacks in results[0]["cells"].items():
         for defence in attacks["none"]:
             where = f"{regularizer}, {defence}"
-            key = f"{where}: lost without attack"
-            checks.append(_within(results, key, "costs little without attack", high=KEPT))
-            if regularizer == OPEN and defence == "sum":
+            metric, name = f"{where}: lost without attack", f"{where}: costs little without attack"
+            claims.append(Claim(metric, at_most(KEPT), name))
+            if (regularizer, defence) == (OPEN, "sum"):
                 continue
-            key = f"{where}: lost under the worst attack"
-            checks.append(_within(results, key, "no attack ruins the model", high=2 * KEPT))
-            key = f"{where}: CGA's share of the way"
-            checks.append(_within(results, key, "CGA is far from its target", high=MOVED))
-    return checks
-
-
-def _within(results: Sequence[Result], key: str, claim: str, **limits: float) -> Check:
-    return within(results, key, f"{key.split(':')[0]}: {claim}", **limits)
+            metric, name = (
+                f"{where}: lost under the worst attack",
+                f"{where}: no attack ruins the model",
+            )
+            claims.append(Claim(metric, at_most(2 * KEPT), name))
+            metric, name = (
+                f"{where}: CGA's share of the way",
+                f"{where}: CGA is far from its target",
+            )
+            claims.append(Claim(metric, at_most(MOVED), name))
+    return [claim.check([result["metrics"] for result in results]) for claim in claims]
 
 
 def words(measured: Measured) -> str:
@@ -203,7 +208,7 @@ STUDY = Study(
     judge=judge,
     draw=draw,
     seeds=(1,),
-    success=(f"{OPEN}, sum: {REACHED}", f"{OPEN}, sum: {RUINED}"),
+    success=SUCCESS,
     has_runs=True,
     setting=(
         "Digits, ten honest users and two strategic ones of 100 points, lam = 1, nu = 0.01; 60 "

@@ -19,15 +19,13 @@ from experiments.paper.runs import (
     MNIST,
     PROTOCOLS,
     Keys,
-    at_least,
-    at_most,
     draw_curve,
     run_variants,
 )
 from experiments.studies.study import Printed, Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import save
 
 ROUNDS, QUICK_ROUNDS = 200, 120
@@ -64,18 +62,16 @@ def measure(setting: Setting) -> dict[str, Any]:
     return run_variants(setting, variants(setting))
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return what the figures show, on the worst seed."""
-    return [
-        at_most(results, "threat model, squared-l2: accuracy_true", 0.02),
-        at_most(results, "threat model, squared-l2: distance_to_target", 1.0),
-        at_most(results, "paper, squared-l2: accuracy_true", 0.02),
-        *(
-            at_least(results, f"{protocol}, {regularizer}: accuracy_true", 0.9)
-            for protocol in PROTOCOLS
-            for regularizer in ("l2", "smooth-l2")
-        ),
-    ]
+SUCCESS = (
+    Claim("threat model, squared-l2: accuracy_true", at_most(0.02)),
+    Claim("threat model, squared-l2: distance_to_target", at_most(1.0)),
+    Claim("paper, squared-l2: accuracy_true", at_most(0.02)),
+)
+ALWAYS = tuple(
+    Claim(f"{protocol}, {regularizer}: accuracy_true", at_least(0.9))
+    for protocol in PROTOCOLS
+    for regularizer in ("l2", "smooth-l2")
+)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -116,13 +112,9 @@ STUDY = Study(
     ),
     words=words,
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=(
-        "threat model, squared-l2: accuracy_true",
-        "threat model, squared-l2: distance_to_target",
-        "paper, squared-l2: accuracy_true",
-    ),
+    success=SUCCESS,
+    always=ALWAYS,
     has_runs=True,
     setting=(
         "MNIST; 10 honest users of 6,000 draws and one strategic user whose target relabels every "

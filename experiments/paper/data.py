@@ -22,8 +22,6 @@ from experiments.paper.runs import (
     THREAT_MODEL,
     YARDSTICKS,
     Keys,
-    at_least,
-    at_most,
     at_rest,
     cga_limit,
     configured,
@@ -32,7 +30,7 @@ from experiments.paper.runs import (
     run_variants,
 )
 from experiments.studies.study import Printed, Result, Setting, Study
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.rounds import read_rounds
 
@@ -103,19 +101,18 @@ def _methods(setting: Setting, base: Keys) -> dict[str, Keys]:
     }
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return what Figure 3 shows after 250 rounds, and that matching still shows it in the end.
+SUCCESS = (
+    Claim("indifference, round 250: accuracy_target", at_least(0.9)),
+    Claim("indifference, round 250: accuracy_true", at_most(0.05)),
+    Claim("matching, round 250: accuracy_true", at_most(0.05)),
+    Claim("matching: accuracy_target", at_least(0.9)),
+)
+"""What Figure 3 shows after 250 rounds, and that matching still shows it in the end.
 
-    Matching is slower: after 250 rounds no true label is right, but not yet nine in ten of the
-    attacker's in every seed.
-    """
-    return [
-        at_least(results, "indifference, round 250: accuracy_target", 0.9),
-        at_most(results, "indifference, round 250: accuracy_true", 0.05),
-        at_most(results, "matching, round 250: accuracy_true", 0.05),
-        at_least(results, "matching: accuracy_target", 0.9),
-        at_least(results, "matching, equilibrium: accuracy_target", 0.9),
-    ]
+Matching is slower: after 250 rounds no true label is right, but not yet nine in ten of the
+attacker's in every seed.
+"""
+ALWAYS = (Claim("matching, equilibrium: accuracy_target", at_least(0.9)),)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -158,14 +155,9 @@ STUDY = Study(
         f"{m.mean('matching, equilibrium: accuracy_true'):.1%}."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=(
-        "indifference, round 250: accuracy_target",
-        "indifference, round 250: accuracy_true",
-        "matching, round 250: accuracy_true",
-        "matching: accuracy_target",
-    ),
+    success=SUCCESS,
+    always=ALWAYS,
     has_runs=True,
     setting=(
         "As Figure 1's under the paper's protocol, squared l2; the poisoned user's local model "

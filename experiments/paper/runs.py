@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,9 @@ from matplotlib.axes import Axes
 from experiments.running.engines import run_once
 from experiments.running.preset_runs import final_metrics, finished
 from experiments.running.progress import watching
-from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting
 from pfl_flower.run.at_equilibrium import with_poison
 from pfl_flower.run.attack_plans import honest_users, plan, reach
-from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.figures import draw_band
@@ -228,15 +226,6 @@ def _spread(rows: int) -> Sequence[int]:
     return np.unique(np.concatenate([even, early]).round().astype(int)).tolist()
 
 
-def worst(
-    results: Sequence[Result], metric: str, pick: Callable[[Sequence[float]], float]
-) -> float:
-    """Return ``pick`` of a metric over the seeds, not a number where one is missing."""
-    values = [float(result["metrics"].get(metric, "nan")) for result in results]
-    broken = [value for value in values if value != value]
-    return broken[0] if broken else pick(values)
-
-
 def draw_curve(
     axes: Axes,
     results: Sequence[Result],
@@ -257,13 +246,3 @@ def draw_curve(
     values = np.array([one["value"] for one in found], dtype=float)
     values[~np.isfinite(values)] = np.nan
     draw_band(axes, rounds, scale * values, label, colour, style)
-
-
-def at_most(results: Sequence[Result], metric: str, bound: float) -> Check:
-    """Return the check that a metric of every seed is at most ``bound``."""
-    return within(results, metric, metric, high=bound)
-
-
-def at_least(results: Sequence[Result], metric: str, bound: float) -> Check:
-    """Return the check that a metric of every seed is at least ``bound``."""
-    return within(results, metric, metric, low=bound)

@@ -35,8 +35,7 @@ Equilibria of the digits start at the aim, for speed; that of matching at the ta
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +53,10 @@ from experiments.poisoning_budget.trials import (
     bound_by_hand,
     compare,
 )
-from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting, Study
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
 
-INF = math.inf
 SEEDS = 1, 2, 3, 4, 5
 LONG, QUICK_LONG = 8000, 4000
 """Rounds after which a transient has passed, or is passing."""
@@ -122,37 +119,37 @@ def _measure(
     return metrics, {"curves": curves, "bound": found["bound"], "start": found["start alone"]}
 
 
-LIMITS: Mapping[str, tuple[str, float, float]] = {
-    "matching miss": ("matching's miss at equilibrium", -INF, 1e-6),
-    "matching over bound": ("matching over the bound", -1e-9, 0.05),
-    "below bound": ("datasets below their bound", 1, INF),
-    "below bound feasible": ("feasible ones among them", -INF, 0),
-    "indifference equilibrium": ("2,000 indifferent labels at equilibrium", -INF, 0.5),
-    "indifference transient": ("2,000 indifferent labels, transient", 0.25, INF),
-    "excess": ("their transient over their equilibrium", 0.1, INF),
-    "owed to the start": ("share of it that the start alone gives", 0.75, INF),
-    "labels alone": ("transient of the labels without the start", -INF, 0.15),
-    "random over indifferent": ("2,000 random labels over them", 0.05, INF),
-    "residual": ("worst residual of an equilibrium", -INF, 1e-6),
-}
-"""Metrics of each scene: what they are, and their limits."""
-BINARY_LIMITS: Mapping[str, tuple[str, float, float]] = {
-    "repeated miss": ("repeated's miss at equilibrium", -INF, 1e-6),
-    "repeated over bound by hand": ("repeated over the bound", -1e-6, 1e-6),
-    "left": ("excess left after many rounds", -INF, 0.6),
-}
+def _success() -> Iterator[Claim]:
+    """Yield what poisoned data achieve: in both scenes, the digits' in the seeds that have them."""
+    claims = {
+        "matching miss": (at_most(1e-6), "matching's miss at equilibrium"),
+        "indifference transient": (at_least(0.25), "2,000 indifferent labels, transient"),
+        "excess": (at_least(0.1), "their transient over their equilibrium"),
+        "owed to the start": (at_least(0.75), "share of it that the start alone gives"),
+        "random over indifferent": (at_least(0.05), "2,000 random labels over them"),
+    }
+    for scene in KINDS:
+        for metric, (limits, what) in claims.items():
+            yield Claim(f"{scene} {metric}", limits, f"{scene}: {what}", some=True)
+    yield Claim("binary repeated miss", at_most(1e-6), "binary: repeated's miss at equilibrium")
+    yield Claim("binary left", at_most(0.6), "binary: excess left after many rounds")
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return the checks of both scenes, the digits' in the seeds that have them."""
-    checks = []
-    for name in KINDS:
-        played = [result for result in results if name in result["scenes"]]
-        for key, (what, low, high) in ({**LIMITS, **BINARY_LIMITS}).items():
-            if name == "binary" or key not in BINARY_LIMITS:
-                found = within(played, f"{name} {key}", f"{name}: {what}", low=low, high=high)
-                checks.append(found)
-    return checks
+def _always() -> Iterator[Claim]:
+    """Yield what few labels do not buy, and what the data cost."""
+    claims = {
+        "matching over bound": (between(-1e-9, 0.05), "matching over the bound"),
+        "below bound": (at_least(1), "datasets below their bound"),
+        "below bound feasible": (at_most(0), "feasible ones among them"),
+        "indifference equilibrium": (at_most(0.5), "2,000 indifferent labels at equilibrium"),
+        "labels alone": (at_most(0.15), "transient of the labels without the start"),
+        "residual": (at_most(1e-6), "worst residual of an equilibrium"),
+    }
+    for scene in KINDS:
+        for metric, (limits, what) in claims.items():
+            yield Claim(f"{scene} {metric}", limits, f"{scene}: {what}", some=True)
+    metric = "binary repeated over bound by hand"
+    yield Claim(metric, between(-1e-6, 1e-6), "binary: repeated over the bound")
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -216,7 +213,6 @@ STUDY = Study(
         f"{m.mean('binary matching equilibrium'):.0%} of the way."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
     seeds=SEEDS,
     setting=(
@@ -224,19 +220,6 @@ STUDY = Study(
         "seed) and 500 digits each (first seed). 250 rounds of single Adam steps, 0.02 falling to "
         "0.005, server SGD with step 1/(3L); exact minimisers of LOSS."
     ),
-    success=(
-        *(
-            f"{name}: {what}"
-            for name in KINDS
-            for what in (
-                "matching's miss at equilibrium",
-                "2,000 indifferent labels, transient",
-                "their transient over their equilibrium",
-                "share of it that the start alone gives",
-                "2,000 random labels over them",
-            )
-        ),
-        "binary: repeated's miss at equilibrium",
-        "binary: excess left after many rounds",
-    ),
+    success=tuple(_success()),
+    always=tuple(_always()),
 )

@@ -114,7 +114,7 @@ class Entry(Kept):
         if self.summary is None or "control" not in self.marks:
             return frozenset()
         kept = self.summary.success
-        return frozenset(self.study.success if kept is None else kept)
+        return frozenset(self.study.must_fail if kept is None else kept)
 
     @property
     def command(self) -> str:

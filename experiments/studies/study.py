@@ -17,7 +17,7 @@ from experiments.running.options import Options
 from experiments.running.preset_runs import may_keep
 from experiments.studies.catalogue import STUDIES
 from experiments.studies.wording import Measured
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Check, Claim
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import commit, summarise, write_json
 from pfl_flower.support.errors import ConfigError
@@ -87,15 +87,16 @@ class Study:
         Name on the command line and in the catalogue, which says what it shows.
     measure : callable
         From a setting to the seed's result.
-    judge : callable
-        From the results of all seeds to the checks.
     draw : callable
         Writes figures from the results of all seeds into a folder.
     seeds : tuple of int
         Run when none are named; only the first of them in the quick form.
-    success : tuple of str
-        Names of the checks that the attack (or the honest data) makes pass: in the control each of
-        them must fail.
+    success : tuple of Claim
+        What the attack (or the honest data) makes hold: in the control each of them must fail.
+    always : tuple of Claim
+        What holds whether anybody attacks or not.
+    judge : callable
+        From the results of all seeds to the checks that depend on what was measured, if any do.
     has_runs : bool
         Whether the measuring runs whole configurations, so that run-config keys can be set.
     claim : str
@@ -111,10 +112,11 @@ class Study:
 
     name: str
     measure: Callable[[Setting], dict[str, Any]]
-    judge: Callable[[Sequence[Result]], list[Check]]
     draw: Callable[[Sequence[Result], Path], object]
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    success: tuple[str, ...] = ()
+    success: tuple[Claim, ...] = ()
+    always: tuple[Claim, ...] = ()
+    judge: Callable[[Sequence[Result]], list[Check]] = lambda results: []
     has_runs: bool = False
     claim: str = ""
     words: Callable[[Measured], str] = lambda measured: ""
@@ -125,6 +127,17 @@ class Study:
     def title(self) -> str:
         """One line of what it shows."""
         return STUDIES[self.name].title
+
+    @property
+    def must_fail(self) -> tuple[str, ...]:
+        """Names of the checks that fail in the control, in which nobody attacks."""
+        return tuple(claim.title for claim in self.success)
+
+    def checks(self, results: Sequence[Result]) -> list[Check]:
+        """Return all checks, those of success first."""
+        finals = [result["metrics"] for result in results]
+        claimed = [claim.check(finals) for claim in (*self.success, *self.always)]
+        return [*claimed, *self.judge(results)]
 
 
 def find_study(name: str) -> Study:
@@ -140,17 +153,17 @@ def run_study(study: Study, options: Options, console: Console) -> dict[str, Any
     Raises
     ------
     ConfigError
-        If run-config keys are set for a study that has none.
+        If run-config keys are set for a study that has none, or a control is asked of one in which
+        nobody attacks.
     """
+    if options.control and not study.success:
+        raise ConfigError(f"--control: expected a study of an attack, and {study.name} has none")
     if not study.has_runs and (options.settings or options.rounds or options.nodes):
         raise ConfigError(f"NAME = {study.name}: expected no --set, --rounds or --nodes")
     folder = options.output / study.name
     seeds = options.seeds or (study.seeds[:1] if options.quick else study.seeds)
     results = [_measured(study, seed, folder / f"seed-{seed}", options, console) for seed in seeds]
-    checks = study.judge(results)
-    unknown = set(study.success) - {check.name for check in checks}
-    if unknown:
-        raise RuntimeError(f"{study.name}: no check named {', '.join(sorted(unknown))}")
+    checks = study.checks(results)
     summary = summarise(
         experiment=study.name,
         config=_asked(options),
@@ -162,12 +175,12 @@ def run_study(study: Study, options: Options, console: Console) -> dict[str, Any
         extra={
             "commits": [result["commit"] for result in results],
             "title": study.title,
-            "success": study.success,
+            "success": study.must_fail,
             "control": options.control,
         },
     )
     if options.control:
-        missed = [check for check in checks if check.name in study.success]
+        missed = [check for check in checks if check.name in study.must_fail]
         summary["passed"] = not any(check.passed for check in missed)
     study.draw(results, folder)
     write_json(folder / "summary.json", summary)

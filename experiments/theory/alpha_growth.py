@@ -31,7 +31,7 @@ noise kept at 0.3, less is needed for small N (12) but N^3 is approached for lar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.studies.limits import within
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.label_weight import LAM, SHARE, Duel
 from experiments.theory.scenario import draw_game, slope
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
 
 SIZES, QUICK_SIZES = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16)
@@ -115,25 +114,19 @@ def _exponents(
     return found
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return which criterion grows like N, on the worst seed; exponents over the last three N."""
+def _success() -> Iterator[Claim]:
+    """Yield which criterion grows like N; exponents over the last three N."""
     limits = {
         SMALL: {"global": (-0.5, 0.5), "local": (-0.5, 0.5), "fixed": (0.8, 1.6)},
         LARGE: {"global": (1.2, 3.5), "local": (1.2, 3.5), "fixed": (2.0, 4.5)},
     }
-    checks = []
     for noise, exponents in limits.items():
         label = f"noise {noise}"
-        for name, (low, high) in exponents.items():
-            found = f"{label} found {name}"
-            checks.append(within(results, found, f"{label}: found, {name}", low=1))
-            tail = f"{label} tail {name}"
-            checks.append(within(results, tail, f"{label}: exponent, {name}", low=low, high=high))
-        key, what = f"{label} off prediction", f"{label}: factor to the quadratic"
-        checks.append(within(results, key, what, high=1.5))
-        key, what = f"{label} off exact", f"{label}: miss at the exact equilibrium"
-        checks.append(within(results, key, what, high=0.01))
-    return checks
+        for name, ends in exponents.items():
+            yield Claim(f"{label} found {name}", at_least(1), f"{label}: found, {name}")
+            yield Claim(f"{label} tail {name}", between(*ends), f"{label}: exponent, {name}")
+        yield Claim(f"{label} off prediction", at_most(1.5), f"{label}: factor to the quadratic")
+        yield Claim(f"{label} off exact", at_most(0.01), f"{label}: miss at the exact equilibrium")
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -185,20 +178,11 @@ STUDY = Study(
         f"and N^{m.mean('noise 0.3 exponent fixed'):.2f}."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
     setting=(
         "Logistic regression in five dimensions, 40 points a user, squared l2 with lam = 1; 100 "
         "queries near the indifference subspace with soft labels of weight alpha each. The least "
         "alpha is found by bisection on exact equilibria."
     ),
-    success=tuple(
-        f"noise {noise}: {what}"
-        for noise in NOISES
-        for what in (
-            *(f"{kind}, {name}" for kind in ("found", "exponent") for name in CRITERIA),
-            "factor to the quadratic",
-            "miss at the exact equilibrium",
-        )
-    ),
+    success=tuple(_success()),
 )

@@ -32,7 +32,7 @@ from experiments.studies.study import Result, Setting, Study
 from experiments.theory.cga import ALPHA, Array, Duel, forecast, proven, rate
 from experiments.theory.convergence_region import agreement, draw_diagram, measure_diagram
 from experiments.theory.scenario import draw_game, relative
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 
 LOSSES, STYLES = ("least-squares", "logistic"), ("-", ":")
@@ -97,38 +97,27 @@ def _fitted(u: Array, first: int, last: int) -> float:
     return float((u[last] / u[first]) ** (1 / (last - first)))
 
 
-CLAIMS = (
-    ("target", "rho reaches the target, to", 1e-8),
-    ("equation 168", "rho - target is -eta (G_t - G_{t-1}), to", 1e-12),
-    ("recursion", "u_t over eta L (u_{t-1} + u_{t-2})", 1 + 1e-6),
-    ("bound", "u_t over C (sqrt 7/3)^t", 1 + 1e-6),
-    ("rate", "fitted rate (sqrt 7/3 = 0.8819)", ALPHA),
-    ("sharp", "fitted rate over the root of x^2 = eta L (x + 1)", 1 + 1e-6),
-    ("off root", "fitted rate against the root of x^2 + eta h x - eta h", 0.1),
-    ("off prediction", "fitted rate against e_{t+1} = -eta H (e_t - e_{t-1})", 1e-4),
-    ("wrong cells", "cells that are not as eta h < 1/2 says", 0),
-    ("wrong edges", "numbers of users that are not so at 0.89 and 1.11 of the boundary", 0),
+SUCCESS = (
+    Claim("target", at_most(1e-8), "rho reaches the target, to"),
+    Claim("equation 168", at_most(1e-12), "rho - target is -eta (G_t - G_{t-1}), to"),
+    Claim("recursion", at_most(1 + 1e-6), "u_t over eta L (u_{t-1} + u_{t-2})"),
+    Claim("bound", at_most(1 + 1e-6), "u_t over C (sqrt 7/3)^t"),
+    Claim("rate", at_most(ALPHA), "fitted rate (sqrt 7/3 = 0.8819)"),
+    Claim("sharp", at_most(1 + 1e-6), "fitted rate over the root of x^2 = eta L (x + 1)"),
+    Claim("off root", at_most(0.1), "fitted rate against the root of x^2 + eta h x - eta h"),
+    Claim("off prediction", at_most(1e-4), "fitted rate against e_{t+1} = -eta H (e_t - e_{t-1})"),
+    Claim("wrong cells", at_most(0), "cells that are not as eta h < 1/2 says"),
+    Claim(
+        "wrong edges",
+        at_most(0),
+        "numbers of users that are not so at 0.89 and 1.11 of the boundary",
+    ),
+    Claim("beyond", at_least(1), "cells past eta = 1/(3L) that converge"),
 )
-"""What is measured, its check, and the most that the worst case of the worst seed may be."""
-BEYOND = "cells past eta = 1/(3L) that converge"
-
-
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return a check for each claim, on all cases and seeds."""
-    checks = []
-    for what, name, limit in CLAIMS:
-        worst = max(_values(results, what))
-        checks.append(Check(name, worst, f"<= {limit:.6g}", worst <= limit))
-    for what, name in (("beyond", BEYOND), ("fled", "cells that diverge")):
-        least = min(_values(results, what))
-        checks.append(Check(name, least, ">= 1", least >= 1))
-    near = max(_values(results, "near"))
-    checks.append(Check("||rho*_honest|| over the way to the target", near, "<= 1", near <= 1))
-    return checks
-
-
-def _values(results: Sequence[Result], what: str) -> list[float]:
-    return [result["metrics"][what] for result in results]
+ALWAYS = (
+    Claim("fled", at_least(1), "cells that diverge"),
+    Claim("near", at_most(1), "||rho*_honest|| over the way to the target"),
+)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -178,9 +167,9 @@ STUDY = Study(
         "phase diagram."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=(*(name for _, name, _ in CLAIMS), BEYOND),
+    success=SUCCESS,
+    always=ALWAYS,
     setting=(
         "1 and 10 honest users of 40 points in 5 dimensions, nu = 0.1, lam = 1; exact solves, "
         "from 0, until a step is rounding. Phase diagram: least squares, 10 points, lam = 20."

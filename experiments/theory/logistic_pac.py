@@ -19,9 +19,8 @@ from typing import Any
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, axis_queries, cube_queries, measure_pac
-from experiments.theory.pac_report import draw_pac, judge_pac, success, words
+from experiments.theory.pac_report import always, draw_pac, learnt, words
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
-from pfl_flower.run.checks import Check
 
 NAME = "thm3-logistic-pac"
 CASES = {
@@ -37,11 +36,6 @@ def measure(setting: Setting) -> dict[str, Any]:
     return measure_pac(setting, "logistic", CASES)
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return six checks for each regulariser, and one on the residuals."""
-    return judge_pac(results, CASES)
-
-
 def draw(results: Sequence[Result], folder: Path) -> None:
     """Draw distance and bias against I."""
     draw_pac(results, CASES, folder, NAME)
@@ -55,7 +49,7 @@ STUDY = Study(
     ),
     words=words,
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=success(CASES),
+    success=learnt(CASES),
+    always=always(CASES),
 )

@@ -34,7 +34,7 @@ from pfl_flower.attacks.attack import Attack
 from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
 from pfl_flower.attacks.model import ModelAttack
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_most
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
 from pfl_flower.solvers.population import Population
@@ -134,27 +134,26 @@ def _distances(descent: Descent, target: Tensor) -> list[float]:
 
 
 SOURCES = {"cga": "CGA's last gradient", "responses": "exact responses"}
-CLAIMS = {
-    **{
-        f"gradient, {source}": f"relative gradient at the target, theta_spade from {text}"
+SUCCESS = (
+    *(
+        Claim(
+            f"gradient, {source}",
+            at_most(EXACT),
+            f"relative gradient at the target, theta_spade from {text}",
+        )
         for source, text in SOURCES.items()
-    },
-    **{
-        f"equilibrium, {source}": f"distance of rho*(theta_spade), theta_spade from {text}"
+    ),
+    *(
+        Claim(
+            f"equilibrium, {source}",
+            at_most(EXACT),
+            f"distance of rho*(theta_spade), theta_spade from {text}",
+        )
         for source, text in SOURCES.items()
-    },
-    "gap, cga": "distance between theta_spade from the two sources",
-}
-"""What is measured with exact solves, and its check: 0 up to rounding."""
-
-
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return a check for each claim, on both losses and all seeds."""
-    checks = []
-    for what, name in CLAIMS.items():
-        worst = max(result["metrics"][f"{what}: {loss}"] for result in results for loss in LOSSES)
-        checks.append(Check(name, worst, f"<= {EXACT:g}", worst <= EXACT))
-    return checks
+    ),
+    Claim("gap, cga", at_most(EXACT), "distance between theta_spade from the two sources"),
+)
+"""What is measured with exact solves, on both losses: 0 up to rounding."""
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -198,7 +197,6 @@ STUDY = Study(
         f"{m.low('honest distance: *'):.2g} to {m.high('honest distance: *'):.2g} away."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=tuple(CLAIMS.values()),
+    success=SUCCESS,
 )

@@ -26,10 +26,9 @@ from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.pac import Case, convex_equilibrium, measure_pac, normal_queries
-from experiments.theory.pac_report import draw_pac, judge_pac, success, words
+from experiments.theory.pac_report import always, draw_pac, learnt, words
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Check
 from pfl_flower.solvers.equilibrium import Equilibrium
 from pfl_flower.solvers.population import Population
 
@@ -221,11 +220,6 @@ def measure(setting: Setting) -> dict[str, Any]:
     return measure_pac(setting, "least-squares", cases())
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return six checks for each regulariser, and one on the residuals."""
-    return judge_pac(results, cases())
-
-
 def draw(results: Sequence[Result], folder: Path) -> None:
     """Draw distance and bias against I."""
     draw_pac(results, cases(), folder, NAME)
@@ -239,7 +233,7 @@ STUDY = Study(
     ),
     words=words,
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=success(OWN),
+    success=learnt(OWN),
+    always=always(OWN),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,12 @@ from experiments.studies.study import Result
 from experiments.studies.wording import Measured
 from experiments.theory.pac import ENOUGH, Case
 from experiments.theory.scenario import SETTLED
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
 
 GUARANTEED, TYPICAL = -0.25, -0.4
 """Exponents in I: the proofs' for every seed, and nearly that of statistics for their mean."""
 Values = np.ndarray[Any, np.dtype[np.float64]]
-CLAIMS = (
-    "exponent of the distance in I, worst seed",
-    "exponent of the distance in I, mean",
-    "distance at the largest I",
-    "distance at the largest I, two opposed honest users",
-)
-"""Checks of each case that honest answers make pass."""
-
-
-def success(cases: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of the checks that must fail where the honest user answers by noise."""
-    return tuple(f"{label}: {claim}" for label in cases for claim in CLAIMS)
 
 
 def words(measured: Measured) -> str:
@@ -45,36 +34,56 @@ def words(measured: Measured) -> str:
     )
 
 
-def judge_pac(results: Sequence[Result], cases: Mapping[str, Case]) -> list[Check]:
-    """Return the checks of every case on all seeds, and one on the equilibria's residuals."""
-    checks = []
-    for label in cases:
-        exponents = _values(results, "exponent", label)
-        mean = sum(exponents) / len(exponents)
-        last, pair = (max(_values(results, what, label)) for what in ("last", "pair"))
-        values = (
-            (max(exponents), GUARANTEED),
-            (mean, TYPICAL),
-            (last, ENOUGH),
-            (pair, ENOUGH),
+def learnt(cases: Iterable[str]) -> tuple[Claim, ...]:
+    """Return what must fail where the honest user answers by noise."""
+    return tuple(
+        claim
+        for label in cases
+        for claim in (
+            Claim(
+                f"exponent: {label}",
+                at_most(GUARANTEED),
+                f"{label}: exponent of the distance in I, worst seed",
+            ),
+            Claim(
+                f"exponent: {label}",
+                at_most(TYPICAL),
+                f"{label}: exponent of the distance in I, mean",
+                average=True,
+            ),
+            Claim(f"last: {label}", at_most(ENOUGH), f"{label}: distance at the largest I"),
+            Claim(
+                f"pair: {label}",
+                at_most(ENOUGH),
+                f"{label}: distance at the largest I, two opposed honest users",
+            ),
         )
-        for claim, (value, limit) in zip(CLAIMS, values, strict=True):
-            checks.append(Check(f"{label}: {claim}", value, f"<= {limit:g}", value <= limit))
-        first = min(_values(results, "first", label))
-        name = f"{label}: distance at I = 10, where adversaries win"
-        checks.append(Check(name, first, ">= 1", first >= 1))
-        biases = [value + 1 for value in _values(results, "exponent bias", label)]
-        bias = max(biases, key=abs)
-        name = f"{label}: exponent of the adversaries' bias, from -1"
-        checks.append(Check(name, bias, "0 +- 0.1", abs(bias) <= 0.1))
-    residual = max(max(_values(results, "residual", label)) for label in cases)
-    expected = f"<= {SETTLED:g}"
-    checks.append(Check("equilibria: worst residual", residual, expected, residual <= SETTLED))
-    return checks
+    )
 
 
-def _values(results: Sequence[Result], what: str, label: str) -> list[float]:
-    return [result["metrics"][f"{what}: {label}"] for result in results]
+def always(cases: Iterable[str]) -> tuple[Claim, ...]:
+    """Return what holds of the adversaries and of the solver, whatever the honest user answers."""
+    adversaries = (
+        claim
+        for label in cases
+        for claim in (
+            Claim(
+                f"first: {label}",
+                at_least(1),
+                f"{label}: distance at I = 10, where adversaries win",
+            ),
+            Claim(
+                partial(_bias_from_minus_one, label=label),
+                between(-0.1, 0.1),
+                f"{label}: exponent of the adversaries' bias, from -1",
+            ),
+        )
+    )
+    return (*adversaries, Claim("residual", at_most(SETTLED), "equilibria: worst residual"))
+
+
+def _bias_from_minus_one(metrics: Mapping[str, float], *, label: str) -> float:
+    return metrics[f"exponent bias: {label}"] + 1
 
 
 def draw_pac(results: Sequence[Result], cases: Mapping[str, Case], folder: Path, name: str) -> None:

@@ -40,7 +40,7 @@ from experiments.theory.cga import Duel
 from experiments.theory.gradient_descent import Descent
 from experiments.theory.scenario import relative
 from pfl_flower.objective.regularizers import L2, SmoothL2
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 
 CASES = tuple((loss, kind) for loss in ("least-squares", "logistic") for kind in (SmoothL2, L2))
@@ -171,37 +171,30 @@ def fled(step: float) -> float:
     return (2 + step + math.sqrt(8 + 8 * step + step * step)) / 2
 
 
-CLAIMS = (
-    ("norm", "out of reach: ||g_inf|| is lam, to", 1e-6),
-    ("askew", "out of reach: 1 - cosine of g_inf and rho_inf - target", 1e-12),
-    ("limit", "out of reach: rho_inf is the reachable limit, to", 1e-6),
-    ("nearer", "out of reach: distance to the target over the honest optimum's", 0.99),
-    ("perfect", "within reach: rho_inf is the target, to", 1e-6),
-    ("coalition", "coalitions of k end at the limit of radius k lam, to", 1e-6),
-    ("two", "two coordinated attackers' distance over one's", 0.99),
-    ("majority", "as many attackers as honest users reach the target, to", 1e-6),
-    ("apart", "two apart, out of reach: end where two coordinated do, to", 1e-6),
-    ("growth", "two apart, squared l2: growth over the roots' range, 1 + sqrt 2 or more", 1 + 1e-6),
+SUCCESS = (
+    Claim("norm", at_most(1e-6), "out of reach: ||g_inf|| is lam, to"),
+    Claim("askew", at_most(1e-12), "out of reach: 1 - cosine of g_inf and rho_inf - target"),
+    Claim("limit", at_most(1e-6), "out of reach: rho_inf is the reachable limit, to"),
+    Claim(
+        "nearer", at_most(0.99), "out of reach: distance to the target over the honest optimum's"
+    ),
+    Claim("perfect", at_most(1e-6), "within reach: rho_inf is the target, to"),
+    Claim("coalition", at_most(1e-6), "coalitions of k end at the limit of radius k lam, to"),
+    Claim("two", at_most(0.99), "two coordinated attackers' distance over one's"),
+    Claim("majority", at_most(1e-6), "as many attackers as honest users reach the target, to"),
+    Claim("apart", at_most(1e-6), "two apart, out of reach: end where two coordinated do, to"),
+    Claim(
+        "growth",
+        at_most(1 + 1e-6),
+        "two apart, squared l2: growth over the roots' range, 1 + sqrt 2 or more",
+    ),
 )
-"""What is measured, its check, and the most that the worst case of the worst seed may be."""
-
-
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return a check for each claim, on all cases and seeds."""
-    checks = []
-    for what, name, limit in CLAIMS:
-        worst = max(result["metrics"][what] for result in results)
-        checks.append(Check(name, worst, f"<= {limit:.7g}", worst <= limit))
-    for what, name, limit in (
-        ("effort", "within reach: ||g_inf|| over lam", 0.99),
-        ("reach", "out of reach: how much of the way the limit goes", 0.99),
-        ("near", "||rho*_honest|| over the way to the target", 1),
-    ):
-        worst = max(result["metrics"][what] for result in results)
-        checks.append(Check(name, worst, f"<= {limit:g}", worst <= limit))
-    least = min(result["metrics"]["quarrel"] for result in results)
-    name = "two apart, within reach: miss the target"
-    return [*checks, Check(name, least, ">= 0.001", least >= 1e-3)]
+ALWAYS = (
+    Claim("effort", at_most(0.99), "within reach: ||g_inf|| over lam"),
+    Claim("reach", at_most(0.99), "out of reach: how much of the way the limit goes"),
+    Claim("near", at_most(1), "||rho*_honest|| over the way to the target"),
+    Claim("quarrel", at_least(1e-3), "two apart, within reach: miss the target"),
+)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -256,9 +249,9 @@ STUDY = Study(
         f"within reach are hit to {m.high('perfect'):.0e}."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=tuple(name for _, name, _ in CLAIMS),
+    success=SUCCESS,
+    always=ALWAYS,
     setting=(
         "4 honest users of 20 points in 5 dimensions, nu = 0.1; least squares and logistic; smooth "
         "l2 and l2; constant eta = 1/(3L), exact local solves, until a step is at most 1e-9."

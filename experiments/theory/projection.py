@@ -24,12 +24,11 @@ from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import CGAState, CounterGradient
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Check
+from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.seeding import generator
 
 INSTANCES, RIVALS, DIM = 40, 1000, 6
-TOLERANCE = 1e-6
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -89,16 +88,14 @@ def _slsqp(
     return torch.from_numpy(found.x)
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return two checks for each regulariser, on the worst seed."""
-    checks = []
-    for name in REGULARIZERS:
-        gap = max(result["metrics"][f"gap_{name}"] for result in results)
-        rival = min(result["metrics"][f"rival_{name}"] for result in results)
-        expected = f"<= {TOLERANCE:g}"
-        checks.append(Check(f"{name}: gap to SLSQP", gap, expected, gap <= TOLERANCE))
-        checks.append(Check(f"{name}: best rival", rival, ">= -1e-12", rival >= -1e-12))
-    return checks
+SUCCESS = tuple(
+    claim
+    for name in REGULARIZERS
+    for claim in (
+        Claim(f"gap_{name}", at_most(1e-6), f"{name}: gap to SLSQP"),
+        Claim(f"rival_{name}", at_least(-1e-12), f"{name}: best rival"),
+    )
+)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -131,9 +128,6 @@ STUDY = Study(
         f"{m.low('rival_*'):.0e} farther from the target."
     ),
     measure=measure,
-    judge=judge,
     draw=draw,
-    success=tuple(
-        f"{name}: {what}" for name in REGULARIZERS for what in ("gap to SLSQP", "best rival")
-    ),
+    success=SUCCESS,
 )

@@ -1,12 +1,15 @@
-"""What must hold of a run."""
+"""What a verdict is: limits that a value must lie within, and the worst of all values counts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import last_metrics
+
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,155 @@ class Check:
     passed: bool
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The interval that a value must lie in.
+
+    Attributes
+    ----------
+    low, high : float
+        Its ends; infinite where there is none.
+    strict : bool
+        Whether the ends themselves are outside.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    strict: bool = False
+
+    def __str__(self) -> str:
+        """Return what is expected, with the digits that tell 1.000001 from 1."""
+        edge = "" if self.strict else "="
+        if self.low == self.high:
+            return f"== {self.low:.7g}"
+        if self.low == -math.inf:
+            return f"<{edge} {self.high:.7g}"
+        if self.high == math.inf:
+            return f">{edge} {self.low:.7g}"
+        return f"in [{self.low:.7g}, {self.high:.7g}]"
+
+    def admit(self, value: float) -> bool:
+        """Return whether the value lies within; what is not a number does not."""
+        if self.strict:
+            return self.low < value < self.high
+        return self.low <= value <= self.high
+
+    def worst(self, values: Iterable[float]) -> float:
+        """Return the value that is hardest to admit: not a number if one of them is, or none is.
+
+        >>> between(0, 1).worst([0.5, 0.1, 0.8]), at_most(1).worst([0.5, 0.1, 0.8])
+        (0.1, 0.8)
+        """
+        found = list(values)
+        if not found or any(math.isnan(value) for value in found):
+            return math.nan
+        least, most = min(found), max(found)
+        if self.low == -math.inf or self.high == math.inf:
+            return most if self.low == -math.inf else least
+        return most if self.high - most < least - self.low else least
+
+    def check(self, name: str, values: Iterable[float]) -> Check:
+        """Return whether all values lie within; shown is the worst of them.
+
+        >>> check = at_most(0.2).check("miss", [0.1, 0.3])
+        >>> check.value, check.expected, check.passed
+        (0.3, '<= 0.2', False)
+        """
+        worst = self.worst(values)
+        return Check(name, worst, str(self), self.admit(worst))
+
+
+def at_most(high: float) -> Limits:
+    """``value <= high``."""
+    return Limits(high=high)
+
+
+def below(high: float) -> Limits:
+    """``value < high``."""
+    return Limits(high=high, strict=True)
+
+
+def at_least(low: float) -> Limits:
+    """``value >= low``."""
+    return Limits(low=low)
+
+
+def above(low: float) -> Limits:
+    """``value > low``."""
+    return Limits(low=low, strict=True)
+
+
+def exactly(value: float) -> Limits:
+    """``value == value``."""
+    return Limits(value, value)
+
+
+def between(low: float, high: float) -> Limits:
+    """``low <= value <= high``."""
+    return Limits(low, high)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That a metric lies within limits in every seed.
+
+    Attributes
+    ----------
+    metric : str or callable
+        Its name, or what works it out from a seed's metrics. A metric of several cases,
+        ``metric: case``, counts in every case that a seed has.
+    limits : Limits
+        What it must lie within.
+    name : str
+        Of the check; the metric's if empty.
+    average : bool
+        Whether the mean over all seeds and cases is meant rather than the worst of them.
+    some : bool
+        Whether it is enough that some seeds measured it.
+
+    Examples
+    --------
+    >>> Claim("gap", below(1)).check([{"gap: a": 0.5, "gap: b": 0.7}, {"gap: a": 0.6}])
+    Check(name='gap', value=0.7, expected='< 1', passed=True)
+    """
+
+    metric: str | Callable[[Metrics], float]
+    limits: Limits
+    name: str = ""
+    average: bool = False
+    some: bool = False
+
+    def check(self, finals: Sequence[Metrics]) -> Check:
+        """Return the check on what every seed ended with; a metric that one lacks fails."""
+        measured = [self._values(final) for final in finals]
+        if self.some:
+            measured = [values for values in measured if values]
+        values = [value for seed in measured for value in seed or [math.nan]]
+        if self.average and values:
+            values = [sum(values) / len(values)]
+        return self.limits.check(self.title, values)
+
+    @property
+    def title(self) -> str:
+        """The check's name."""
+        return self.name or str(self.metric)
+
+    def _values(self, final: Metrics) -> list[float]:
+        if callable(self.metric):
+            return [self.metric(final)]
+        if self.metric in final:
+            return [float(final[self.metric])]
+        return [float(value) for key, value in final.items() if key.startswith(f"{self.metric}: ")]
+
+
 def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check]:
     """Return what must hold of any run: all rounds done, rho finite, solves within tolerance."""
     final = last_metrics(rows)
+    norm = final["norm_rho"]
     checks = [
-        Check(
-            "rounds", rows[-1]["round"], f"== {config.rounds}", rows[-1]["round"] == config.rounds
-        ),
-        Check("finite", final["norm_rho"], "finite", math.isfinite(final["norm_rho"])),
+        exactly(config.rounds).check("rounds", [rows[-1]["round"]]),
+        Check("finite", norm, "finite", math.isfinite(norm)),
     ]
     if config.local_solver == "exact":
-        missed = final["unconverged_total"]
-        checks.append(Check("unconverged_total", missed, "== 0", missed == 0))
+        checks.append(exactly(0).check("unconverged_total", [final["unconverged_total"]]))
     return checks

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 
-from pfl_flower.run.checks import Check, sanity_checks
+from pfl_flower.run.checks import (
+    Check,
+    Claim,
+    at_least,
+    at_most,
+    below,
+    exactly,
+    sanity_checks,
+)
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.presets import preset, preset_names
 from pfl_flower.run.rounds import Numbers
-
-OPERATORS: Mapping[
-    str, tuple[Callable[[float, float], bool], Callable[[Sequence[float]], float]]
-] = {
-    "<": (operator.lt, max),
-    "<=": (operator.le, max),
-    ">=": (operator.ge, min),
-    "==": (operator.eq, max),
-}
-"""For each comparison, the test and the seed that is hardest to pass."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """``metric comparison bound`` after the last round, for every seed."""
-
-    metric: str
-    comparison: str
-    bound: float
-
-    def check(self, finals: Sequence[Mapping[str, float]]) -> Check:
-        """Return the check on the worst seed; a metric that is missing or not a number fails."""
-        test, worst = OPERATORS[self.comparison]
-        values = [final.get(self.metric, float("nan")) for final in finals]
-        broken = [value for value in values if value != value]
-        value = broken[0] if broken else worst(values)
-        passed = not broken and all(test(value, self.bound) for value in values)
-        return Check(self.metric, value, f"{self.comparison} {self.bound:g}", passed)
-
 
 NO_CLAIM = "no claim for these settings"
 FREE = frozenset(
@@ -98,30 +75,30 @@ def all_checks(config: RunConfig, rows: Numbers, metrics: Mapping[str, float]) -
     """Return what must hold of any run, and what else is claimed of a preset as it stands."""
     checks = sanity_checks(config, rows)
     known = {check.name for check in checks}
-    claims = [claim for claim in claims_of(config) if claim.metric not in known]
+    claims = [claim for claim in claims_of(config) if claim.title not in known]
     return checks + [claim.check([metrics]) for claim in claims]
 
 
-SOLVED = Claim("unconverged_total", "==", 0)
-AT_REST = Claim("equilibrium_converged", "==", 1)
-QUIET = Claim("rejections_total", "==", 0)
+SOLVED = Claim("unconverged_total", exactly(0))
+AT_REST = Claim("equilibrium_converged", exactly(1))
+QUIET = Claim("rejections_total", exactly(0))
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "digits-squared-l2": (
-        Claim("distance_to_target", "<", 1e-6),
-        Claim("accuracy_target", ">=", 0.95),
-        Claim("accuracy_true", "<=", 0.02),
+        Claim("distance_to_target", below(1e-6)),
+        Claim("accuracy_target", at_least(0.95)),
+        Claim("accuracy_true", at_most(0.02)),
         SOLVED,
         QUIET,
     ),
-    "digits-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
-    "digits-smooth-l2": (Claim("accuracy_true", ">=", 0.90), SOLVED, QUIET),
+    "digits-l2": (Claim("accuracy_true", at_least(0.90)), SOLVED, QUIET),
+    "digits-smooth-l2": (Claim("accuracy_true", at_least(0.90)), SOLVED, QUIET),
     **{
         f"digits-squared-l2-{attack}": (
-            Claim("accuracy_target", ">=", 0.95),
-            Claim("accuracy_true", "<=", 0.02),
-            Claim("equilibrium_distance_to_target", "<", 1e-6),
-            Claim("equilibrium_accuracy_target", ">=", 0.95),
+            Claim("accuracy_target", at_least(0.95)),
+            Claim("accuracy_true", at_most(0.02)),
+            Claim("equilibrium_distance_to_target", below(1e-6)),
+            Claim("equilibrium_accuracy_target", at_least(0.95)),
             AT_REST,
             SOLVED,
             QUIET,
@@ -130,8 +107,8 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     },
     **{
         f"digits-{regularizer}-{attack}": (
-            Claim("accuracy_true", ">=", 0.90),
-            Claim("equilibrium_accuracy_true", ">=", 0.90),
+            Claim("accuracy_true", at_least(0.90)),
+            Claim("equilibrium_accuracy_true", at_least(0.90)),
             AT_REST,
             SOLVED,
             QUIET,
@@ -139,18 +116,18 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
         for regularizer in ("l2", "smooth-l2")
         for attack in ("model", "data")
     },
-    "digits-squared-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
-    "digits-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
-    "digits-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.93), SOLVED, QUIET),
+    "digits-squared-l2-honest": (Claim("accuracy_true", at_least(0.93)), SOLVED, QUIET),
+    "digits-l2-honest": (Claim("accuracy_true", at_least(0.93)), SOLVED, QUIET),
+    "digits-smooth-l2-honest": (Claim("accuracy_true", at_least(0.93)), SOLVED, QUIET),
     "mnist-squared-l2": (
-        Claim("target_gap", "<=", 0.005),
-        Claim("distance_to_target", "<", 0.1),
+        Claim("target_gap", at_most(0.005)),
+        Claim("distance_to_target", below(0.1)),
         QUIET,
     ),
-    "mnist-l2": (Claim("accuracy_true", ">=", 0.91), QUIET),
-    "mnist-smooth-l2": (Claim("accuracy_true", ">=", 0.91), QUIET),
-    "mnist-squared-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
-    "mnist-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
-    "mnist-smooth-l2-honest": (Claim("accuracy_true", ">=", 0.91), QUIET),
-    "many-users": (Claim("distance_to_target", "<", 1e-4), SOLVED, QUIET),
+    "mnist-l2": (Claim("accuracy_true", at_least(0.91)), QUIET),
+    "mnist-smooth-l2": (Claim("accuracy_true", at_least(0.91)), QUIET),
+    "mnist-squared-l2-honest": (Claim("accuracy_true", at_least(0.91)), QUIET),
+    "mnist-l2-honest": (Claim("accuracy_true", at_least(0.91)), QUIET),
+    "mnist-smooth-l2-honest": (Claim("accuracy_true", at_least(0.91)), QUIET),
+    "many-users": (Claim("distance_to_target", below(1e-4)), SOLVED, QUIET),
 }

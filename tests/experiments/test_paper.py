@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.paper import cga, data, model, runs, sums
-from experiments.paper.runs import at_least, at_most, curve, run_variants, slug
+from experiments.paper import cga, cifar, data, model, runs, sums
+from experiments.paper.runs import curve, run_variants, slug
 from experiments.running.options import Options
-from experiments.studies.study import Setting, run_study
+from experiments.studies.study import Setting, Study, run_study
 from pfl_flower.run.config import parse_config
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import TINY
@@ -58,16 +59,6 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     assert (kept["round"][0], kept["round"][-1], kept["value"][-1]) == (0, 5000, 1.0)
 
 
-def test_checks_take_the_worst_seed_and_fail_on_what_is_missing() -> None:
-    results = [{"metrics": {"a": value}} for value in (0.2, 0.9)]
-    assert at_most(results, "a", 0.9).passed
-    assert not at_most(results, "a", 0.5).passed
-    assert at_least(results, "a", 0.2).passed
-    assert not at_least(results, "a", 0.5).passed
-    assert not at_least([*results, {"metrics": {}}], "a", 0.0).passed
-    assert math.isnan(float(at_most([{"metrics": {}}], "a", 1.0).value))
-
-
 def test_every_variant_of_every_figure_is_a_valid_configuration(tmp_path: Path) -> None:
     for quick in (True, False):
         asked = Setting(seed=1, quick=quick, folder=tmp_path)
@@ -91,26 +82,56 @@ def test_set_reaches_the_runs_of_a_study_and_no_others(tmp_path: Path) -> None:
     assert (config.lam, config.rounds) == (2.0, 4)
 
 
-@pytest.mark.parametrize("study", [cga.STUDY, model.STUDY, data.STUDY, sums.TABLE1, sums.LAMBDA])
-def test_success_and_printed_numbers_name_what_is_measured(study) -> None:  # type: ignore[no-untyped-def]
-    """Judged and drawn on made-up results, so that a wrong name is seen without hours of runs."""
-    assert study.setting
-    assert study.has_runs
-    made = np.linspace(0, 1, 5).tolist()
-    labels = {printed.metric.split(":")[0] for printed in study.printed}
-    labels |= {name.split(":")[0] for name in study.success}
-    curves = {
-        label: {column: {"round": [0, 1, 2, 3, 4], "value": made} for column in runs.COLUMNS}
-        for label in labels
+FIGURES = {
+    cga: (cga.STUDY,),
+    model: (model.STUDY,),
+    data: (data.STUDY,),
+    cifar: (cifar.CGA, cifar.MODEL, cifar.DATA),
+    sums: (sums.TABLE1, sums.LAMBDA, sums.NO_NOISE),
+}
+
+
+def made_up(asked: Setting, variants: Mapping[str, runs.Keys]) -> dict[str, Any]:
+    """Return what runs of the variants would leave, without running them."""
+    rows = {"round": [0, 1, 2, 3, 4], "value": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    for label, keys in variants.items():
+        runs.configured(asked, label, keys)
+    return {
+        "metrics": {f"{label}: {key}": 0.5 for label in variants for key in runs.ENDINGS},
+        "curves": {label: dict.fromkeys(runs.COLUMNS, rows) for label in variants},
     }
-    metrics = {
-        f"{label}: {column}": 0.5
-        for label in labels
-        for column in ("accuracy_true", "accuracy_target", "distance_to_target")
+
+
+@pytest.mark.parametrize(
+    ("module", "study"),
+    [(module, study) for module, studies in FIGURES.items() for study in studies],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_claims_and_printed_numbers_are_of_what_is_measured(
+    module: Any, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged and drawn on made-up runs, so that a wrong name is seen without hours of real ones."""
+    fakes = {
+        "run_variants": made_up,
+        "cga_limit": lambda *_: "",
+        "exact_limit": lambda *_: "",
+        "read_rounds": lambda _: [{"round": 250.0, **dict.fromkeys(runs.ENDINGS, 0.5)}],
+        "at_rest": lambda _, label, *__: {
+            f"{label}, equilibrium: {key}": 0.5 for key in runs.YARDSTICKS
+        },
     }
-    results = [{"metrics": metrics, "curves": curves}] * 2
-    names = {check.name for check in study.judge(results)}
-    assert set(study.success) <= names
+    for name, fake in fakes.items():
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, fake)
+    results = [study.measure(Setting(seed=seed, folder=tmp_path)) for seed in (1, 2)]
+    checks = study.checks(results)
+    assert checks
+    assert not [check.name for check in checks if math.isnan(float(check.value))]
+    assert {printed.metric for printed in study.printed} <= set(results[0]["metrics"])
+    assert study.setting and study.has_runs
+    if study is FIGURES[module][0]:
+        study.draw(results, tmp_path)
+        assert list(tmp_path.glob(f"{study.name}*.png"))
 
 
 def test_two_layers_run_on_a_cpu_where_the_study_says_and_are_judged_there_alone(

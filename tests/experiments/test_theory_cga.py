@@ -39,7 +39,7 @@ def test_an_idle_user_fails_every_check(study: Study, tmp_path: Path) -> None:
     summary = run_quick(study, tmp_path, control=True)
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
-    assert failed == set(study.success)
+    assert failed == set(study.must_fail)
     found = result(study, tmp_path)
     for case in found.get("cases", []):
         assert case["found"]["target"] > 0.1

@@ -42,7 +42,7 @@ def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Pa
     summary = run_quick(study, tmp_path, control=True)
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
-    assert failed == set(study.success)
+    assert failed == set(study.must_fail)
     metrics = json.loads((tmp_path / study.name / "seed-1" / "result.json").read_text())["metrics"]
     for what in MISSES[study.name]:
         cases = {key: value for key, value in metrics.items() if key.startswith(what)}

@@ -49,7 +49,7 @@ def test_where_answers_are_noise_what_they_caused_fails_and_nothing_else(
 ) -> None:
     blank = replace(study, draw=lambda results, folder: None)
     judged = measured(blank, tmp_path, control=True)
-    assert {name for name, passed in judged.items() if not passed} == set(study.success)
+    assert {name for name, passed in judged.items() if not passed} == set(study.must_fail)
 
 
 @pytest.mark.parametrize(
