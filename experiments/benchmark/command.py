@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import commit, versions, write_json
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.files import replace_file
 from pfl_flower.support.hardware import hardware
 from pfl_flower.support.plugins import find
 
@@ -63,7 +65,6 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
 
 
 def _write(folder: Path, rows: Sequence[Row], bench: Bench, device: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "rows": [asdict(row) for row in rows],
         "curves": bench.points,
@@ -74,10 +75,11 @@ def _write(folder: Path, rows: Sequence[Row], bench: Bench, device: str) -> None
         "commit": commit(),
     }
     write_json(folder / "benchmark.json", content)
-    with (folder / "benchmark.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(asdict(rows[0])))
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    replace_file(folder / "benchmark.csv", table.getvalue())
     _draw(rows, bench.points, folder)
 
 

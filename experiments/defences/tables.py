@@ -14,6 +14,7 @@ from rich.table import Table
 
 from experiments.studies.study import Result
 from pfl_flower.run.figures import save
+from pfl_flower.support.files import replace_file
 
 COLOURS = "cividis"
 """Light to dark with any colour vision, and in grey."""
@@ -36,13 +37,12 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         panels = means(results, measure)
         heat_maps(panels, title, folder, name)
     accuracies, shares = means(results, "accuracy"), means(results, "share")
-    folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for regularizer, (attacks, defences, values) in accuracies.items():
         texts = written(values, shares[regularizer][2])
         show(regularizer, attacks, defences, texts)
         lines += markdown(regularizer, attacks, defences, texts)
-    (folder / "defences.md").write_text("\n".join(lines))
+    replace_file(folder / "defences.md", "\n".join(lines))
 
 
 Panel = tuple[list[str], list[str], NDArray[np.float64]]

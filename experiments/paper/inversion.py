@@ -43,6 +43,7 @@ from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import build_problem
+from pfl_flower.support.files import replacing
 from pfl_flower.support.folders import data_folder
 
 POINTS, QUICK_POINTS_INVERTED = 48, 8
@@ -102,8 +103,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             label = f"{method}, {form}"
             run = {**source, "attack": "data", "poisoning": f"{__name__}:given"}
             folder = configured(setting, label, run).folder()
-            folder.mkdir(parents=True, exist_ok=True)
-            with _place(folder).open("wb") as file:
+            with replacing(_place(folder)) as file:
                 np.savez(file, allow_pickle=False, **{k: v.numpy() for k, v in data.items()})
             rest = QUICK_REST_STEPS if setting.quick else REST_STEPS
             metrics |= at_rest(setting, label, run, rest)

@@ -161,7 +161,6 @@ def exact_limit(setting: Setting, keys: Keys) -> str:
         setting.say("the honest users' exact responses at the target")
         problem = build_problem(config)
         limit = reach(problem, min(config.strategic()))
-        folder.mkdir(parents=True, exist_ok=True)
         write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient)
     return str(folder)
 

@@ -32,9 +32,8 @@ def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, 
     check_names(names)
     shown = Report(studies=[read_entry(output, name) for name in names], runs=read_runs(output))
     paths = output / "report.html", output / "report.md"
-    output.mkdir(parents=True, exist_ok=True)
     for path, text in zip(paths, (page(shown), table(shown)), strict=True):
-        replace_file(path, text.encode())
+        replace_file(path, text)
     for entry in shown.studies:
         if entry.status != "passed":
             console.print(

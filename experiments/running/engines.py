@@ -14,6 +14,7 @@ from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import RunFailedError
+from pfl_flower.support.files import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IN_PROCESS_NODES = 2
@@ -63,9 +64,8 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
 def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:
     """Return the ``flwr run`` of a configuration, which it finds in ``folder``."""
     settings = folder / "run-config.toml"
-    settings.write_text(
-        "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items())
-    )
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items()]
+    replace_file(settings, "".join(lines))
     app = str(app_folder(folder))
     command = [_script("flwr"), "run", app, "--stream", "--run-config", str(settings)]
     if nodes is not None:

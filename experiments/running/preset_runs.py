@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from pfl_flower.run.outcome import title
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
 from pfl_flower.run.results import behaviour, commit, summarise, write_json
-from pfl_flower.run.rounds import COLUMNS, read_rounds
+from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
 
 PRESET_SEEDS = (1,)
 """What a preset runs when no seeds are named."""
@@ -39,10 +38,10 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
         if finished(config, options):
             console.print(f"{name}, {config.name}: kept from before")
             continue
-        growing = config.folder() / "rounds.csv"
+        growing = config.folder() / ROUNDS_FILE
         with progress(console, f"{name} {config.name}", growing, config.rounds):
             run_once(config, options)
-    curves = [read_rounds(config.folder() / "rounds.csv") for config in configs]
+    curves = [read_rounds(config.folder() / ROUNDS_FILE) for config in configs]
     finals = [final_metrics(config) for config in configs]
     checks = [claim.check(finals) for claim in claims_of(configs[0])]
     for config, rows in zip(configs, curves, strict=True):
@@ -64,7 +63,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
             "claims": claimed(configs[0]),
         },
     )
-    _merge_rows(folder / "rounds.csv", configs)
+    write_together(folder / ROUNDS_FILE, [config.folder() / ROUNDS_FILE for config in configs])
     run_figure(curves, title(configs[0]), folder)
     write_json(folder / "summary.json", summary)
     return summary
@@ -123,15 +122,3 @@ def _device(config: RunConfig) -> str:
 
 def _for_seed(check: Check, config: RunConfig) -> Check:
     return Check(f"{config.name} {check.name}", check.value, check.expected, check.passed)
-
-
-def _merge_rows(path: Path, configs: list[RunConfig]) -> None:
-    """Write the rows of all seeds, which the seed column tells apart."""
-    partial = path.with_suffix(".part")
-    with partial.open("w", newline="") as target:
-        writer = csv.DictWriter(target, COLUMNS, restval="")
-        writer.writeheader()
-        for config in configs:
-            with (config.folder() / "rounds.csv").open(newline="") as source:
-                writer.writerows(csv.DictReader(source))
-    partial.replace(path)

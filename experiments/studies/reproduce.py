@@ -18,6 +18,7 @@ from rich.text import Text
 from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
 from experiments.studies.study import find_study, run_study
+from pfl_flower.support.files import replace_file
 
 ERROR_FILE = "error.txt"
 """In a study's folder: why its last run broke off, in one line, and the traceback."""
@@ -99,8 +100,7 @@ def _run(name: str, options: Options, console: Console) -> Outcome:
 
 
 def _keep(trace: Path, error: Exception) -> None:
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    trace.write_text(f"{one_line(error)}\n\n{traceback.format_exc()}")
+    replace_file(trace, f"{one_line(error)}\n\n{traceback.format_exc()}")
 
 
 def one_line(error: BaseException) -> str:

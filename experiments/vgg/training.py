@@ -127,7 +127,7 @@ class Training:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        save_tensors(path, content)
+        save_tensors(path, content, durable=True)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of the same recipe, if there is one."""
@@ -142,7 +142,8 @@ class Training:
     def save_weights(self, path: Path) -> None:
         """Write the state dict that ``load_weights`` reads."""
         state = self.network.state_dict()
-        save_tensors(path, {name: value.cpu().contiguous() for name, value in state.items()})
+        weights = {name: value.cpu().contiguous() for name, value in state.items()}
+        save_tensors(path, weights, durable=True)
 
     def epoch(self, images: ImageSet, show: Show) -> None:
         """Train one epoch more, test, and note both in the history.

@@ -8,8 +8,6 @@ of that model.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
 from pfl_flower.solvers.proximal import ProximalSolver
+from pfl_flower.support.files import replacing
 from pfl_flower.support.folders import cache_folder
 from pfl_flower.support.seeding import generator
 
@@ -76,11 +75,8 @@ def _cached(path: Path, features: Tensor, labels: Tensor, model: Model, loss: Po
     except (OSError, ValueError):
         pass
     target = _train(features.float(), labels, model, loss)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".npy")
-    with os.fdopen(handle, "wb") as file:
+    with replacing(path) as file:
         np.save(file, target.numpy(), allow_pickle=False)
-    os.replace(partial, path)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from pfl_flower.support.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision."""
@@ -89,10 +90,8 @@ def draw_band(
 
 def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Write ``name.png`` and ``name.pdf``, each in one move."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{name}.png", folder / f"{name}.pdf"
     for path in paths:
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
-        figure.savefig(partial, dpi=150)
-        os.replace(partial, path)
+        with replacing(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=150)
     return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pfl_flower.run.checks import Check
 from pfl_flower.run.columns import Table
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
-from pfl_flower.run.outcome import SUMMARY_FILE, TRAJECTORY_FILE, Outcome, title
+from pfl_flower.run.outcome import SUMMARY_FILE, TRAJECTORY_FILE, Course, Outcome, title
 from pfl_flower.run.preset_claims import NO_CLAIM
 from pfl_flower.run.results import LIMIT_FILE, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
@@ -125,13 +125,10 @@ class Result:
     def save(self, folder: str | Path) -> Path:
         """Write the run as ``load`` reads it, and return the folder."""
         place = Path(folder).expanduser().absolute()
-        place.mkdir(parents=True, exist_ok=True)
-        replace_file(place / ROUNDS_FILE, self.text.encode())
-        limit = io.BytesIO()
-        np.savez(limit, rho=self.rho, gradient=self.gradient)
-        replace_file(place / LIMIT_FILE, limit.getvalue())
-        if self.trajectory is not None:
-            np.save(place / TRAJECTORY_FILE, self.trajectory)
+        replace_file(place / ROUNDS_FILE, self.text)
+        rho, gradient = torch.from_numpy(self.rho), torch.from_numpy(self.gradient)
+        passed_by = None if self.trajectory is None else torch.from_numpy(self.trajectory)
+        Course(text=self.text, rho=rho, gradient=gradient, trajectory=passed_by).write(place)
         write_json(place / SUMMARY_FILE, self.summary)
         return place
 

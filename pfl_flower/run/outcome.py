@@ -19,6 +19,7 @@ from pfl_flower.run.metrics import last_metrics
 from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
+from pfl_flower.support.files import replacing
 
 SUMMARY_FILE = "summary.json"
 TRAJECTORY_FILE = "trajectory.npy"
@@ -53,7 +54,8 @@ class Course:
     def write(self, folder: Path) -> None:
         """Keep where rho was and the gradient that held it: a model attack's beginning."""
         if self.trajectory is not None:
-            np.save(folder / TRAJECTORY_FILE, self.trajectory.cpu().numpy())
+            with replacing(folder / TRAJECTORY_FILE) as file:
+                np.save(file, self.trajectory.cpu().numpy())
         write_limit(folder / LIMIT_FILE, self.rho, self.gradient)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from pfl_flower.run.checks import Check
+from pfl_flower.support.files import replace_file, replacing
 from pfl_flower.support.hardware import hardware
 
 LIMIT_FILE = "limit.npz"
@@ -127,19 +127,14 @@ def commit() -> str:
 
 
 def write_limit(path: Path, rho: Tensor, gradient: Tensor) -> None:
-    """Keep where a gradient attack held rho and the gradient ``(d,)`` that did, in one move."""
-    partial = path.with_name(f".{os.getpid()}-{path.name}")
-    with partial.open("wb") as file:
+    """Keep where a gradient attack held rho and the gradient ``(d,)`` that did."""
+    with replacing(path) as file:
         np.savez(file, rho=rho.double().cpu().numpy(), gradient=gradient.double().cpu().numpy())
-    os.replace(partial, path)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in one move: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(_jsonable(content), indent=2) + "\n")
-    os.replace(partial, path)
+    """Write JSON; numbers that it lacks are spelled as text."""
+    replace_file(path, json.dumps(_jsonable(content), indent=2) + "\n")
 
 
 def _jsonable(value: Any) -> Any:

@@ -75,7 +75,7 @@ class Rounds:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / ROUNDS_FILE
             if kept:
-                replace_file(path, kept.encode())
+                replace_file(path, kept, durable=True)
             self._file = path.open("a" if kept else "w", newline="")
             if not kept:
                 self._to_file(self._lines[0])
@@ -105,6 +105,15 @@ class Rounds:
         if self._file is not None:
             self._file.write(line)
             self._file.flush()
+
+
+def write_together(path: Path, parts: Iterable[Path]) -> None:
+    """Write the rows of several ``rounds.csv``, which their seed column tells apart, in one."""
+    lines = [_line({name: name for name in COLUMNS})]
+    for part in parts:
+        with part.open(newline="") as file:
+            lines += [_line(row) for row in csv.DictReader(file)]
+    replace_file(path, "".join(lines))
 
 
 def read_rounds(path: Path) -> Numbers:

@@ -1,8 +1,11 @@
-"""Files that prove to be whole: arrays and JSON, written in one move, read without running them.
+"""Files: the one way in which this project writes them, and files that prove to be whole.
 
-One line of text says what the file is, in which version, and the SHA-256 of all that follows: an
-npz archive, read with ``allow_pickle=False``. A reader sees the old file or the new one, never half
-of one, and loading cannot execute anything.
+``replacing`` and ``replace_file`` write in one move: a reader sees the old file or the new one,
+never half of one, and a write that fails leaves the old one and nothing else.
+
+A sealed file proves to be whole as well, and reading it cannot execute anything. One line of text
+says what the file is, in which version, and the SHA-256 of all that follows: an npz archive, read
+with ``allow_pickle=False``.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -40,6 +45,53 @@ class Sealed:
     arrays: dict[str, np.ndarray[Any, Any]]
 
 
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a file to write to; at the end of the block, and not before, it takes ``path``'s place.
+
+    When the block, the disk or an interrupt stops it, what was written is removed and the file that
+    was there stays. Folders are made as needed.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file is to be.
+    durable : bool
+        Whether it has to survive the loss of power from then on, which costs a disk's milliseconds:
+        for what cannot be computed again, or only in hours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: several processes may write the same file, each of them a whole one.
+    partial = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync_folder(path.parent)
+
+
+def replace_file(path: Path, content: bytes | str, *, durable: bool = False) -> None:
+    """Write bytes, or text in UTF-8, in one move, see ``replacing``."""
+    with replacing(path, durable=durable) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a new name on the disk, which is the folder's to keep."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_sealed(path: Path, kind: str, facts: Mapping[str, Any], arrays: Arrays) -> None:
     """Write a file that survives the loss of power, in place of the one of the same name."""
     packed = np.frombuffer(json.dumps(dict(facts)).encode(), dtype=np.uint8)
@@ -47,23 +99,7 @@ def write_sealed(path: Path, kind: str, facts: Mapping[str, Any], arrays: Arrays
     np.savez(body, allow_pickle=False, **{FACTS: packed}, **arrays)
     content = body.getvalue()
     digest = hashlib.sha256(content).hexdigest()
-    replace_file(path, f"{MAGIC} {kind} {VERSION} {digest}\n".encode() + content)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` on the disk, then under its name, in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, f"{MAGIC} {kind} {VERSION} {digest}\n".encode() + content, durable=True)
 
 
 def read_sealed(path: Path, kind: str) -> Sealed:

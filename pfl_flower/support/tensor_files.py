@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pfl_flower.support.files import replacing
 
-def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors, numbers and text; a reader sees the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        torch.save(dict(content), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+
+def save_tensors(path: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Write tensors, numbers and text, see ``replacing``.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written.
+    """
+    with replacing(path, durable=durable) as file:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            # On a full disk torch fails a second time, where it closes its archive.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_tensors(path: Path) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from pfl_flower.run import figures
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.rounds import read_rounds
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.files import MAGIC, VERSION, read_sealed, replace_file, write_sealed
+from pfl_flower.support.files import MAGIC, VERSION, read_sealed, write_sealed
 from pfl_flower.transport import inprocess
 from strategies import recruiting
 from strategies.checkpoint import CHECKPOINT_FILE, KIND, load_checkpoint
@@ -320,15 +320,3 @@ def test_a_sealed_file_says_what_it_was_given(tmp_path: Path) -> None:
     for name, value in arrays.items():
         assert found.arrays[name].dtype == value.dtype
         assert np.array_equal(found.arrays[name], value)
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_file_is_replaced_whole_or_not_at_all(
-    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "x"
-    replace_file(path, b"old")
-    monkeypatch.setattr(os, step, lambda *_: (_ for _ in ()).throw(OSError("full")))
-    with pytest.raises(OSError, match="full"):
-        replace_file(path, b"new")
-    assert path.read_bytes() == b"old"
