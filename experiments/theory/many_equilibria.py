@@ -6,7 +6,7 @@ and is what studies check these results against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from experiments.theory.scenario import Game
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.user_data import UserData
+from pfl_flower.solvers.line_search import line_search
 
 STILL = 1e-9
 """Length of the last step, relative to the models; the error left is about its square."""
@@ -48,22 +49,42 @@ def settle(game: Game, users: Sequence[UserData], lam: float, start: Tensor) -> 
     def value(models: Tensor) -> Tensor:
         return (local.value(models[1:]) + lam * ((models[0] - models[1:]) ** 2).sum(dim=1)).sum()
 
+    def gradient(models: Tensor) -> Tensor:
+        pulls = strength * (models[0] - models[1:])
+        return torch.cat([pulls.sum(dim=0)[None], local.gradient(models[1:]) - pulls])
+
     for _ in range(200):
-        rho, theta = models[0], models[1:]
-        pulls = strength * (rho - theta)
-        inverse = torch.linalg.inv(local.hessian(theta) + strength * identity)
-        own = (inverse @ (local.gradient(theta) - pulls)[..., None])[..., 0]
+        slopes = gradient(models)
+        inverse = torch.linalg.inv(local.hessian(models[1:]) + strength * identity)
+        own = (inverse @ slopes[1:, :, None])[..., 0]
         shared = strength * len(users) * identity - strength**2 * inverse.sum(dim=0)
-        first = torch.linalg.solve(shared, pulls.sum(dim=0) + strength * own.sum(dim=0))
+        first = torch.linalg.solve(shared, slopes[0] + strength * own.sum(dim=0))
         step = torch.cat([first[None], own + strength * (inverse @ first)])
         if torch.linalg.vector_norm(step) <= STILL * (1 + torch.linalg.vector_norm(models)):
             return models - step
-        scale, before = 1.0, value(models)
-        # Equal values, which rounding may raise, are what the last steps lead to.
-        while value(models - scale * step) > before * (1 + 1e-14) and scale > 1e-6:
-            scale /= 2
+        scale = _good_scale(value, gradient, models, step)
+        if scale == 0:
+            break
         models = models - scale * step
-    raise RuntimeError("no equilibrium after 200 Newton steps")
+    raise RuntimeError("no equilibrium after 200 Newton steps, or no step that leads down")
+
+
+def _good_scale(
+    value: Callable[[Tensor], Tensor],
+    gradient: Callable[[Tensor], Tensor],
+    models: Tensor,
+    step: Tensor,
+) -> float:
+    slopes = gradient(models)
+    return float(
+        line_search(
+            lambda s: value(models - s * step),
+            value(models),
+            (slopes * step).sum(),
+            norm_at=lambda s: torch.linalg.vector_norm(gradient(models - s * step)),
+            norm=torch.linalg.vector_norm(slopes),
+        )
+    )
 
 
 def stacked(game: Game, users: Sequence[UserData], *, nu: float) -> LocalLoss:

@@ -10,12 +10,13 @@ and R at theta_n, an envelope's Hessian is the parallel sum ``H_R - H_R (H_L + H
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from pfl_flower.objective.regularizers import Regularizer
-from pfl_flower.solvers.newton import shortened
+from pfl_flower.solvers.line_search import line_search, shortened
 from pfl_flower.solvers.population import Population
 
 
@@ -92,7 +93,7 @@ def equilibrium(
         norm = float(torch.linalg.vector_norm(point.gradient))
         if norm <= tolerance:
             break
-        moved = _line_search(shared, point, shared.newton_step(point))
+        moved = _along(shared, point, shared.newton_step(point))
         if moved is None:
             break
         point, iteration = moved, iteration + 1
@@ -160,19 +161,17 @@ def _envelope_hessian(
     return coupling - coupling @ torch.linalg.solve(local + coupling, coupling)
 
 
-def _line_search(shared: _Shared, point: _Point, step: Tensor) -> _Point | None:
-    """Largest halving of the step that lowers the value or, near the end, the gradient."""
-    slope = point.gradient @ step
-    rounding = 8 * torch.finfo(step.dtype).eps * point.value.abs()
-    norm = torch.linalg.vector_norm(point.gradient)
-    scale = 1.0
-    for _ in range(40):
-        moved = shared.at(point.rho - scale * step, point.theta)
-        if moved.value <= point.value - 1e-4 * scale * slope and scale * slope > rounding:
-            return moved
-        # A smaller gradient at a higher value leads around in circles.
-        smaller = torch.linalg.vector_norm(moved.gradient) <= (1 - 0.1 * scale) * norm
-        if smaller and moved.value <= point.value + rounding:
-            return moved
-        scale /= 2
-    return None
+def _along(shared: _Shared, point: _Point, step: Tensor) -> _Point | None:
+    """Return the point a good way along the step, None where there is none.
+
+    The first good scale is taken: every value costs solves of all local problems.
+    """
+    at = cache(lambda scale: shared.at(point.rho - scale * step, point.theta))
+    scale = line_search(
+        lambda s: at(s).value,
+        point.value,
+        point.gradient @ step,
+        norm_at=lambda s: torch.linalg.vector_norm(at(s).gradient),
+        norm=torch.linalg.vector_norm(point.gradient),
+    )
+    return at(float(scale)) if bool(scale > 0) else None

@@ -16,6 +16,7 @@ from torch import Tensor
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.solvers.conjugate_gradients import Preconditioner, conjugate_gradients
+from pfl_flower.solvers.line_search import line_search, shortened
 
 DENSE_LIMIT = 1500
 CHORD_CONTRACTION = 0.3
@@ -85,14 +86,15 @@ def minimise_user(
         direction = None
         if not fresh:
             continue
-        advanced = problem.line_search(theta, step, gradient, residual)
-        if advanced is None and problem.precise:
+        scale = float(problem.good_scale(theta, step, gradient, residual))
+        if scale > 0:
+            theta = theta - scale * step
+            gradient = problem.gradient(theta)
+            residual = torch.linalg.vector_norm(gradient)
+        elif problem.precise:
             return theta, iteration + 1
-        if advanced is None:
+        else:
             problem.precise = True
-            continue
-        theta, gradient = advanced
-        residual = torch.linalg.vector_norm(gradient)
     return theta, max_iterations
 
 
@@ -121,13 +123,13 @@ class _Proximal:
         at_kink = self.value(self.rho)
         if self.value(start) < at_kink:
             return start
-        scale = 1.0 / (1.0 + torch.linalg.vector_norm(opinion))
-        for _ in range(200):
-            candidate = self.rho - scale * opinion
-            if self.value(candidate) < at_kink:
-                return candidate
-            scale = scale / 2
-        return candidate
+        size = torch.linalg.vector_norm(opinion)
+        share = 1 / (1 + size)
+        step = share * opinion
+        # The loss falls at the rate ||opinion|| along it, and l2 rises at the rate of its kink.
+        slope = share * size * (size - self.regularizer.kink)
+        scale = line_search(lambda s: self.value(self.rho - s * step), at_kink, slope)
+        return self.rho - scale * step
 
     def newton_direction(self, theta: Tensor, residual: Tensor) -> Direction:
         """Return a function ``g -> H^{-1} g`` with H the Hessian at theta."""
@@ -191,37 +193,14 @@ class _Proximal:
 
         return direction
 
-    def line_search(
-        self, theta: Tensor, step: Tensor, gradient: Tensor, residual: Tensor
-    ) -> tuple[Tensor, Tensor] | None:
-        """Halve the step until the value is lower (Armijo), and on while that lowers it further.
-
-        Far from the minimum, where the loss is flat, a Newton step is too long by orders of
-        magnitude. Close to it values differ by less than their rounding, and the gradient of a
-        convex function is the better judge.
-        """
-        value, slope = self.value(theta), gradient @ step
-        rounding = 4 * torch.finfo(theta.dtype).eps * value.abs()
-        best: Tensor | None = None
-        lowest, scale = value, 1.0
-        for _ in range(60):
-            candidate = theta - scale * step
-            reached = self.value(candidate)
-            if reached <= value - 1e-4 * scale * slope and scale * slope > rounding:
-                if reached >= lowest:
-                    break
-                best, lowest = candidate, reached
-            elif best is not None:
-                break
-            elif slope <= 1e6 * rounding and scale > 0.05:
-                slower = self.gradient(candidate)
-                if torch.linalg.vector_norm(slower) <= (1 - 0.5 * scale) * residual:
-                    return candidate, slower
-            scale /= 2
-        return None if best is None else (best, self.gradient(best))
-
-
-def shortened(step: Tensor, reach: Tensor) -> Tensor:
-    """Return the step ``(d,)``, at most ``10 (1 + reach)`` long: a flat function asks for more."""
-    longest, size = 10 * (1 + reach), torch.linalg.vector_norm(step)
-    return step if bool(size <= longest) else step * (longest / size)
+    def good_scale(self, theta: Tensor, step: Tensor, gradient: Tensor, residual: Tensor) -> Tensor:
+        """Return how far to go along a step, 0 where that leads nowhere."""
+        return line_search(
+            lambda s: self.value(theta - s * step),
+            self.value(theta),
+            gradient @ step,
+            norm_at=lambda s: torch.linalg.vector_norm(self.gradient(theta - s * step)),
+            norm=residual,
+            # A value costs one product with the features, a system a hundred.
+            further=True,
+        )

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer, length
+from pfl_flower.solvers.line_search import line_search, shortened
 from pfl_flower.solvers.newton import CHORD_CONTRACTION, GOAL
 
 LEAST_USERS = 64
@@ -168,26 +169,24 @@ def minimise_batch(
             break
         iterations[users] += 1
         reach = torch.linalg.vector_norm(rho - points, dim=-1)
-        step = _shortened(batch.direction(rho, points, gradient), reach)
+        step = shortened(batch.direction(rho, points, gradient), reach)
         moved = points - step
         new = batch.gradient(rho, moved)
         size = torch.linalg.vector_norm(new, dim=-1)
         hard = (~(size <= CHORD_CONTRACTION * residual)).nonzero()[:, 0]
         if len(hard):
             some = batch.select(hard)
-            found, ok = line_search(some, rho, points[hard], step[hard], gradient[hard])
-            moved[hard], new[hard] = found, some.gradient(rho, found)
+            scale = _good_scales(some, rho, points[hard], step[hard], gradient[hard])
+            found = (scale > 0)[:, None]
+            # A step without a good scale need not be finite.
+            moved[hard] = points[hard] - torch.where(found, scale[:, None] * step[hard], 0.0)
+            new[hard] = some.gradient(rho, moved[hard])
             size[hard] = torch.linalg.vector_norm(new[hard], dim=-1)
-            goal[hard[~ok]] = torch.inf
+            # Whoever has none ends here, at the point it has reached.
+            goal[hard[scale == 0]] = torch.inf
         points, gradient, residual = moved, new, size
     theta[users], residuals[users] = points, residual
     return theta, residuals, iterations
-
-
-def _shortened(step: Tensor, reach: Tensor) -> Tensor:
-    """Return steps ``(k, d)`` at most ``10 (1 + reach)`` long, as ``newton.shortened``."""
-    size = torch.linalg.vector_norm(step, dim=-1)
-    return step * (10 * (1 + reach) / size).clamp(max=1)[:, None]
 
 
 def _leave_kink(batch: Batch, rho: Tensor, theta: Tensor) -> Tensor:
@@ -204,43 +203,33 @@ def _leave_kink(batch: Batch, rho: Tensor, theta: Tensor) -> Tensor:
     users = (~(size <= kink)).nonzero()[:, 0]
     if len(users) == 0:
         return users
-    batch, opinion, scale = batch.select(users), opinion[users], 1 / (1 + size[users])
-    at_kink = batch.value(rho, rho.repeat(len(users), 1))
-    high = (~(batch.value(rho, theta[users]) < at_kink)).nonzero()[:, 0]
-    for _ in range(200):
-        if len(high) == 0:
-            break
-        candidate = rho - scale[high][:, None] * opinion[high]
-        theta[users[high]] = candidate
-        scale[high] /= 2
-        high = high[~(batch.select(high).value(rho, candidate) < at_kink[high])]
+    at_kink = batch.select(users).value(rho, rho.repeat(len(users), 1))
+    high = ~(batch.select(users).value(rho, theta[users]) < at_kink)
+    if bool(high.any()):
+        some = users[high]
+        theta[some] = _down(batch.select(some), rho, opinion[some], at_kink[high])
     return users
 
 
-def line_search(
+def _down(batch: Batch, rho: Tensor, opinion: Tensor, at_kink: Tensor) -> Tensor:
+    """Return points ``(k, d)`` below the value at rho, as one user's ``leave_kink`` does."""
+    size = torch.linalg.vector_norm(opinion, dim=-1)
+    share = 1 / (1 + size)
+    step = share[:, None] * opinion
+    slope = share * size * (size - batch.regularizer.kink)
+    scale = line_search(lambda s: batch.value(rho, rho - s * step), at_kink, slope)
+    return rho - scale[:, None] * step
+
+
+def _good_scales(
     batch: Batch, rho: Tensor, theta: Tensor, step: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return points ``(k, d)`` as ``newton``'s line search does, and for which one was found."""
-    value, slope = batch.value(rho, theta), (gradient * step).sum(dim=-1)
-    residual = torch.linalg.vector_norm(gradient, dim=-1)
-    rounding = 4 * torch.finfo(theta.dtype).eps * value.abs()
-    best, lowest, scale = theta.clone(), value.clone(), 1.0
-    found = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-    open_ = ~found
-    for _ in range(60):
-        candidate = theta - scale * step
-        reached = batch.value(rho, candidate)
-        lower = (reached <= value - 1e-4 * scale * slope) & (scale * slope > rounding)
-        better = open_ & lower & (reached < lowest)
-        best[better], lowest[better] = candidate[better], reached[better]
-        open_ = open_ & (better | ~found)
-        found = found | better
-        close = open_ & ~lower & (slope <= 1e6 * rounding)
-        if scale > 0.05 and bool(close.any()):
-            slower = torch.linalg.vector_norm(batch.gradient(rho, candidate), dim=-1)
-            close &= slower <= (1 - 0.5 * scale) * residual
-            best[close], found, open_ = candidate[close], found | close, open_ & ~close
-        if not bool(open_.any()):
-            break
-        scale /= 2
-    return best, found
+) -> Tensor:
+    """Return how far to go along each user's step, ``(k,)``, 0 where that leads nowhere."""
+    return line_search(
+        lambda s: batch.value(rho, theta - s * step),
+        batch.value(rho, theta),
+        (gradient * step).sum(dim=-1),
+        norm_at=lambda s: torch.linalg.vector_norm(batch.gradient(rho, theta - s * step), dim=-1),
+        norm=torch.linalg.vector_norm(gradient, dim=-1),
+        further=True,
+    )

@@ -9,6 +9,7 @@ matches the rest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from pfl_flower.attacks.poisoning.aim import Aim
 from pfl_flower.objective.losses import Logistic, PointLoss, Softmax
+from pfl_flower.solvers.line_search import line_search
 
 RANK = 1e-10
 """Singular values of theta_spade below this fraction of the largest count as 0."""
@@ -212,14 +214,24 @@ def with_integers(task: Task, design: Design, *, generator: torch.Generator) -> 
         if norm <= 1e-13 * torch.linalg.vector_norm(goal):
             break
         jacobian = torch.func.jacrev(misses)(moving).flatten(1)
-        step = (torch.linalg.pinv(jacobian, rtol=1e-9) @ error).view_as(moving)
-        for halving in range(30):
-            candidate = moving - 0.5**halving * step
-            if torch.linalg.vector_norm(misses(candidate)) < norm:
-                break
-        else:
+        step = torch.linalg.pinv(jacobian, rtol=1e-9) @ error
+        # Of ||F||: ||F|| itself where the step solves the equations, less where F is flat.
+        slope = error @ (jacobian @ step) / norm
+        step = step.view_as(moving)
+        scale = _good_scale(misses, moving, step, norm, slope)
+        if scale == 0:
             break
-        moving, error = candidate, misses(candidate)
+        moving = moving - scale * step
+        error = misses(moving)
     if torch.linalg.vector_norm(error) > 1e-10 * torch.linalg.vector_norm(goal):
         return None
     return Design(torch.cat([moving, fixed], dim=1), design.labels, weights)
+
+
+def _good_scale(
+    misses: Callable[[Tensor], Tensor], moving: Tensor, step: Tensor, norm: Tensor, slope: Tensor
+) -> float:
+    """Return how far to go along a step for ``||F||`` to fall, 0 where it does not."""
+    return float(
+        line_search(lambda s: torch.linalg.vector_norm(misses(moving - s * step)), norm, slope)
+    )
