@@ -92,7 +92,7 @@ def app_folder(folder: Path) -> Path:
 
 def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
     command = simulation_command(config, nodes, folder)
-    environment = {**os.environ, "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1"}
+    environment = flower_environment()
     log_path = folder / "run.log"
     with log_path.open("w") as file:
         subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
@@ -103,6 +103,20 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
         errors = re.findall(r"ERROR\s*:\s*(.*)", plain) or plain.splitlines()[-1:]
         said = errors[0].strip() if errors else "no output"
         raise RunFailedError(f"the run ended as {status}, see {log_path}: {said}")
+
+
+def flower_environment() -> dict[str, str]:
+    """Return the environment of ``flwr``, in which it finds Flower's other programs.
+
+    It starts a local SuperLink by name: of an environment that is not activated they are not on
+    the PATH.
+    """
+    programs = str(Path(sys.executable).parent)
+    return {
+        **os.environ,
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+    }
 
 
 def run_status(output: str, environment: dict[str, str]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.running.engines import flower_environment
+
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
@@ -23,11 +25,10 @@ def free_port() -> int:
 def private_superlink(home: Path) -> Iterator[dict[str, str]]:
     """Yield an environment in which ``flwr`` starts a SuperLink of its own; stop it afterwards."""
     environment = {
-        **os.environ,
+        **flower_environment(),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
         "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
     }
