@@ -127,3 +127,9 @@ def test_the_reader_of_imports_reads() -> None:
     assert {"flwr.serverapp", "strategies.parameter_server"} <= GRAPH["pfl_flower.server_app"]
     with pytest.raises(graphlib.CycleError):
         list(graphlib.TopologicalSorter({"a": {"b"}, "b": {"a"}}).static_order())
+
+
+def test_no_module_is_left_out_of_flowers_bundle() -> None:
+    """Flower drops ``test_*.py`` and ``*_test.py`` from what it sends to the nodes."""
+    names = [path.name for path in MODULES.values()]
+    assert not [n for n in names if n.startswith("test_") or n.endswith("_test.py")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.objective.models import accuracy, predict
-from pfl_flower.objective.test_points import SharedPoints
+from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.run.problem import Problem
 
 

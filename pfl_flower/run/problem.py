@@ -20,8 +20,8 @@ from pfl_flower.data.table import DATASETS
 from pfl_flower.objective.losses import LOSSES, PointLoss
 from pfl_flower.objective.models import Model
 from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
-from pfl_flower.objective.test_points import SharedPoints
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import poisons

@@ -12,7 +12,7 @@ from torch import Tensor
 from pfl_flower.aggregation.combination import combine
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.data.sources import Synthetic
-from pfl_flower.objective import models, test_points
+from pfl_flower.objective import models, shared_points
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import Softmax
 from pfl_flower.objective.models import Linear, TwoLayer, accuracy
@@ -127,9 +127,9 @@ def test_accuracies_of_many_are_those_of_each(
     if model.outputs == 1:
         labels = 1 - 2 * (labels > 0).long()
     expected = [float(accuracy(model.scores(one[None], features), labels)[0]) for one in theta]
-    points = test_points.SharedPoints(features, labels)
+    points = shared_points.SharedPoints(features, labels)
     for at_once in (1, 200, 2**21):
-        monkeypatch.setattr(test_points, "SCORES_AT_ONCE", at_once)
+        monkeypatch.setattr(shared_points, "SCORES_AT_ONCE", at_once)
         assert points.accuracy_of_each(model, theta).tolist() == expected
     assert len(set(expected)) > 2
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pfl_flower.objective import sparse_features
 from pfl_flower.objective.models import Linear, TwoLayer
+from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.sparse_features import Compressed
-from pfl_flower.objective.test_points import SharedPoints
 from tests.support import problems
 
 
