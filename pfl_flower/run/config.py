@@ -14,8 +14,10 @@ from pfl_flower.run.keys import kebab
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.plugins import given
 
-OPTIONS = tuple(f"{table.point}_options" for table in TABLES)
+POINTS = tuple(table.point for table in TABLES)
+OPTIONS = tuple(f"{point}_options" for point in POINTS)
 
 
 class RunConfig(Settings):
@@ -33,6 +35,12 @@ class RunConfig(Settings):
         if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+", value):
             return float(value)
         return value
+
+    @field_validator(*POINTS, mode="before")
+    @classmethod
+    def _object_as_name(cls, value: object) -> object:
+        """Accept a class or a function, which is how a script gives a member of its own."""
+        return given(value) if callable(value) else value
 
     @field_validator(*OPTIONS, mode="before")
     @classmethod

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
 from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.tables import TABLES
 from pfl_flower.support.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -95,6 +99,19 @@ BAD = [
         "krum-selected = 11: expected at most 10, for 11 users of whom 1 are",
     ),
     ({"clipping-radius": 1.0}, "clipping-radius = 1.0: expected 0.0, unless aggregation = centred"),
+    (
+        {"hidden": 16, "model": "my.own:Model", "local-solver": "adam"},
+        "hidden = 16: expected 784, unless model = two-layer",
+    ),
+    (
+        {"aggregation": "krum", "aggregation-options": '{"steps": 2}'},
+        'aggregation-options = {"steps": 2}: steps: expected no option',
+    ),
+    (
+        {"poisoning": "matching", "poisoning-options": '{"gap": 0}'},
+        'poisoning-options = {"gap": 0}: gap = 0: expected greater than 0',
+    ),
+    ({"model": "my.own:Model"}, "model = my.own:Model: expected linear, for exact solves"),
     ({"equilibrium": True, "attack": "my.own:Attack"}, "equilibrium = True: expected false"),
     (
         {"server-optimizer": "adam", "server-lr": 0.02},
@@ -144,3 +161,32 @@ def test_the_flat_form_comes_back() -> None:
     config = parse_config({"server-lr": 0.5, "users": 3, "strategic-users": "1"})
     assert parse_config(config.flat()) == config
     assert all(isinstance(value, bool | int | float | str) for value in config.flat().values())
+
+
+LIGHT = """
+import json, sys
+from pfl_flower.run.config import parse_config
+from pfl_flower.support.errors import ConfigError
+for values in json.load(sys.stdin):
+    try:
+        parse_config(values)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+HEAVY = {"torch", "torchvision", "flwr", "ray", "numpy", "scipy", "sklearn", "matplotlib", "rich"}
+
+
+def test_a_configuration_is_checked_without_what_a_run_needs() -> None:
+    """Whatever is asked for, refused or not, is told from the tables alone."""
+    every = [{table.point: name} for table in TABLES for name in table]
+    asked = [{}, *every, {"attack": "my.own:Attack"}, *(values for values, _ in BAD)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not HEAVY & set(json.loads(done.stdout))
+    assert len(done.stderr.splitlines()) >= len(BAD)

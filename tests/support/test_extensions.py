@@ -202,8 +202,13 @@ def test_what_a_process_is_given_has_a_name() -> None:
 
 
 def test_what_is_given_is_a_value_of_a_key() -> None:
-    name = given(lambda rows: rows.sum(dim=0))
-    assert parse_config({"aggregation": name}).aggregation == name
+    def total(rows: Any) -> Any:
+        return rows.sum(dim=0)
+
+    assert parse_config({"aggregation": total}).aggregation == given(total)
+    assert parse_config({"attack": Local}).attack == f"{__name__}:Local"
+    with pytest.raises(ConfigError, match="attack = 3: expected a valid string"):
+        parse_config({"attack": 3})
 
 
 def test_a_script_gives_options_as_a_mapping() -> None:

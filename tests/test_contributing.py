@@ -1,0 +1,231 @@
+"""CONTRIBUTING's recipes are run as they stand there: as plug-ins, and as rows of the tables."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.running.options import parse_settings
+from pfl_flower.attacks.poisoning.table import POISONINGS
+from pfl_flower.run.attack_plans import fabricate
+from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.presets import preset
+from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.support.errors import ConfigError
+from tests.support.runs import play, trajectory
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS = re.findall(r"```python ([^\n]+)\n(.*?)```", TEXT, flags=re.DOTALL)
+FILES = {label: code for label, code in BLOCKS if label.startswith("lab/")}
+COMMANDS = re.findall(r"^    python -m experiments run (\S+) --set (.*)$", TEXT, flags=re.MULTILINE)
+TABLES = {
+    "ATTACKS": "pfl_flower/attacks/table.py",
+    "POISONINGS": "pfl_flower/attacks/poisoning/table.py",
+    "AGGREGATIONS": "pfl_flower/aggregation/table.py",
+    "REGULARIZERS": "pfl_flower/objective/table.py",
+    "MODELS": "pfl_flower/objective/table.py",
+    "DATASETS": "pfl_flower/data/table.py",
+}
+SMALL = {"points-per-user": "30", "rounds": 3, "evaluate-every": 0}
+IN_THE_COPY = """
+import json, sys
+import pytest
+from tests.support.runs import play, trajectory
+from pfl_flower.run.config import parse_config
+
+found = {}
+for name, keys in json.load(sys.stdin).items():
+    found[name] = trajectory(play(parse_config(keys)))[-1].tolist()
+tests = pytest.main(["-q", "-p", "no:cacheprovider", "-n0", "tests/run/test_tables.py",
+                     "tests/run/test_reference.py"])
+print(json.dumps([found, int(tests)]))
+"""
+
+
+def settings(words: tuple[str, str]) -> dict[str, Any]:
+    """Return what a command of a recipe asks for, with fewer points and rounds."""
+    name, pairs = words
+    return {**preset(name), **parse_settings(shlex.split(pairs)), **SMALL}
+
+
+def point(keys: dict[str, Any]) -> str:
+    """Return the key that names a member of one's own."""
+    (found,) = [key for key, value in keys.items() if str(value).startswith("lab.")]
+    return found
+
+
+PLUGINS = {point(settings(words)): settings(words) for words in COMMANDS}
+"""The runs of the recipes, by extension point."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("plug-ins")
+    for place, code in FILES.items():
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(code)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    yield
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.split(".")[0] == "lab"]:
+        del sys.modules[name]
+
+
+@cache
+def ran(key: str) -> tuple[Problem, list[Any]]:
+    config = parse_config(PLUGINS[key])
+    return build_problem(config), play(config)
+
+
+def test_every_extension_point_has_a_recipe() -> None:
+    points = ["attack", "poisoning", "aggregation", "regularizer", "model", "dataset"]
+    assert list(PLUGINS) == points
+    assert len(FILES) == len(points)
+    assert [label for label, _ in BLOCKS if label not in FILES] == [
+        label for table in TABLES for label in (f"above {table}", f"row of {table}")
+    ]
+    assert all(f"{key}-options" in keys for key, keys in PLUGINS.items())
+
+
+def test_the_attack_reports_what_it_says() -> None:
+    problem, records = ran("attack")
+    report = records[0].accepted[10]
+    assert torch.allclose(report, 2 * (problem.initial - problem.target), rtol=1e-12)
+
+
+def test_the_poisoning_makes_what_it_says() -> None:
+    problem, records = ran("poisoning")
+    data = fabricate(problem, 10)
+    assert (data.method, len(data.features), data.total_weight) == ("confident", 80, 240.0)
+    assert records[0].metrics.poisoned_labels == 240.0
+
+
+def test_the_rule_makes_the_direction_that_it_says() -> None:
+    problem, records = ran("aggregation")
+    rows = torch.stack([records[0].accepted[user] for user in range(11)])
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    kept = norms[:, 0] < norms.max()
+    assert int(kept.sum()) == 10
+    direction = 11 * (rows / norms.sqrt())[kept].mean(dim=0)
+    expected = problem.initial - records[0].eta * direction
+    assert torch.allclose(records[0].rho, expected, rtol=1e-10)
+
+
+def test_the_regulariser_bounds_what_can_be_reported() -> None:
+    problem, records = ran("regularizer")
+    assert problem.regularizer.radius == 0.5
+    norms = [float(torch.linalg.vector_norm(row)) for row in records[0].accepted.values()]
+    assert max(norms) == pytest.approx(0.5)
+    assert all(record.metrics.unconverged == 0 for record in records)
+
+
+def test_the_model_is_what_the_users_learn() -> None:
+    problem, records = ran("model")
+    assert problem.model.dim == 3 * (10 + 65) == len(records[0].rho)
+    assert torch.linalg.matrix_rank(problem.target[30:].view(3, 65)) == 3
+    assert not torch.equal(records[0].rho, records[-1].rho)
+
+
+def test_the_data_are_what_the_users_draw() -> None:
+    problem, records = ran("dataset")
+    assert (problem.source.inputs, problem.source.outputs) == (3, 4)
+    (data,) = problem.datasets((0,))
+    assert set(data.labels.tolist()) == {0, 1, 2, 3}
+    assert len(records[0].rho) == 12
+
+
+WRONG = [
+    ("attack-options", '{"gian": 2.0}', "gian: expected gain"),
+    ("model-options", '{"rank": 2.5}', "rank = 2.5: expected a valid integer"),
+    ("dataset-options", '{"classes": "many"}', 'classes = "many": expected a valid integer'),
+    ("regularizer-options", '{"lam": 2.0}', "lam has a key of its own, lam"),
+    ("poisoning-options", '{"weight": null}', "weight = null: expected a valid number"),
+    ("aggregation-options", '{"tolerance": 2}', "tolerance has a key of its own, aggregation-tol"),
+]
+
+
+@pytest.mark.parametrize(("key", "options", "said"), WRONG)
+def test_a_wrong_option_is_one_line_before_round_1(key: str, options: str, said: str) -> None:
+    from pfl_flower import server_app
+
+    config = parse_config({**PLUGINS[key.removesuffix("-options")], key: options})
+    with pytest.raises(ConfigError) as caught:
+        server_app.run(None, build_problem(config))  # type: ignore[arg-type]
+    assert str(caught.value).startswith(f"{key} = {options}: {said}")
+
+
+def test_data_of_ones_own_say_which_poisonings_serve_them() -> None:
+    keys = {"attack": "data", "poisoning": "repeated", "dataset": "lab.blobs:blobs"}
+    config: RunConfig = parse_config(keys)
+    with pytest.raises(ConfigError) as caught:
+        build_problem(config)
+    serving = ", ".join(name for name, row in POISONINGS.items() if "softmax" in row.losses)
+    assert str(caught.value) == f"poisoning = repeated: expected {serving}, for a softmax loss"
+
+
+def row_of(table: str) -> str:
+    return dict(BLOCKS)[f"row of {table}"]
+
+
+def extended(text: str, table: str) -> str:
+    """Return a table's module with a recipe's options and row, imports at the top."""
+    above = dict(BLOCKS)[f"above {table}"]
+    imports = "".join(re.findall(r"^from .*\n", above, flags=re.MULTILINE))
+    options = re.sub(r"^from .*\n", "", above, flags=re.MULTILINE).strip()
+    future = "from __future__ import annotations\n"
+    text = text.replace(future, future + imports, 1)
+    head, start, rest = text.partition(f"\n{table}: Table[")
+    assert start, table
+    rows, end, tail = rest.partition("    },\n    own=")
+    return f"{head}\n{options}\n\n{start}{rows}{row_of(table)}{end}{tail}"
+
+
+def test_as_rows_of_the_tables_they_do_the_same(tmp_path: Path) -> None:
+    """A copy of the packages is extended as the recipes say, and runs them under their names."""
+    leave_out = shutil.ignore_patterns("__pycache__", "*.so")
+    for package in ("pfl_flower", "clients", "strategies", "tests"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=leave_out)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    asked = {}
+    for (key, keys), (table, place), (file, code) in zip(
+        PLUGINS.items(), TABLES.items(), FILES.items(), strict=True
+    ):
+        path = tmp_path / place
+        path.write_text(extended(path.read_text(), table))
+        (path.parent / Path(file).name).write_text(code)
+        name = re.findall(r'"([\w-]+)": ', row_of(table))[0]
+        asked[key] = {**keys, key: name}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    write = [sys.executable, "-m", "pfl_flower.run.reference"]
+    subprocess.run(write, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert "`low-rank`" in (tmp_path / "pfl_flower/run/README.md").read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_THE_COPY],
+        cwd=tmp_path,
+        env=environment,
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found, tests = json.loads(done.stdout.splitlines()[-1])
+    assert tests == 0, done.stdout[-2000:]
+    for key in PLUGINS:
+        rho = trajectory(ran(key)[1])[-1]
+        assert found[key] == rho.tolist(), key
