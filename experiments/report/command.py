@@ -7,9 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.report.entries import read_entry
-from experiments.report.rendering import Report, page, table
-from experiments.report.runs import read_runs
+from experiments.report.rendering import page, read_report, table
 from experiments.studies.catalogue import check_names
 from pfl_flower.support.files import replace_file
 
@@ -30,7 +28,7 @@ def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, 
         If a name is no study's.
     """
     check_names(names)
-    shown = Report(studies=[read_entry(output, name) for name in names], runs=read_runs(output))
+    shown = read_report(output, names)
     paths = output / "report.html", output / "report.md"
     for path, text in zip(paths, (page(shown), table(shown)), strict=True):
         replace_file(path, text)

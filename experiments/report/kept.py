@@ -113,8 +113,12 @@ class Kept:
             return "-"
         count = len(self.summary.seeds)
         seeds = f"{count} seed{'' if count == 1 else 's'}"
-        commits = ", ".join(map(short_commit, self.commits))
-        return f"{seeds}, {duration(self.seconds)}, commit {commits}"
+        return f"{seeds}, {duration(self.seconds)}, commit {short_commits(self.commits)}"
+
+    @property
+    def machines(self) -> list[str]:
+        """What this was measured on."""
+        return [self.summary.hardware] if self.summary is not None else []
 
     @property
     def facts(self) -> dict[str, str]:
@@ -132,6 +136,11 @@ class Kept:
         }
 
 
+def short_commits(commits: Sequence[str]) -> str:
+    """Return the commits in short, or a dash where there are none."""
+    return ", ".join(map(short_commit, commits)) or "-"
+
+
 def origins(kept: Sequence[Kept]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return which results each commit, and each machine, has made."""
     commits: dict[str, list[str]] = {}
@@ -139,6 +148,6 @@ def origins(kept: Sequence[Kept]) -> tuple[dict[str, list[str]], dict[str, list[
     for one in kept:
         for commit in one.commits:
             commits.setdefault(commit, []).append(one.name)
-        if one.summary is not None:
-            machines.setdefault(one.summary.hardware, []).append(one.name)
+        for machine in one.machines:
+            machines.setdefault(machine, []).append(one.name)
     return commits, machines

@@ -9,14 +9,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from experiments.report.entries import BEYOND, GROUPS, Entry
+from experiments.report.entries import BEYOND, GROUPS, Entry, read_entry
 from experiments.report.kept import Status, origins
-from experiments.report.runs import RunEntry
+from experiments.report.runs import RunEntry, own_folders, read_run
+from experiments.report.sweeps import SweepEntry, read_sweep
 from experiments.report.text import number, short_commit
 
 HEADINGS = (*GROUPS.values(), BEYOND)
@@ -33,12 +35,13 @@ class Report:
     ----------
     studies : sequence of Entry
         In the catalogue's order.
-    runs : sequence of RunEntry
+    runs, sweeps : sequence of RunEntry, SweepEntry
         By name.
     """
 
     studies: Sequence[Entry]
     runs: Sequence[RunEntry]
+    sweeps: Sequence[SweepEntry]
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -60,12 +63,23 @@ class Report:
     @property
     def commits(self) -> dict[str, list[str]]:
         """Which results each version of the code has made."""
-        return origins([*self.studies, *self.runs])[0]
+        return origins([*self.studies, *self.runs, *self.sweeps])[0]
 
     @property
     def machines(self) -> dict[str, list[str]]:
         """Which results each machine has made."""
-        return origins([*self.studies, *self.runs])[1]
+        return origins([*self.studies, *self.runs, *self.sweeps])[1]
+
+
+def read_report(output: Path, names: Sequence[str]) -> Report:
+    """Return what a folder holds of these studies, and all runs and sweeps of one's own in it."""
+    own = own_folders(output)
+    runs, sweeps = map(read_run, own), map(read_sweep, own)
+    return Report(
+        studies=[read_entry(output, name) for name in names],
+        runs=[run for run in runs if run is not None],
+        sweeps=[sweep for sweep in sweeps if sweep is not None],
+    )
 
 
 def plain(text: object) -> str:

@@ -19,11 +19,11 @@ from pfl_flower.run.presets import description, preset_names
 TOLD_ELSEWHERE = frozenset({"name", "output-dir", "seed"})
 """Keys that are no setting of the run: its folder and its seeds are shown anyway."""
 FIRST = {
-    "accuracy_true": "accuracy on true labels {:.1%}",
-    "accuracy_target": "on the attacker's labels {:.1%}",
-    "distance_to_target": "distance of rho to the target {:.3g}",
+    "accuracy_true": ("accuracy on true labels", "{:.1%}"),
+    "accuracy_target": ("on the attacker's labels", "{:.1%}"),
+    "distance_to_target": ("distance of rho to the target", "{:.3g}"),
 }
-"""The metrics that a reader looks for first, and how they are said."""
+"""The metrics that a reader looks for first: what they are of, and how they are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +57,27 @@ class RunEntry(Kept):
         if self.summary is None:
             return f"{self.rounds} rounds are kept, and no summary."
         found = Measured({name: metric.values for name, metric in self.summary.metrics.items()})
-        said = [text.format(found.mean(key)) for key, text in FIRST.items() if key in found.values]
+        said = [
+            f"{label} {form.format(found.mean(key))}"
+            for key, (label, form) in FIRST.items()
+            if key in found.values
+        ]
         if not said:
             said = [f"{key} {number(found.mean(key))}" for key in list(found.values)[:3]]
         return f"In the end: {', '.join(said)}." if said else "See the checks."
 
 
-def read_runs(output: Path) -> list[RunEntry]:
-    """Return the runs whose folders lie directly in ``output``, by name."""
+def own_folders(output: Path) -> list[Path]:
+    """Return the folders directly in ``output`` that are no study's, by name."""
     if not output.is_dir():
         return []
     taken = {*STUDIES, SHARED}
     folders = [path for path in output.iterdir() if path.is_dir() and path.name not in taken]
-    found = [_read(path) for path in sorted(folders) if path.name[0] != "."]
-    return [run for run in found if run is not None]
+    return [path for path in sorted(folders) if path.name[0] != "."]
 
 
-def _read(folder: Path) -> RunEntry | None:
+def read_run(folder: Path) -> RunEntry | None:
+    """Return the run whose results a folder holds; None if it holds none."""
     rounds = folder / "rounds.csv"
     summary, problem = read_summary(folder / "summary.json")
     if summary is None and not problem and not rounds.is_file():

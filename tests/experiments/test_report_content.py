@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 import experiments
-from experiments.report import entries, rendering
+from experiments.report import rendering
 from experiments.report.rendering import plain
-from experiments.report.runs import read_runs
 from experiments.studies.catalogue import STUDIES
 from pfl_flower.run.checks import Check
 from pfl_flower.run.presets import description
 from tests.support import fake_studies
-from tests.support.fake_studies import CHECKS, HOSTILE, leave, leave_run, markdown_tables, read
+from tests.support.fake_studies import (
+    CHECKS,
+    HOSTILE,
+    leave,
+    leave_run,
+    leave_sweep,
+    markdown_tables,
+    read,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +77,46 @@ def test_runs_of_ones_own_stand_in_page_and_table(tmp_path: Path) -> None:
     assert description("digits-l2") in page.text
 
 
+def test_sweeps_of_ones_own_stand_in_page_and_table(tmp_path: Path) -> None:
+    cells = [
+        {"lam": 0.1, "seed": 1, "accuracy_true": 0.5, "passed": True, "error": ""},
+        {"lam": 0.1, "seed": 2, "accuracy_true": 0.75, "passed": True, "error": ""},
+        {"lam": 1.0, "seed": 1, "accuracy_true": 0.25, "passed": False, "error": ""},
+        {"lam": 10.0, "seed": 1, "passed": False, "error": HOSTILE},
+    ]
+    leave_sweep(tmp_path, "broken off", cells, planned=6)
+    leave_sweep(tmp_path, "fine", cells[:2], planned=2)
+    leave_sweep(tmp_path, "going on", cells[:2], planned=6)
+    leave_sweep(tmp_path, "seeds", [{"seed": 1, "passed": True, "error": ""}], planned=1)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "sweep.csv").write_text("a,b\n1,2\n")
+    leave_run(tmp_path / "fine", "lam=0.1")
+    page, _ = read(tmp_path, ["good"])
+    rows = markdown_tables((tmp_path / "report.md").read_text())[2][2:]
+    assert [row[1:6] for row in rows if row[0] == "| broken off"] == [
+        ["lam = 0.1", "accuracy on true labels 62.5% ± 17.7%", "passed", "2 of 2 passed", "2"],
+        ["lam = 1.0", "accuracy on true labels 25.0%", "FAILED", "0 of 1 passed", "1"],
+        ["lam = 10.0", "-", "error", "0 of 1 passed", "1"],
+    ]
+    assert [row[1:4] for row in rows if row[0] == "| seeds"] == [["none", "-", "passed"]]
+    assert page.row("0.1") == ["0.1", "62.5% ± 17.7%", "2 of 2"]
+    assert f"Broke off at lam = 10.0: {HOSTILE}." in "".join(page.words)
+    ends = {
+        name: rendering.read_report(tmp_path, []).sweeps[i].status
+        for i, name in enumerate(["broken off", "fine", "foreign", "going on", "seeds"])
+    }
+    assert ends == {
+        "broken off": "error",
+        "fine": "passed",
+        "foreign": "unreadable",
+        "going on": "unfinished",
+        "seeds": "passed",
+    }
+    assert "2 of 6 cells" in page.text and "1 of 1 cells" in page.text
+    made = markdown_tables((tmp_path / "report.md").read_text())[-1][2:]
+    assert [row[1] for row in made] == ["fine |", "fine |"]
+
+
 def test_the_foot_says_what_each_commit_and_machine_has_made(tmp_path: Path) -> None:
     summary = leave(tmp_path, "good")
     leave_run(tmp_path, "mine")
@@ -83,6 +130,5 @@ def test_the_table_that_is_kept_is_what_the_kept_results_make(monkeypatch) -> No
     """Made again by ``python -m experiments report --output experiments/results``."""
     monkeypatch.undo()
     kept = Path(experiments.__file__).parent / "results"
-    studies = [entries.read_entry(kept, name) for name in STUDIES]
-    made = rendering.table(rendering.Report(studies=studies, runs=read_runs(kept)))
+    made = rendering.table(rendering.read_report(kept, list(STUDIES)))
     assert made == (kept / "report.md").read_text()

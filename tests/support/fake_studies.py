@@ -17,6 +17,7 @@ from experiments.report.command import report
 from experiments.studies.catalogue import STUDIES, Listed
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Check, Claim, at_most
+from pfl_flower.run.columns import Table
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.results import summarise
 
@@ -137,6 +138,15 @@ def leave_run(
     )
     (output / name).mkdir(parents=True)
     (output / name / "summary.json").write_text(json.dumps(summary))
+
+
+def leave_sweep(output: Path, name: str, cells: Sequence[Mapping[str, Any]], planned: int) -> None:
+    """Leave behind what a sweep of one's own would have, but for the runs in its cells."""
+    columns = dict.fromkeys(key for cell in cells for key in cell if key not in ("passed", "error"))
+    table = Table.from_rows(cells, [*columns, "passed", "error"])
+    (output / name).mkdir(parents=True)
+    (output / name / "sweep.csv").write_text(table.to_csv())
+    (output / name / "sweep.json").write_text(json.dumps({"cells": [{}] * planned}))
 
 
 class Reader(HTMLParser):
