@@ -7,7 +7,6 @@ from logging import ERROR
 from pathlib import Path
 
 from flwr.app import Context
-from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.run.conclusion import conclude
@@ -18,6 +17,7 @@ from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.tables import check_imports
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.messages import pack_rho
 from strategies.bookkeeping import Bookkeeper
 from strategies.parameter_server import ParameterServer

@@ -9,7 +9,6 @@ from typing import Self
 
 import torch
 from flwr.app import ArrayRecord, MetricRecord
-from flwr.common.logger import log
 from torch import Tensor
 
 from pfl_flower.run.evaluation import Evaluation
@@ -17,6 +16,7 @@ from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import Rounds, Watch, unwatched
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.messages import unpack_rho
 from strategies.checkpoint import (
     CHECKPOINT_FILE,

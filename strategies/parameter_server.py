@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -22,6 +21,7 @@ from pfl_flower.aggregation.server_steps import ServerOptimizer, StepSizes
 from pfl_flower.run.problem import Problem
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.support.seeding import generator
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.messages import (
     Broadcast,
     Session,

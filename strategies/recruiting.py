@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from logging import INFO, WARNING
 
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.messages import Introduction
 from strategies.roster import (

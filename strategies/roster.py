@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from logging import INFO, WARNING
 
 from flwr.app import Message, MessageType
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 
 from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.messages import ROLES, Introduction, pack_request, unpack_introduction
 
 POLL_SECONDS = 0.2

@@ -9,11 +9,11 @@ from functools import cached_property
 from logging import WARNING
 
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 
 from pfl_flower.aggregation.reports import Rejection
 from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 
 LOGGED_REJECTIONS = 3

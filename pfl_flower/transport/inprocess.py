@@ -15,13 +15,19 @@ from logging import ERROR
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from pfl_flower.run.keys import Scalar
+from pfl_flower.transport.flower_internals import (
+    CLIENT_APP_RAISED,
+    NODE_UNAVAILABLE,
+    SUPERLINK_NODE_ID,
+    Run,
+    empty_run,
+    identify_process,
+    log,
+    number,
+)
 from pfl_flower.transport.wire import copied, copied_context
 
 RUN_ID = 1
@@ -53,9 +59,9 @@ class InProcessGrid(Grid):
     ) -> None:
         if nodes < 1:
             raise ValueError(f"nodes = {nodes}: expected at least 1")
-        _identify()
+        identify_process(RUN_ID)
         self.client_app = client_app
-        self._run = Run.create_empty(RUN_ID)
+        self._run = empty_run(RUN_ID)
         self._mailbox: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         self.contexts: dict[int, Context] = {}
@@ -124,7 +130,7 @@ class InProcessGrid(Grid):
         delivered = copied(message)
         try:
             if node not in self.contexts:
-                error = Error(ErrorCode.NODE_UNAVAILABLE, f"node {node} is not connected")
+                error = Error(NODE_UNAVAILABLE, f"node {node} is not connected")
                 return self._sign(Message(error, reply_to=delivered))
             context = copied_context(self.contexts[node])
             reply = copied(self.client_app(delivered, context))
@@ -132,13 +138,12 @@ class InProcessGrid(Grid):
         except (Exception, SystemExit) as error:
             log(ERROR, "node %d: %s: %s", node, type(error).__name__, error)
             reason = f"{type(error)}:<'{error}'>"
-            failed = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+            failed = Error(CLIENT_APP_RAISED, reason)
             reply = Message(failed, reply_to=copied(message))
         return self._sign(reply)
 
     def _sign(self, message: Message) -> Message:
-        message.metadata.__dict__["_message_id"] = f"message-{next(self._numbers)}"
-        return message
+        return number(message, f"message-{next(self._numbers)}")
 
 
 def run_in_process(
@@ -160,13 +165,3 @@ def run_in_process(
     )
     server_app(grid, context)
     return grid
-
-
-def _identify() -> None:
-    """Give this process the identity that Flower's Message asks for, unless it has one."""
-    try:
-        _ = TaskIdentity.run_id
-    except RuntimeError:
-        TaskIdentity.run_id = RUN_ID
-        TaskIdentity.node_id = SUPERLINK_NODE_ID
-        TaskIdentity.task_id = RUN_ID

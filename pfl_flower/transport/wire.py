@@ -2,7 +2,7 @@
 
 Flower looks at every entry of a record when it is set, and tries out three signatures for every
 array; that costs more than a small array. What this project makes itself is of the right types, as
-the types of these functions say.
+the types of these functions say. The trick itself is in ``flower_internals``.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from pfl_flower.transport.flower_internals import assembled, entries, holding, new_array, twin
+
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Filled = TypeVar("Filled", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
-Object = TypeVar("Object")
 
 KINDS = {torch.float32: "float32", torch.float64: "float64", torch.int64: "int64"}
 """What is read and written without numpy's parser."""
@@ -32,14 +33,7 @@ _EMPTY: Mapping[type, Any] = {
 
 def filled(kind: type[Filled], values: Mapping[str, Any]) -> Filled:
     """Return a record of this kind with entries that need no check."""
-    record: Filled = _holding(_EMPTY[kind], dict(values))
-    return record
-
-
-def _holding(model: Object, values: dict[str, Any]) -> Object:
-    """Return a record that differs from the model in its entries alone."""
-    record = _twin(model)
-    record.__dict__["_data"] = values
+    record: Filled = holding(_EMPTY[kind], dict(values))
     return record
 
 
@@ -66,9 +60,7 @@ def to_array(tensor: Tensor) -> Array:
     if kind is None:
         return Array(values)
     data = b"".join((_header(kind, values.shape), values.data))
-    array = Array.__new__(Array)
-    array.__dict__.update(dtype=kind, shape=values.shape, stype="numpy.ndarray", data=data)
-    return array
+    return new_array(kind, values.shape, data)
 
 
 def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
@@ -97,39 +89,29 @@ def to_tensor(array: Array) -> Tensor:
 
 def copied(message: Message) -> Message:
     """Return a copy that shares nothing with the message but immutable bytes."""
-    twin = _twin(message)
-    twin.__dict__["_metadata"] = _twin(message.metadata)
+    metadata = twin(message.metadata)
     if message.has_error():
-        twin.__dict__["_error"] = _twin(message.error)
-    else:
-        twin.__dict__["_content"] = copied_records(message.content)
-    return twin
+        return assembled(message, metadata, error=twin(message.error))
+    return assembled(message, metadata, content=copied_records(message.content))
 
 
 def copied_context(context: Context) -> Context:
     """Return a copy that shares nothing with the context but immutable bytes."""
-    twin = _twin(context)
-    twin.node_config, twin.run_config = dict(context.node_config), dict(context.run_config)
-    twin.state = copied_records(context.state)
-    return twin
+    own = twin(context)
+    own.node_config, own.run_config = dict(context.node_config), dict(context.run_config)
+    own.state = copied_records(context.state)
+    return own
 
 
 def copied_records(records: RecordDict) -> RecordDict:
     """Return records of one's own: the lists in them and arrays' attributes too, not the bytes."""
     own = {}
     for name, record in records.items():
-        values = record.__dict__["_data"].copy()
+        values = entries(record).copy()
         for key, value in values.items():
             if isinstance(value, Array):
-                values[key] = _twin(value)
+                values[key] = twin(value)
             elif isinstance(value, list):
                 values[key] = value.copy()
-        own[name] = _holding(record, values)
-    return _holding(records, own)
-
-
-def _twin(thing: Object) -> Object:
-    """Return a shallow copy, as ``copy.copy`` does, at a tenth of its cost."""
-    twin = object.__new__(type(thing))
-    twin.__dict__.update(thing.__dict__)
-    return twin
+        own[name] = holding(record, values)
+    return holding(records, own)

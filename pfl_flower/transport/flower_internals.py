@@ -1,0 +1,107 @@
+"""Flower's inside: all that this project relies on and that Flower does not promise.
+
+Written for flwr 1.41 and 1.42, and the one module that looks behind ``flwr.app``,
+``flwr.clientapp`` and ``flwr.serverapp``: no other imports more of Flower, and no other writes into
+the ``__dict__`` of one of its objects. Every name here has a test of its own in
+``tests/transport/test_flower_internals.py``; when a new version of Flower turns one red, this is
+the place to mend.
+
+Why at all: a ``Grid`` numbers messages and names the process that makes them, for which Flower has
+no public way; and Flower looks at every entry of a record when it is set, which this project's own
+entries need not pay for. Made and copied without, as ``wire`` does, messages cost half as much, and
+so do rounds with little mathematics.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+from flwr.app import Array, Error, Message, Metadata, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.logger import log
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "CLIENT_APP_RAISED",
+    "NODE_UNAVAILABLE",
+    "SUPERLINK_NODE_ID",
+    "Run",
+    "assembled",
+    "empty_run",
+    "entries",
+    "holding",
+    "identify_process",
+    "log",
+    "new_array",
+    "number",
+    "twin",
+]
+
+NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
+"""The code of the error reply on behalf of a node that is gone."""
+CLIENT_APP_RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+"""The code of the error reply of a node whose ClientApp raised."""
+
+Object = TypeVar("Object")
+
+
+def identify_process(run: int) -> None:
+    """Give this process the identity that ``Message`` asks for, the server's, unless it has one."""
+    try:
+        _ = TaskIdentity.run_id
+    except RuntimeError:
+        TaskIdentity.run_id = run
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        TaskIdentity.task_id = run
+
+
+def empty_run(run: int) -> Run:
+    """Return what a ``Grid`` knows of a run that no SuperLink keeps."""
+    return Run.create_empty(run)
+
+
+def number(message: Message, identifier: str) -> Message:
+    """Give a message the id by which its reply names it, as Flower's grids do."""
+    message.metadata.__dict__["_message_id"] = identifier
+    return message
+
+
+def twin(thing: Object) -> Object:
+    """Return a shallow copy, as ``copy.copy`` does, at a tenth of its cost."""
+    copied = object.__new__(type(thing))
+    copied.__dict__.update(thing.__dict__)
+    return copied
+
+
+def entries(record: object) -> dict[str, Any]:
+    """Return the entries of a record, the dict itself: reading it looks at none of them."""
+    return cast(dict[str, Any], record.__dict__["_data"])
+
+
+def holding(model: Object, values: dict[str, Any]) -> Object:
+    """Return a record that differs from the model in its entries alone, which need no check."""
+    record = twin(model)
+    record.__dict__["_data"] = values
+    record.__dict__.pop("_object_id", None)  # Flower's hash of the model's entries, if it was asked
+    return record
+
+
+def assembled(
+    message: Message,
+    metadata: Metadata,
+    *,
+    content: RecordDict | None = None,
+    error: Error | None = None,
+) -> Message:
+    """Return a message of the same kind with other metadata and another content or error."""
+    made = twin(message)
+    made.__dict__.update(_metadata=metadata, _content=content, _error=error)
+    return made
+
+
+def new_array(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
+    """Return an array of numpy's bytes, without trying which of its signatures is meant."""
+    array = Array.__new__(Array)
+    array.__dict__.update(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
+    return array
