@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.problem import Problem
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.wire import find, to_record, to_tensor
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One gradient ``(d,)`` per user, and what the client says of its work."""
+    """One gradient ``(d,)`` per user who is asked, and what the client says of its work."""
 
-    gradients: Mapping[int, Tensor]
+    gradients: Rows
     metrics: NodeMetrics = field(default_factory=NodeMetrics)
 
 

@@ -9,20 +9,12 @@ from torch import Tensor
 
 from clients.base import Answer, Client
 from pfl_flower.aggregation.rows import Rows, ids, positions
-from pfl_flower.aggregation.server_steps import StepSizes
-from pfl_flower.run.config import RunConfig
+from pfl_flower.run.step_sizes import local_step_sizes
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step, sgd_step
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import uniform_rows
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
-
-
-def local_step_sizes(config: RunConfig) -> StepSizes:
-    """Return the step sizes of the users' single steps."""
-    return StepSizes(
-        first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
-    )
 
 
 class HonestClient(Client):

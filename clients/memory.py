@@ -22,8 +22,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
+from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.flower_internals import log
-from pfl_flower.transport.messages import Broadcast, Session
 from pfl_flower.transport.wire import find
 
 KIND = "memory"

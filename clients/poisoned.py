@@ -13,7 +13,7 @@ from clients.honest import HonestClient
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.run.strategic_user import other_data, other_population
 from pfl_flower.solvers.population import Population
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 
 
 class PoisonedClient(HonestClient):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from clients.base import Answer, Client
 from clients.honest import SurrogateClient
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.attack import Attack, Observation, plausible_report
 from pfl_flower.run.strategic_user import make_attack
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 
 
 class StrategicClient(Client):
@@ -34,7 +35,7 @@ class StrategicClient(Client):
             )
             for user, attack in attacks.items()
         }
-        return Answer(gradients)
+        return Answer(Rows.of(gradients))
 
     def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:
         """Return honest reports ``(m, d)`` on these datasets, None if there are none."""

@@ -20,15 +20,10 @@ from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.transport.messages import (
-    ROLES,
-    Introduction,
-    pack_introduction,
-    pack_report,
-    unpack_broadcast,
-    unpack_request,
-)
+from pfl_flower.transport.broadcasts import unpack_broadcast
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
+from pfl_flower.transport.questions import ROLES, Introduction, pack_introduction, unpack_question
+from pfl_flower.transport.training_replies import pack_report
 
 app = ClientApp()
 
@@ -92,7 +87,7 @@ def _parsed(items: tuple[tuple[str, Scalar], ...]) -> Problem:
 def introduce(message: Message, context: Context) -> Message:
     """Tell the server which role this node was started with, and whose memory it has kept."""
     problem = _problem(context)
-    round, _ = unpack_request(message.content)
+    round, _ = unpack_question(message.content)
     holds = node_memory(problem, context).users(round)
     said = Introduction(node_role(context), frozenset(holds))
     return Message(pack_introduction(said), reply_to=message)
@@ -120,7 +115,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Answer with the accuracies of the node's local models."""
     problem = _problem(context)
-    _, users = unpack_request(message.content)
+    _, users = unpack_question(message.content)
     clients = node_clients(problem, users, node_role(context), context.state)
     accuracies = {u: value for client in clients for u, value in client.evaluate().items()}
     record = NodeMetrics(accuracies=accuracies).pack()

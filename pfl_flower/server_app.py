@@ -17,8 +17,8 @@ from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.tables import check_imports
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
+from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.flower_internals import log
-from pfl_flower.transport.messages import pack_rho
 from strategies.bookkeeping import Bookkeeper
 from strategies.parameter_server import ParameterServer
 

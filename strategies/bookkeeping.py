@@ -16,17 +16,17 @@ from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import Rounds, Watch, unwatched
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.flower_internals import log
-from pfl_flower.transport.messages import unpack_rho
 from strategies.checkpoint import (
     CHECKPOINT_FILE,
     Checkpoint,
     Records,
-    ServerState,
     load_checkpoint,
     write_checkpoint,
 )
 from strategies.round_record import RoundRecord, counts
+from strategies.server_state import ServerState
 
 
 class Bookkeeper:

@@ -22,6 +22,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
 from strategies.roster import Roster
+from strategies.server_state import PastRounds, ServerState
 
 CHECKPOINT_FILE = "checkpoint.pfl"
 KIND = "checkpoint"
@@ -40,55 +41,6 @@ FREE = frozenset(
     }
 )
 """Keys that may differ when a run is resumed: none of them moves rho in a given round."""
-
-
-@dataclass
-class Standing:
-    """What the server remembers of past rounds.
-
-    Attributes
-    ----------
-    last_accepted : Tensor
-        Round of each user's last accepted report ``(N,)``, int64, on the CPU; 0 if there is none.
-    eta_sum : float
-        Sum of the step sizes so far, each times N / users asked where a sample's sum is rescaled.
-    honest_sum : Tensor or None
-        Sum of the honest gradients ``(d,)`` of the last round.
-    """
-
-    last_accepted: Tensor
-    eta_sum: float = 0.0
-    honest_sum: Tensor | None = None
-
-    @classmethod
-    def fresh(cls, users: int) -> Standing:
-        """Return what is remembered before the first round."""
-        return cls(torch.zeros(users, dtype=torch.int64))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerState:
-    """The server after round ``round``: what the next round depends on.
-
-    Attributes
-    ----------
-    round : int
-        t, the last finished round.
-    rho : Tensor
-        rho_{t+1}, ``(d,)``.
-    standing : Standing
-        What is remembered of past rounds.
-    optimizer : dict
-        The optimiser's tensors by name; none under SGD.
-    roster : Roster
-        Which node acted for which users.
-    """
-
-    round: int
-    rho: Tensor
-    standing: Standing
-    optimizer: dict[str, Tensor]
-    roster: Roster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +83,16 @@ def write_checkpoint(path: Path, config: RunConfig, checkpoint: Checkpoint) -> N
         "round": state.round,
         "config": config.flat(),
         "fingerprint": fingerprint(config.flat()),
-        "eta-sum": state.standing.eta_sum,
+        "eta-sum": state.past.eta_sum,
         "nodes": [[node, list(users)] for node, users in state.roster.nodes.items()],
         "strategic": sorted(state.roster.strategic),
         "rounds": records.rounds,
     }
     tensors = {
         "rho": state.rho,
-        "last-accepted": state.standing.last_accepted,
+        "last-accepted": state.past.last_accepted,
         "strategic-sum": records.strategic_sum,
-        "honest-sum": state.standing.honest_sum,
+        "honest-sum": state.past.honest_sum,
         "trajectory": records.trajectory,
         **{f"optimizer/{name}": value for name, value in state.optimizer.items()},
     }
@@ -217,7 +169,7 @@ def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
     server = ServerState(
         round=int(facts["round"]),
         rho=tensors["rho"],
-        standing=Standing(
+        past=PastRounds(
             tensors["last-accepted"].cpu(), float(facts["eta-sum"]), tensors.get("honest-sum")
         ),
         optimizer=optimizer,

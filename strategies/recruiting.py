@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from logging import INFO, WARNING
 
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.messages import Introduction
-from strategies.roster import (
-    POLL_SECONDS,
-    SETTLE_SECONDS,
-    Roster,
-    ask_nodes,
-    assign_users,
-    reseat,
-    wait_for_nodes,
-)
+from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
+from strategies.roster import Roster, assign_users, reseat
+
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 1.0
 
 
 class Recruiter:
@@ -133,3 +130,62 @@ class Recruiter:
         for node in after.nodes.keys() - before.nodes.keys():
             log(WARNING, "node %d acts for users %s, whose node is gone", node, after.nodes[node])
         return after
+
+
+def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> list[int]:
+    """Return the ids of at least ``minimum`` nodes, once their number has not changed for a while.
+
+    Raises
+    ------
+    NodesMissingError
+        If fewer have come after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    seen: list[int] = []
+    changed, said = time.monotonic(), -1
+    while True:
+        now = time.monotonic()
+        nodes = sorted(grid.get_node_ids())
+        if nodes != seen:
+            seen, changed = nodes, now
+        if len(seen) >= minimum and now - changed >= settle:
+            return seen
+        if now >= deadline:
+            if len(seen) >= minimum:
+                return seen
+            raise NodesMissingError(
+                f"min-nodes = {minimum}: {len(seen)} came within node-timeout = {timeout:g} s"
+            )
+        if len(seen) < minimum and len(seen) != said:
+            log(INFO, "waiting for %d nodes, %d are here (%.0f s)", minimum, len(seen), timeout)
+            said = len(seen)
+        time.sleep(min(POLL_SECONDS, settle or POLL_SECONDS))
+
+
+def ask_nodes(
+    grid: Grid, nodes: Sequence[int], timeout: float, resumed: int = 0
+) -> dict[int, Introduction]:
+    """Return how each node introduces itself; those that fail to, in a known role, are left out.
+
+    ``resumed`` is the round that the server goes on from, up to which memory counts.
+    """
+    questions = [
+        Message(pack_question(resumed, ()), node, MessageType.QUERY, group_id="roles")
+        for node in nodes
+    ]
+    replies = grid.send_and_receive(questions, timeout=timeout)
+    asked = {question.metadata.message_id: question.metadata.dst_node_id for question in questions}
+    known: dict[int, Introduction] = {}
+    for reply in replies:
+        node = asked.get(reply.metadata.reply_to_message_id)
+        if node is None or node in known:
+            continue
+        if reply.has_error():
+            log(WARNING, "node %d cannot take part: %s", node, reply.error.reason)
+            continue
+        said = unpack_introduction(reply.content)
+        if said.role not in ROLES:
+            log(WARNING, "node %d cannot take part: role %.20r", node, said.role)
+            continue
+        known[node] = said
+    return known

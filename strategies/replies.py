@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from flwr.app import Message
-from torch import Tensor
 
 from pfl_flower.aggregation.reports import (
     Reason,
@@ -19,8 +18,9 @@ from pfl_flower.aggregation.reports import (
     check_form,
 )
 from pfl_flower.aggregation.rows import Rows, ids
-from pfl_flower.transport.messages import largest_reply, unpack_report
 from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.training_replies import largest_reply, unpack_report
+from strategies.questions import Question
 
 DETAIL_CHARACTERS = 200
 
@@ -35,12 +35,12 @@ class Form:
 
 
 @dataclass
-class Intake:
+class RoundReplies:
     """What came of a round's replies.
 
     Attributes
     ----------
-    rows : dict
+    rows : Rows
         Rows that may count, by user.
     rejections : list
         Of the users who have none.
@@ -51,7 +51,7 @@ class Intake:
         entries of metrics that are ``absurd``.
     """
 
-    rows: Mapping[int, Tensor] = field(default_factory=dict)
+    rows: Rows = field(default_factory=Rows.none)
     rejections: list[Rejection] = field(default_factory=list)
     said: list[NodeMetrics] = field(default_factory=list)
     notices: Counter[str] = field(default_factory=Counter)
@@ -63,18 +63,18 @@ class Intake:
 
 
 def read_replies(
-    asked: Sequence[tuple[Message, tuple[int, ...]]],
+    asked: Sequence[Question],
     replies: Iterable[Message],
     *,
     form: Form,
     check: RowCheck,
-) -> Intake:
+) -> RoundReplies:
     """Check the replies to the messages of a round.
 
     Parameters
     ----------
     asked
-        The messages sent, each with the users it asks.
+        What was sent.
     replies
         What came back, in any order. A reply belongs to the message it answers, whatever it says of
         its sender; only the first reply to a message counts, and replies to no message of this
@@ -85,13 +85,13 @@ def read_replies(
         Membership in GRAD(rho_t).
     """
     answers: dict[str, Message] = {}
-    intake, known = Intake(), {message.metadata.message_id for message, _ in asked}
+    found, known = RoundReplies(), {message.metadata.message_id for message, _ in asked}
     for reply in replies:
         question = reply.metadata.reply_to_message_id
         if question not in known:
-            intake.notices["stray"] += 1
+            found.notices["stray"] += 1
         elif question in answers:
-            intake.notices["duplicate"] += 1
+            found.notices["duplicate"] += 1
         else:
             answers[question] = reply
     parts = []
@@ -101,19 +101,19 @@ def read_replies(
             report = _read(answer, users, form)
         except ReportError as error:
             detail = " ".join(error.detail.split())[:DETAIL_CHARACTERS]
-            intake.rejections += [Rejection(user, error.reason, detail) for user in users]
+            found.rejections += [Rejection(user, error.reason, detail) for user in users]
             continue
         parts.append(Rows(ids(report.users), report.gradients))
         if answer is not None:
-            intake.said.append(NodeMetrics.unpack(answer.content, users))
+            found.said.append(NodeMetrics.unpack(answer.content, users))
     if parts:
         together = Rows.merge(parts)
         report = Report(form.round, tuple(together), together.values_by_user)
-        intake.rows, bad = check.split(report)
-        intake.rejections += bad
-    if absurd := intake.metrics.absurd:
-        intake.notices["absurd"] = absurd
-    return intake
+        found.rows, bad = check.split(report)
+        found.rejections += bad
+    if absurd := found.metrics.absurd:
+        found.notices["absurd"] = absurd
+    return found
 
 
 def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:

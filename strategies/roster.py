@@ -1,88 +1,35 @@
-"""Which node acts for which users: decided once, at the start of a run, by the server."""
+"""Which node acts for which users, and who of them is strategic."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from logging import INFO, WARNING
+from dataclasses import dataclass, field
 
-from flwr.app import Message, MessageType
-from flwr.serverapp import Grid
-
-from pfl_flower.support.errors import NodesMissingError
-from pfl_flower.transport.flower_internals import log
-from pfl_flower.transport.messages import ROLES, Introduction, pack_request, unpack_introduction
-
-POLL_SECONDS = 0.2
-SETTLE_SECONDS = 1.0
+from pfl_flower.transport.questions import Introduction
 
 
 @dataclass(frozen=True)
 class Roster:
-    """The users of each node, ascending, and the users who act strategically."""
+    """The users of each node, ascending, and the users who act strategically; nobody at first."""
 
-    nodes: Mapping[int, tuple[int, ...]]
-    strategic: frozenset[int]
+    nodes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    strategic: frozenset[int] = frozenset()
 
+    def asked(self, users: frozenset[int]) -> dict[int, tuple[int, ...]]:
+        """Return which of these users each node acts for, nodes without any left out."""
+        found = {
+            node: members if users.issuperset(members) else tuple(u for u in members if u in users)
+            for node, members in self.nodes.items()
+        }
+        return {node: chosen for node, chosen in found.items() if chosen}
 
-def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> list[int]:
-    """Return the ids of at least ``minimum`` nodes, once their number has not changed for a while.
-
-    Raises
-    ------
-    NodesMissingError
-        If fewer have come after ``timeout`` seconds.
-    """
-    deadline = time.monotonic() + timeout
-    seen: list[int] = []
-    changed, said = time.monotonic(), -1
-    while True:
-        now = time.monotonic()
-        nodes = sorted(grid.get_node_ids())
-        if nodes != seen:
-            seen, changed = nodes, now
-        if len(seen) >= minimum and now - changed >= settle:
-            return seen
-        if now >= deadline:
-            if len(seen) >= minimum:
-                return seen
-            raise NodesMissingError(
-                f"min-nodes = {minimum}: {len(seen)} came within node-timeout = {timeout:g} s"
-            )
-        if len(seen) < minimum and len(seen) != said:
-            log(INFO, "waiting for %d nodes, %d are here (%.0f s)", minimum, len(seen), timeout)
-            said = len(seen)
-        time.sleep(min(POLL_SECONDS, settle or POLL_SECONDS))
-
-
-def ask_nodes(
-    grid: Grid, nodes: Sequence[int], timeout: float, resumed: int = 0
-) -> dict[int, Introduction]:
-    """Return how each node introduces itself; those that fail to, in a known role, are left out.
-
-    ``resumed`` is the round that the server goes on from, up to which memory counts.
-    """
-    questions = [
-        Message(pack_request(resumed, ()), node, MessageType.QUERY, group_id="roles")
-        for node in nodes
-    ]
-    replies = grid.send_and_receive(questions, timeout=timeout)
-    asked = {question.metadata.message_id: question.metadata.dst_node_id for question in questions}
-    known: dict[int, Introduction] = {}
-    for reply in replies:
-        node = asked.get(reply.metadata.reply_to_message_id)
-        if node is None or node in known:
-            continue
-        if reply.has_error():
-            log(WARNING, "node %d cannot take part: %s", node, reply.error.reason)
-            continue
-        said = unpack_introduction(reply.content)
-        if said.role not in ROLES:
-            log(WARNING, "node %d cannot take part: role %.20r", node, said.role)
-            continue
-        known[node] = said
-    return known
+    def with_honest_users(self, present: Collection[int]) -> dict[int, tuple[int, ...]]:
+        """Return the present nodes, and their users, that do not act strategically alone."""
+        return {
+            node: users
+            for node, users in self.nodes.items()
+            if node in present and not self.strategic.issuperset(users)
+        }
 
 
 def assign_users(num_users: int, strategic: Iterable[int], roles: Mapping[int, str]) -> Roster:

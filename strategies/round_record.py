@@ -9,6 +9,7 @@ from functools import cached_property
 from logging import WARNING
 
 import torch
+from flwr.app import MetricRecord
 from torch import Tensor
 
 from pfl_flower.aggregation.reports import Rejection
@@ -88,6 +89,18 @@ class RoundRecord:
     def reasons(self) -> Counter[str]:
         """Return how many reports were rejected, by reason."""
         return Counter(str(rejection.reason) for rejection in self.rejections)
+
+    def as_metrics(self) -> MetricRecord:
+        """Return what Flower's ``Result`` keeps of a round."""
+        return MetricRecord(
+            {
+                "accepted": len(self.accepted),
+                "rejections": len(self.rejections),
+                "worst-residual": self.metrics.worst_residual,
+                **{f"rejected-{reason}": number for reason, number in self.reasons().items()},
+                **{f"left-out-{kind}": number for kind, number in self.notices.items()},
+            }
+        )
 
     def log_faults(self) -> None:
         """Log the first rejections, how many there were, and what else went wrong."""

@@ -18,14 +18,9 @@ from pfl_flower.run.problem import build_problem
 from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.tensor_files import load_tensors
-from pfl_flower.transport.messages import (
-    ARRAYS,
-    CONFIG,
-    GRADIENTS,
-    RHO,
-    unpack_broadcast,
-    unpack_report,
-)
+from pfl_flower.transport.broadcasts import RHO, unpack_broadcast
+from pfl_flower.transport.records import ARRAYS, CONFIG
+from pfl_flower.transport.training_replies import GRADIENTS, unpack_report
 from tests.support.runs import CPU, configure
 from tests.test_imports import MODULES, ROOT, imported
 

@@ -10,16 +10,15 @@ import time
 import torch
 from torch import Tensor
 
-from clients.honest import local_step_sizes
 from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import counter_gradient
 from pfl_flower.run.attack_plans import honest_users
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
+from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
 from pfl_flower.run.strategic_user import StrategicUser
 from pfl_flower.solvers.optimizer_steps import sgd_step
-from strategies.parameter_server import configured_step_sizes
 
 
 def rounds(config: RunConfig) -> tuple[Tensor, list[float]]:
@@ -37,7 +36,10 @@ def rounds(config: RunConfig) -> tuple[Tensor, list[float]]:
     if asked != ("sgd", "sgd", "cga", 0) or len(config.strategic()) != 1:
         raise ValueError(f"{asked}: expected SGD steps on all points, and one user who runs CGA")
     problem, local = build_problem(config), local_step_sizes(config)
-    evaluate, eta = Evaluation.of(problem), configured_step_sizes(problem).at
+    evaluate, eta = (
+        Evaluation.of(problem),
+        server_step_sizes(problem.config, problem.regularizer).at,
+    )
     honest = [problem.population((user,)) for user in honest_users(problem)]
     theta = [problem.local_start((user,)) for user in honest_users(problem)]
     attack = counter_gradient(StrategicUser(problem, min(config.strategic())))

@@ -57,11 +57,10 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
 
 def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
     """Run Figure 1's workload as a researcher would write it, see ``rivals.py``."""
-    from clients.honest import local_step_sizes
     from experiments.benchmark.rivals import Workload, federated
     from pfl_flower.run.attack_plans import honest_users
     from pfl_flower.run.problem import build_problem
-    from strategies.parameter_server import configured_step_sizes
+    from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
 
     config: RunConfig = parse_config({**settings, "name": "rival"})
     problem = build_problem(config)
@@ -75,7 +74,7 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
         test_labels=tests.labels,
         target=problem.target.view(classes, -1),
         lam=config.lam,
-        eta=configured_step_sizes(problem).at(1),
+        eta=server_step_sizes(problem.config, problem.regularizer).at(1),
         local_lr=local_step_sizes(config).at,
     )
     del drawn

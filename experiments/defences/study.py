@@ -28,8 +28,8 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.console import logged_to
+from pfl_flower.transport.broadcasts import pack_rho, unpack_rho
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.messages import pack_rho, unpack_rho
 from strategies.parameter_server import ParameterServer
 
 BASE: Keys = {

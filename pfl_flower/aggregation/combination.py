@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,14 +45,14 @@ def configured_rule(settings: RunSettings) -> Aggregation:
 
 
 def combine(
-    rows: Mapping[int, Tensor], rho: Tensor, eta: float, rule: Aggregation = total
+    rows: Rows, rho: Tensor, eta: float, rule: Aggregation = total
 ) -> tuple[Tensor, Rows, list[Rejection]]:
     """Combine the accepted rows, refusing those that would make rho non-finite.
 
     Parameters
     ----------
-    rows : mapping
-        Accepted rows ``(d,)`` by user; they are taken in the order of the user ids.
+    rows : Rows
+        Accepted rows ``(d,)``; they are taken in the order of the user ids.
     rho, eta
         Current global model ``(d,)`` and step size.
     rule : Aggregation
@@ -63,11 +63,10 @@ def combine(
     tuple
         The direction ``(d,)`` (0 without rows), the rows that counted, and rejections for overflow.
     """
-    ordered = Rows.of(rows)
-    kept = _finite_rows(ordered, rho, eta, rule)
+    kept = _finite_rows(rows, rho, eta, rule)
     direction = rule(kept.values_by_user) if kept else torch.zeros_like(rho)
     detail = "rho would no longer be finite"
-    lost = ordered.users[~torch.isin(ordered.users, kept.users)].tolist()
+    lost = rows.users[~torch.isin(rows.users, kept.users)].tolist()
     return direction, kept, [Rejection(user, Reason.OVERFLOW, detail) for user in lost]
 
 
@@ -76,7 +75,7 @@ def _finite_rows(rows: Rows, rho: Tensor, eta: float, rule: Aggregation) -> Rows
 
     A group that would not do is halved: a few bad rows among many cost a few sums.
     """
-    kept = Rows.of({})
+    kept = Rows.none()
     waiting = [rows] if rows else []
     while waiting:
         group = waiting.pop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -40,19 +40,23 @@ class Rows(Mapping[int, Tensor]):
         self.users, self.values_by_user = users, values
 
     @classmethod
-    def of(cls, rows: Mapping[int, Tensor]) -> Rows:
-        """Return a mapping in this form; itself if it has it."""
-        if isinstance(rows, Rows):
-            return rows
-        values = torch.stack(list(rows.values())) if rows else torch.zeros((0, 0))
-        return cls(torch.tensor(list(rows), dtype=torch.int64), values)
+    def none(cls) -> Rows:
+        """Return the rows of nobody."""
+        return cls(ids(()), torch.zeros((0, 0)))
 
     @classmethod
-    def merge(cls, several: Sequence[Mapping[int, Tensor]]) -> Rows:
+    def of(cls, rows: Mapping[int, Tensor]) -> Rows:
+        """Return the rows of a mapping from users to tensors of one shape."""
+        if not rows:
+            return cls.none()
+        return cls(ids(tuple(rows)), torch.stack(list(rows.values())))
+
+    @classmethod
+    def merge(cls, several: Iterable[Rows]) -> Rows:
         """Return the rows of several groups of users who have none in common."""
-        parts = [cls.of(rows) for rows in several if rows]
+        parts = [rows for rows in several if rows]
         if len(parts) <= 1:
-            return parts[0] if parts else cls.of({})
+            return parts[0] if parts else cls.none()
         users = torch.cat([part.users for part in parts])
         return cls(users, torch.cat([part.values_by_user for part in parts]))
 

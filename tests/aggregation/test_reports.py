@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pfl_flower.aggregation.combination import combine, total
 from pfl_flower.aggregation.reports import Reason, Report, ReportError, RowCheck, check_form
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 
 FORM = {"round": 3, "users": (0, 2), "dim": 4, "dtype": torch.float64}
@@ -80,7 +81,7 @@ def test_an_optional_limit_on_the_norm() -> None:
 
 def test_rows_are_summed_in_the_order_of_the_users() -> None:
     values = torch.tensor([[1e16], [1.0], [-1e16]], dtype=torch.float64)
-    shuffled = {2: values[2], 0: values[0], 1: values[1]}
+    shuffled = Rows(torch.tensor([2, 0, 1]), values[[2, 0, 1]])
     direction, kept, _ = combine(shuffled, torch.zeros(1, dtype=torch.float64), 0.1)
     assert list(kept) == [0, 1, 2]
     assert torch.equal(direction, total(values))
@@ -89,7 +90,7 @@ def test_rows_are_summed_in_the_order_of_the_users() -> None:
 def test_a_row_that_would_make_rho_infinite_is_refused_alone() -> None:
     rho = torch.zeros(1, dtype=torch.float64)
     huge = torch.tensor([1.5e308], dtype=torch.float64)
-    rows = {0: torch.ones(1, dtype=torch.float64), 1: huge, 2: huge}
+    rows = Rows.of({0: torch.ones(1, dtype=torch.float64), 1: huge, 2: huge})
     direction, kept, rejections = combine(rows, rho, 1.0)
     assert sorted(kept) == [0, 1]
     assert [(fault.user, fault.reason) for fault in rejections] == [(2, Reason.OVERFLOW)]
@@ -97,7 +98,7 @@ def test_a_row_that_would_make_rho_infinite_is_refused_alone() -> None:
 
 
 def test_without_rows_rho_stays() -> None:
-    direction, kept, _ = combine({}, torch.ones(3), 0.1)
+    direction, kept, _ = combine(Rows.none(), torch.ones(3), 0.1)
     assert not kept
     assert torch.equal(direction, torch.zeros(3))
 
@@ -109,11 +110,11 @@ def test_k_users_move_rho_by_at_most_eta_k_lam(data: st.DataObject) -> None:
     regularizer = data.draw(st.sampled_from([L2(lam=lam), SmoothL2(lam=lam)]))
     number = st.floats(allow_nan=True, allow_infinity=True, width=64)
     rows = data.draw(st.lists(st.lists(number, min_size=3, max_size=3), min_size=1, max_size=4))
-    honest = {9: torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) * lam}
+    honest = Rows.of({9: torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) * lam})
     report = Report(1, tuple(range(len(rows))), torch.tensor(rows, dtype=torch.float64))
     rho, eta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 0.5
     accepted, _ = RowCheck(regularizer=regularizer).split(report)
-    with_them = combine({**honest, **accepted}, rho, eta)[0]
+    with_them = combine(Rows.merge([honest, accepted]), rho, eta)[0]
     without = combine(honest, rho, eta)[0]
     moved = torch.linalg.vector_norm(eta * (with_them - without))
     assert moved <= eta * len(rows) * lam * (1 + 1e-12)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pfl_flower.aggregation.combination import combine, total
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import (
     bind,
     mixed,
@@ -130,7 +131,10 @@ def test_finite_rows_never_silence_the_others(data: st.DataObject) -> None:
     rows = sample(6)
     rows[:F] = torch.tensor(sent, dtype=torch.float64)
     direction, kept, _ = combine(
-        dict(enumerate(rows)), torch.zeros(DIM, dtype=torch.float64), 0.1, rule(name, mixing)
+        Rows.of(dict(enumerate(rows))),
+        torch.zeros(DIM, dtype=torch.float64),
+        0.1,
+        rule(name, mixing),
     )
     assert set(range(F, len(rows))) <= set(kept)
     assert direction.abs().max() < 1e4

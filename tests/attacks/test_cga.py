@@ -6,11 +6,12 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import CGAState, CounterGradient
 from pfl_flower.objective.regularizers import L2, Regularizer, SmoothL2, SquaredL2
 from strategies.parameter_server import ParameterServer
-from strategies.replies import Intake
+from strategies.replies import RoundReplies
 from tests.support.runs import configure, play
 
 REGULARIZERS = [SquaredL2(lam=0.7), L2(lam=0.7), SmoothL2(lam=0.7)]
@@ -110,10 +111,11 @@ def test_an_empty_coalition_is_refused() -> None:
 class Rejecting(ParameterServer):
     """Rejects the strategic user's report in rounds 10 to 14, whatever it says."""
 
-    def intake(self, server_round, replies):  # type: ignore[no-untyped-def]
-        found = super().intake(server_round, replies)
+    def read(self, server_round, replies):  # type: ignore[no-untyped-def]
+        found = super().read(server_round, replies)
         if 10 <= server_round < 15:
-            return Intake({u: row for u, row in found.rows.items() if u != 4}, [], found.said)
+            kept = Rows.of({user: row for user, row in found.rows.items() if user != 4})
+            return RoundReplies(kept, [], found.said)
         return found
 
 

@@ -33,7 +33,7 @@ from pfl_flower.run.problem import build_problem
 from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import generator
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 from tests.support import reference_rules
 from tests.support.runs import configure, play, trajectory
 

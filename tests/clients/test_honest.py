@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 
 from clients.honest import HonestClient
 from pfl_flower.run.problem import Problem, build_problem
-from pfl_flower.transport.messages import Broadcast
+from pfl_flower.transport.broadcasts import Broadcast
 from tests.support.runs import configure
 
 

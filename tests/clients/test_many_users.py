@@ -27,7 +27,7 @@ from tests.support.runs import configure
 class TestRows:
     def test_come_in_the_order_of_the_users(self) -> None:
         rows = Rows.of({5: torch.ones(2), 1: torch.zeros(2)})
-        both = Rows.merge([rows, Rows.of({}), {3: torch.full((2,), 7.0)}])
+        both = Rows.merge([rows, Rows.none(), Rows.of({3: torch.full((2,), 7.0)})])
         assert list(both) == [1, 3, 5]
         assert both.values_by_user.tolist() == [[0, 0], [7, 7], [1, 1]]
         assert both[3].tolist() == [7, 7]
@@ -36,10 +36,11 @@ class TestRows:
 
     def test_of_nobody(self) -> None:
         assert not Rows.merge([])
-        assert 0 not in Rows.of({})
+        assert 0 not in Rows.none()
+        assert not Rows.of({})
 
 
-def greedy(rows: dict[int, Tensor]) -> list[int]:
+def greedy(rows: Rows) -> list[int]:
     """One row after the other, as long as the sum is finite."""
     total, kept = torch.zeros(1, dtype=torch.float64), []
     for user, row in rows.items():
@@ -59,7 +60,7 @@ def test_a_few_rows_too_many_cost_a_few_sums(bad: tuple[int, ...]) -> None:
         calls.append(len(rows))
         return rows.sum(dim=0)
 
-    rows = dict(enumerate(values))
+    rows = Rows.of(dict(enumerate(values)))
     direction, kept, lost = combine(rows, torch.ones(1, dtype=torch.float64), 1.0, rule)
     assert list(kept) == greedy(rows)
     assert len(kept) + len(lost) == 1000

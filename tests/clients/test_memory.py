@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from clients.memory import Memory
-from pfl_flower.transport.messages import Broadcast, Session
+from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.wire import to_array
 
 ZERO = torch.zeros(1)

@@ -32,17 +32,14 @@ from pfl_flower.aggregation.reports import Reason, Report, RowCheck
 from pfl_flower.objective.regularizers import L2, Regularizer, SmoothL2, SquaredL2
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.problem import build_problem
+from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.messages import (
-    ARRAYS,
-    CONFIG,
-    GRADIENTS,
-    pack_report,
-    pack_request,
-    pack_rho,
-)
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
+from pfl_flower.transport.questions import pack_question
+from pfl_flower.transport.records import ARRAYS, CONFIG
+from pfl_flower.transport.training_replies import GRADIENTS, pack_report
 from strategies.parameter_server import ParameterServer
+from strategies.questions import Question
 from strategies.replies import Form, read_replies
 from strategies.roster import Roster
 from tests.support.runs import configure
@@ -202,7 +199,7 @@ def error(draw: Draw, reply: Message) -> Message:
 
 
 def reply_question(reply: Message) -> Message:
-    question = Message(pack_request(ROUND, USERS), 1, MessageType.TRAIN)
+    question = Message(pack_question(ROUND, USERS), 1, MessageType.TRAIN)
     question.metadata.__dict__["_message_id"] = reply.metadata.reply_to_message_id
     return question
 
@@ -241,7 +238,7 @@ MUTATIONS = (
 @pytest.fixture(scope="module")
 def question() -> Message:
     InProcessGrid(lambda *_: None, nodes=1, run_config={})  # type: ignore[arg-type]
-    message = Message(pack_request(ROUND, USERS), 1000, MessageType.TRAIN)
+    message = Message(pack_question(ROUND, USERS), 1000, MessageType.TRAIN)
     message.metadata.__dict__["_message_id"] = "asked"
     return message
 
@@ -285,7 +282,7 @@ def test_no_reply_stops_the_server_or_leaves_grad(
 def _judged(data: st.DataObject, name: str, question: Message, met: Counter[str]) -> set[str]:
     mutation, replies = mutated(data.draw, question)
     check = CHECKS[name]
-    intake = read_replies([(question, USERS)], replies, form=FORM, check=check)
+    intake = read_replies([Question(question, USERS)], replies, form=FORM, check=check)
     rho = torch.zeros(DIM, dtype=torch.float64)
     direction, kept, overflow = combine(intake.rows, rho, ETA)
     rejections = [*intake.rejections, *overflow]
@@ -357,7 +354,7 @@ def _next_rho(problem, rho, rows, strategic):  # type: ignore[no-untyped-def]
     server = ParameterServer(problem)
     nodes = {1000: (0, 1), **({1001: tuple(range(2, 2 + k))} if k else {})}
     server.roster = Roster(nodes, frozenset(range(2, 2 + k)))
-    server._present = frozenset(nodes)
+    server.present = frozenset(nodes)
     grid = InProcessGrid(lambda *_: None, nodes=2, run_config={})
     messages = list(server.configure_train(1, pack_rho(rho), ConfigRecord(), grid))
     replies = []

@@ -14,8 +14,8 @@ from pfl_flower.aggregation.combination import total
 from pfl_flower.aggregation.reports import Reason
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.problem import build_problem
-from pfl_flower.transport.messages import unpack_request
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
+from pfl_flower.transport.questions import unpack_question
 from strategies.parameter_server import ParameterServer
 from tests.support.faults import ALL, FAULTS, HARMLESS, with_gradients
 from tests.support.runs import Tamper, configure, play, tampering, trajectory
@@ -111,7 +111,7 @@ def test_nobody_speaks_for_anothers_accuracy() -> None:
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        _, users = unpack_request(message.content)
+        _, users = unpack_question(message.content)
         said = NodeMetrics(accuracies=dict.fromkeys(range(5), 0.0) if FAULTY in users else {0: 1.0})
         return Message(RecordDict({METRICS: said.pack()}), reply_to=message)
 
@@ -139,8 +139,8 @@ def test_when_everybody_is_faulty_rho_stays_and_the_run_ends(name: str) -> None:
 
 def test_all_rejected_leaves_rho_where_it_is() -> None:
     class Deaf(ParameterServer):
-        def intake(self, server_round, replies):  # type: ignore[no-untyped-def]
-            return super().intake(server_round, [])
+        def read(self, server_round, replies):  # type: ignore[no-untyped-def]
+            return super().read(server_round, [])
 
     records = play(configure(), strategy=Deaf)
     assert not trajectory(records).any()
@@ -166,7 +166,7 @@ def test_a_node_that_swears_to_be_strategic_is() -> None:
 
 
 def test_the_honest_sum_is_given_in_the_oracle_protocol_alone() -> None:
-    from pfl_flower.transport.messages import unpack_broadcast
+    from pfl_flower.transport.broadcasts import unpack_broadcast
     from tests.support.runs import CPU
 
     seen: list[tuple[tuple[int, ...], bool]] = []

@@ -16,11 +16,11 @@ from pfl_flower.client_app import app as client_app
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport import inprocess
+from pfl_flower.transport.broadcasts import pack_rho, unpack_broadcast
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.messages import pack_rho, unpack_broadcast
 from strategies import recruiting
-from strategies.checkpoint import ServerState
 from strategies.parameter_server import ParameterServer
+from strategies.server_state import ServerState
 from tests.support.faults import ARRIVALS
 from tests.support.rough_grid import (
     GONE,

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pfl_flower.client_app import app as client_app
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport.inprocess import InProcessGrid
-from strategies.roster import ask_nodes, assign_users, wait_for_nodes
+from strategies.recruiting import ask_nodes, wait_for_nodes
+from strategies.roster import Roster, assign_users
 from tests.support.runs import configure
 
 CASES = [
@@ -79,3 +80,29 @@ def test_waiting_for_nodes_ends_with_what_was_missing() -> None:
     with pytest.raises(NodesMissingError, match=r"min-nodes = 3: 2 came within node-timeout"):
         wait_for_nodes(grid(2), 3, 0.3, 0.0)
     assert wait_for_nodes(grid(2), 2, 5.0, 0.0) == [1000, 1001]
+
+
+ROSTER = Roster({7: (0, 2), 8: (1, 3), 9: (4,)}, frozenset({3, 4}))
+
+
+@pytest.mark.parametrize(
+    ("users", "asked"),
+    [
+        ({0, 1, 2, 3, 4}, {7: (0, 2), 8: (1, 3), 9: (4,)}),
+        ({1, 2, 3}, {7: (2,), 8: (1, 3)}),
+        ({4, 9}, {9: (4,)}),
+        (set(), {}),
+    ],
+)
+def test_who_is_asked_through_which_node(
+    users: set[int], asked: dict[int, tuple[int, ...]]
+) -> None:
+    assert ROSTER.asked(frozenset(users)) == asked
+    assert not Roster().asked(frozenset(users))
+
+
+@pytest.mark.parametrize(
+    ("present", "found"), [((7, 8, 9), [7, 8]), ((8, 9), [8]), ((9,), []), ((), [])]
+)
+def test_nodes_with_honest_users(present: tuple[int, ...], found: list[int]) -> None:
+    assert ROSTER.with_honest_users(present) == {node: ROSTER.nodes[node] for node in found}

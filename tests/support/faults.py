@@ -15,8 +15,10 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from pfl_flower.aggregation.reports import Reason
-from pfl_flower.transport.messages import ARRAYS, CONFIG, GRADIENTS, unpack_broadcast
+from pfl_flower.transport.broadcasts import unpack_broadcast
 from pfl_flower.transport.node_metrics import METRICS
+from pfl_flower.transport.records import ARRAYS, CONFIG
+from pfl_flower.transport.training_replies import GRADIENTS
 from tests.support.runs import Tamper
 
 BALLS = ("l2", "smooth-l2")

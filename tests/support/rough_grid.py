@@ -23,8 +23,8 @@ from torch import Tensor
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import build_problem
+from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import FIRST_NODE_ID, InProcessGrid
-from pfl_flower.transport.messages import pack_rho
 from strategies.parameter_server import ParameterServer
 from strategies.round_record import RoundRecord
 from tests.support.faults import ARRIVALS, BALLS, FAULTS, HARMLESS

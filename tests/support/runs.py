@@ -13,8 +13,8 @@ from torch import Tensor
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.problem import build_problem
+from pfl_flower.transport.broadcasts import pack_rho, unpack_broadcast
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.messages import pack_rho, unpack_broadcast
 from strategies.parameter_server import ParameterServer
 from strategies.round_record import RoundRecord
 

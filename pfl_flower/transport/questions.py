@@ -1,0 +1,44 @@
+"""What nodes are asked between rounds: who they are, and how good their users' models are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, RecordDict
+
+from pfl_flower.transport.records import CONFIG, integer, integers, packed
+from pfl_flower.transport.wire import find
+
+ROLES = ("auto", "honest", "strategic")
+
+
+def pack_question(round: int, users: tuple[int, ...]) -> RecordDict:
+    """Return the content of a question about a round and some users."""
+    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": packed(users)})})
+
+
+def unpack_question(content: RecordDict) -> tuple[int, tuple[int, ...]]:
+    """Return the round and the users of a question."""
+    config = content.config_records[CONFIG]
+    return integer(config, "round"), integers(config, "users")
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a node says of itself: its role, and the users whose memory it has on its disk."""
+
+    role: str = "auto"
+    holds: frozenset[int] = frozenset()
+
+
+def pack_introduction(said: Introduction) -> RecordDict:
+    """Return the content of a node's introduction."""
+    return RecordDict({CONFIG: ConfigRecord({"role": said.role, "holds": sorted(said.holds)})})
+
+
+def unpack_introduction(content: RecordDict) -> Introduction:
+    """Return what a node that is not trusted says of itself; what is missing is left out."""
+    config = find(content, CONFIG, ConfigRecord) or ConfigRecord()
+    holds = config.get("holds")
+    users = [user for user in holds if isinstance(user, int)] if isinstance(holds, list) else []
+    return Introduction(str(config.get("role", "auto")), frozenset(users))

@@ -1,0 +1,56 @@
+"""What all messages have in common: the names of their records, and how they carry integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+ARRAYS, CONFIG = "arrays", "config"
+REMEMBERED_BYTES = 4096
+"""Lists of users up to this size are read once and remembered."""
+
+
+def integer(config: ConfigRecord, key: str) -> int:
+    """Return an entry that has to be an integer.
+
+    Raises
+    ------
+    TypeError
+        If it is not; KeyError if there is none.
+    """
+    value = config[key]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{key} is {type(value).__name__}: expected an integer")
+    return value
+
+
+def packed(values: Sequence[int]) -> bytes:
+    """Return numbers as bytes: Flower looks at every entry of a list, several times a message."""
+    return np.asarray(values, dtype="<i8").tobytes()
+
+
+def _numbers(packed: bytes) -> tuple[int, ...]:
+    return tuple(np.frombuffer(packed, dtype="<i8").tolist())
+
+
+_unpacked = lru_cache(maxsize=256)(_numbers)
+"""A node is told the same users every round."""
+
+
+def integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
+    """Return an entry that has to be ``packed`` integers, or a list of integers.
+
+    Raises
+    ------
+    TypeError
+        If it is not; KeyError if there is none.
+    """
+    values = config[key]
+    if isinstance(values, bytes):
+        return _unpacked(values) if len(values) <= REMEMBERED_BYTES else _numbers(values)
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise TypeError(f"{key} is {type(values).__name__}: expected integers")
+    return tuple(values)  # type: ignore[arg-type]

@@ -1,0 +1,58 @@
+"""What the server sends in a round, and the answers on local models' accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from flwr.app import Message, MessageType
+
+from pfl_flower.transport.broadcasts import Broadcast, pack_broadcasts
+from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.questions import pack_question
+
+
+class Question(NamedTuple):
+    """A message to a node, and the users it asks."""
+
+    message: Message
+    users: tuple[int, ...]
+
+    @property
+    def node(self) -> int:
+        """The node that is asked."""
+        return self.message.metadata.dst_node_id
+
+
+def training_questions(told: Mapping[int, Broadcast]) -> list[Question]:
+    """Return a training message to each node with its broadcast."""
+    contents = pack_broadcasts(list(told.values()))
+    return [
+        Question(
+            Message(content, node, MessageType.TRAIN, group_id=str(broadcast.round)),
+            broadcast.users,
+        )
+        for (node, broadcast), content in zip(told.items(), contents, strict=True)
+    ]
+
+
+def evaluation_questions(round: int, users_of: Mapping[int, tuple[int, ...]]) -> list[Question]:
+    """Return a message to each node that asks how good its users' local models are."""
+    return [
+        Question(
+            Message(pack_question(round, users), node, MessageType.EVALUATE, group_id=str(round)),
+            users,
+        )
+        for node, users in users_of.items()
+    ]
+
+
+def read_accuracies(asked: Sequence[Question], replies: Iterable[Message]) -> Mapping[int, float]:
+    """Return the accuracies of local models by user; a node speaks for the users it was asked."""
+    users = {message.metadata.message_id: users for message, users in asked}
+    said = [
+        NodeMetrics.unpack(reply.content, users.get(reply.metadata.reply_to_message_id, ()))
+        for reply in replies
+        if reply.has_content()
+    ]
+    return NodeMetrics.merge(said).accuracies
