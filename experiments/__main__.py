@@ -11,12 +11,14 @@ from rich.console import Console
 from experiments.running.parser import parser
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError, RunFailedError
 
-FAILED, BAD_INPUT = 1, 2
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 COMMANDS: Mapping[str, str] = {
     "list": "experiments.running.listing:show_names",
     "run": "experiments.running.run_command:run_one",
     "reproduce": "experiments.running.run_command:run_studies",
+    "sweep": "experiments.running.sweep_command:sweep",
+    "compare": "experiments.running.compare_command:compare",
     "report": "experiments.running.run_command:report_studies",
     "train-vgg": "experiments.vgg.train_command:run",
     "benchmark": "experiments.benchmark.command:run",
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RunFailedError as error:
         print(error, file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

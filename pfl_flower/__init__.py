@@ -14,33 +14,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pfl_flower.api import load, run
+    from pfl_flower.api import compare, load, run, sweep
     from pfl_flower.run.columns import Table
+    from pfl_flower.run.comparison import Comparison
     from pfl_flower.run.config import RunConfig
     from pfl_flower.run.finished import Result
     from pfl_flower.run.presets import presets
+    from pfl_flower.run.sweeps import Sweep
     from pfl_flower.support.errors import ConfigError, DataError
 
 __version__ = "0.1.0"
 __all__ = [
+    "Comparison",
     "ConfigError",
     "DataError",
     "Result",
     "RunConfig",
+    "Sweep",
     "Table",
+    "compare",
     "load",
     "presets",
     "run",
+    "sweep",
 ]
 _PLACES = {
+    "Comparison": "pfl_flower.run.comparison",
     "ConfigError": "pfl_flower.support.errors",
     "DataError": "pfl_flower.support.errors",
     "Result": "pfl_flower.run.finished",
     "RunConfig": "pfl_flower.run.config",
+    "Sweep": "pfl_flower.run.sweeps",
     "Table": "pfl_flower.run.columns",
+    "compare": "pfl_flower.api",
     "load": "pfl_flower.api",
     "presets": "pfl_flower.run.presets",
     "run": "pfl_flower.api",
+    "sweep": "pfl_flower.api",
 }
 
 

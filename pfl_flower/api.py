@@ -1,22 +1,31 @@
-"""What a script or a notebook calls: ``run``, ``sweep``, ``load``."""
+"""What a script or a notebook calls: ``run``, ``sweep``, ``load``, ``compare``."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from pfl_flower import client_app, server_app
+from pfl_flower.run.comparison import Comparison
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.finished import Result, read_result
+from pfl_flower.run.grid import cells
 from pfl_flower.run.presets import as_folder, as_keys, preset
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.progress import round_bar
+from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.run.rounds import Watch, unwatched
+from pfl_flower.run.sweeps import SWEEP_FILE, Sweep, read_seeds, read_sweep, run_cells
+from pfl_flower.run.tables import check_imports
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.threads import at_most
 from pfl_flower.transport.inprocess import InProcessGrid
 
 
@@ -61,23 +70,125 @@ def run(
     """
     if nodes < 1:
         raise ConfigError(f"nodes = {nodes}: expected at least 1")
-    base = {} if name is None else preset(name)
+    base = {"name": "run"} if name is None else preset(name)
     config = parse_config({**base, **as_keys(keys), **(as_folder(output) if output else {})})
     shown = f"{config.name}, seed {config.seed}"
-    console = Console(stderr=True, quiet=not progress)
-    with round_bar(console, shown, config.rounds) as watch:
+    with round_bar(_console(progress), shown, config.rounds) as watch:
         return _run(config, nodes, config.folder() if output else None, watch)
 
 
-def load(folder: str | Path) -> Result:
-    """Return what a folder holds: the result of a run.
+def sweep(
+    name: str | None,
+    over: Mapping[str, Iterable[object]],
+    /,
+    *,
+    seeds: Iterable[int] = (1,),
+    jobs: int = 1,
+    threads: int = 1,
+    nodes: int = 2,
+    output: str | Path | None = None,
+    fresh: bool = False,
+    progress: bool | Console = True,
+    **keys: object,
+) -> Sweep:
+    """Run every combination of some keys' values, for every seed.
+
+    Parameters
+    ----------
+    name : str or None
+        A preset, or None for every key's default.
+    over : mapping
+        For each swept key its values; a plug-in may be given as a class or function.
+    seeds : iterable of int
+        One run each.
+    jobs : int
+        Processes that run cells side by side; with 1 all is done in this one. It does not change
+        what comes out.
+    threads : int
+        Threads of each cell, whatever ``jobs``: the last digits of a result depend on it.
+    nodes : int
+        Virtual nodes of each cell.
+    output : path, optional
+        Folder of the results: a table, ``sweep.csv``, and a folder for each cell. Cells that are
+        there, of the same settings and code, are kept: a sweep that was stopped goes on.
+    fresh : bool
+        Run the cells again that are there.
+    progress : bool or Console
+        Show a bar.
+    **keys
+        Keys of all cells, with ``_`` for ``-``.
+
+    Returns
+    -------
+    Sweep
+        A cell that breaks off is a row with its error; the others are run all the same.
 
     Raises
     ------
     ConfigError
-        If it is no folder of ours.
+        Before the first cell is run, if one of them cannot be.
+
+    Examples
+    --------
+    >>> tiny = dict(dataset="synthetic-logistic", features=5, users=4, strategic_users=3,
+    ...             points_per_user=20, nu=0.1, rounds=3, evaluate_every=0)
+    >>> grid = sweep(None, {"lam": [0.1, 1]}, seeds=(1, 2), progress=False, **tiny)
+    >>> grid.passed, grid.table("norm_rho").columns
+    (True, ('lam', 'seeds', 'norm_rho', 'norm_rho_std'))
     """
-    return read_result(Path(folder).expanduser().absolute())
+    for what, value in (("jobs", jobs), ("threads", threads), ("nodes", nodes)):
+        if value < 1:
+            raise ConfigError(f"{what} = {value}: expected at least 1")
+    folder = None if output is None else Path(output).expanduser().absolute()
+    base = {} if name is None else {k: v for k, v in preset(name).items() if k != "name"}
+    planned = cells({**base, **as_keys(keys)}, over, seeds, folder)
+    for cell in planned:
+        if cell.seed == planned[0].seed:
+            check_imports(cell.config)
+            build_problem(cell.config)
+    return run_cells(
+        planned,
+        partial(_cell, nodes, threads),
+        jobs=jobs,
+        threads=threads,
+        folder=folder,
+        fresh=fresh,
+        console=progress if isinstance(progress, Console) else _console(progress),
+    )
+
+
+def load(folder: str | Path) -> Result | Sweep:
+    """Return what a folder holds: the result of a run, a sweep, or a preset's runs of all seeds.
+
+    Raises
+    ------
+    ConfigError
+        If it holds none of them.
+    """
+    place = Path(folder).expanduser().absolute()
+    if (place / SWEEP_FILE).exists():
+        return read_sweep(place)
+    return read_result(place) if (place / LIMIT_FILE).exists() else read_seeds(place)
+
+
+def compare(*found: Result | Sweep | str | Path) -> Comparison:
+    """Put runs, or folders of runs, side by side.
+
+    Raises
+    ------
+    ConfigError
+        If a folder holds no run.
+    """
+    return Comparison.of([load(one) if isinstance(one, str | Path) else one for one in found])
+
+
+def _console(shown: bool) -> Console:
+    return Console(stderr=True, quiet=not shown)
+
+
+def _cell(nodes: int, threads: int, values: Mapping[str, Any]) -> Result:
+    with at_most(threads):
+        return _run(parse_config(as_keys(values)), nodes)
 
 
 def _run(

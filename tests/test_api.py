@@ -116,7 +116,7 @@ def test_bad_input_is_one_line(names: tuple[str], keys: dict[str, Any], said: st
 
 
 def test_what_is_no_run_is_not_loaded(tmp_path: Path) -> None:
-    with pytest.raises(pfl.ConfigError, match=r"folder = .*: expected a finished run"):
+    with pytest.raises(pfl.ConfigError, match=r"folder = .*: expected a run, or a sweep"):
         pfl.load(tmp_path)
 
 

@@ -21,11 +21,12 @@ from experiments.benchmark.arguments import COMPARISONS
 from experiments.benchmark.measure import Bench, Row
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
-from pfl_flower.run.results import commit, versions, write_json
+from pfl_flower.run.results import write_json
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.hardware import hardware
 from pfl_flower.support.plugins import find
+from pfl_flower.support.versions import commit, versions
 
 
 def run(parsed: argparse.Namespace, console: Console) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class Options:
 
 
 KEYS = tuple(sorted(map(kebab, RunConfig.model_fields)))
+SWEPT = "KEY=VALUE,VALUE,..."
 RESERVED = {"seed": "--seeds", "output-dir": "--output", "name": "--output"}
 
 
@@ -98,6 +100,39 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Scalar]:
     return settings
 
 
+def parse_over(pairs: Sequence[str]) -> dict[str, list[Scalar]]:
+    """Return swept keys and their values: a TOML array's, or words between commas.
+
+    >>> parse_over(["lam=0.1,1", "attack=cga,model", 'points-per-user="60000,10","500"'])
+    {'lam': [0.1, 1], 'attack': ['cga', 'model'], 'points-per-user': ['60000,10', '500']}
+
+    Raises
+    ------
+    ConfigError
+        If a pair has no ``=``, a key stands there twice or has an option of its own.
+    """
+    found: dict[str, list[Scalar]] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if not key or not text:
+            raise ConfigError(f"--over {pair}: expected {SWEPT}")
+        if key in RESERVED or key in found:
+            other = RESERVED.get(key, "all its values at once")
+            raise ConfigError(f"--over {pair}: expected {other} instead")
+        found[key] = _array(text)
+    return found
+
+
+def _array(text: str) -> list[Scalar]:
+    try:
+        values = tomllib.loads(f"values = [{text}]")["values"]
+    except tomllib.TOMLDecodeError:
+        values = None
+    if values and all(isinstance(value, bool | int | float | str) for value in values):
+        return list(values)
+    return [_value(part) for part in text.split(",")]
+
+
 def check_keys(settings: Mapping[str, Scalar]) -> None:
     """Raise ConfigError at the first key that no run configuration has."""
     for key, value in settings.items():
@@ -114,17 +149,24 @@ def _value(text: str) -> Scalar:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of ``1,2,3``.
+    """Return the seeds of a list of numbers and ranges.
+
+    >>> parse_seeds("7,1-3")
+    (7, 1, 2, 3)
 
     Raises
     ------
     ConfigError
-        If an entry is not a whole number, or stands there twice.
+        If an entry is not a whole number or a range, or a seed stands there twice.
     """
-    try:
-        seeds = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--seeds {text}: expected whole numbers such as 1,2,3") from None
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise ConfigError(f"--seeds {text}: expected whole numbers such as 1,2,7-9")
+    ends = [part.partition("-") for part in text.split(",")]
+    seeds = tuple(
+        seed for first, _, last in ends for seed in range(int(first), int(last or first) + 1)
+    )
+    if not seeds:
+        raise ConfigError(f"--seeds {text}: expected at least one")
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds {text}: expected different numbers")
     return seeds

@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("list", help="list presets and studies")
     _add_run(commands)
     _add_reproduce(commands)
+    _add_sweep(commands)
+    _add_compare(commands)
     _add_report(commands)
     add_train_vgg(commands)
     add_benchmark(commands)
@@ -42,9 +44,7 @@ def _add_run(commands: Any) -> None:
         action="store_true",
         help="a study with an idle attacker: passes if every claim of success fails",
     )
-    run.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
-    )
+    _add_settings(run)
     _add_common(run)
 
 
@@ -52,6 +52,42 @@ def _add_reproduce(commands: Any) -> None:
     reproduce = commands.add_parser("reproduce", help="run all studies, or those named")
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
     _add_common(reproduce)
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser("sweep", help="run a preset for every combination of some values")
+    sweep.add_argument("name", metavar="PRESET", help="see list")
+    sweep.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,...",
+        help="a key and its values; may be given for several keys; values with commas in quotes",
+    )
+    sweep.add_argument("--rounds", type=int, metavar="N", help="instead of the preset's number")
+    sweep.add_argument("--nodes", type=int, default=2, metavar="N", help="number of nodes")
+    sweep.add_argument("--jobs", type=int, default=1, metavar="N", help="processes side by side")
+    sweep.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each run")
+    sweep.add_argument("--seeds", metavar="1,2,7-9", default="1", help="of each combination")
+    sweep.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    sweep.add_argument("--output", default=RESULTS, metavar="DIR", help="results' folder")
+    sweep.add_argument("--fresh", action="store_true", help="run finished cells again")
+    _add_settings(sweep)
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="put runs and sweeps side by side")
+    compare.add_argument("folders", nargs="+", metavar="DIR", help="folders of runs or sweeps")
+    compare.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="columns of rounds.csv to draw"
+    )
+    compare.add_argument("--output", metavar="DIR", help="folder of the table and the picture")
+
+
+def _add_settings(command: Any) -> None:
+    command.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings"
+    )
 
 
 def _add_report(commands: Any) -> None:

@@ -20,8 +20,9 @@ from pfl_flower.run.figures import run_figure
 from pfl_flower.run.outcome import title
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
-from pfl_flower.run.results import behaviour, commit, summarise, write_json
+from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
+from pfl_flower.support.versions import commit
 
 PRESET_SEEDS = (1,)
 """What a preset runs when no seeds are named."""

@@ -18,6 +18,7 @@ from rich.text import Text
 from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
 from experiments.studies.study import find_study, run_study
+from pfl_flower.support.errors import one_line
 from pfl_flower.support.files import replace_file
 
 ERROR_FILE = "error.txt"
@@ -101,12 +102,6 @@ def _run(name: str, options: Options, console: Console) -> Outcome:
 
 def _keep(trace: Path, error: Exception) -> None:
     replace_file(trace, f"{one_line(error)}\n\n{traceback.format_exc()}")
-
-
-def one_line(error: BaseException) -> str:
-    """Return the error's kind and the first line of what it says."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
 
 
 def _missed(summary: Mapping[str, Any]) -> str:

@@ -19,8 +19,9 @@ from experiments.studies.catalogue import STUDIES
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check, Claim
 from pfl_flower.run.problem import choose_device
-from pfl_flower.run.results import commit, summarise, write_json
+from pfl_flower.run.results import summarise, write_json
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.versions import commit
 
 Result = Mapping[str, Any]
 """What one seed measured, as JSON: ``metrics``, a mapping of numbers, and whatever is drawn."""

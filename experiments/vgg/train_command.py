@@ -33,9 +33,10 @@ from pfl_flower.data.image_folder import ImageSet
 from pfl_flower.data.image_sets import read_images
 from pfl_flower.data.vgg import LEAST_PIXELS
 from pfl_flower.run.problem import choose_device
-from pfl_flower.run.results import commit, versions, write_json
+from pfl_flower.run.results import write_json
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import data_folder
+from pfl_flower.support.versions import commit, versions
 
 
 def train(

@@ -89,6 +89,14 @@ class Table:
             for i in range(len(self))
         ]
 
+    def groups(self, names: Sequence[str]) -> list[tuple[dict[str, Any], list[int]]]:
+        """Return each combination of values in these columns, and the numbers of its rows."""
+        found: dict[tuple[Any, ...], list[int]] = {}
+        listed = [self[name].tolist() for name in names]
+        for i in range(len(self)):
+            found.setdefault(tuple(column[i] for column in listed), []).append(i)
+        return [(dict(zip(names, values, strict=True)), rows) for values, rows in found.items()]
+
     def to_csv(self) -> str:
         """Return the table as CSV: numbers to the last digit, empty cells for what is absent."""
         buffer = io.StringIO(newline="")
@@ -153,7 +161,9 @@ def _column(values: list[Any]) -> Column:
     return np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _value(cell: str) -> int | float | str:
+def _value(cell: str) -> bool | int | float | str:
+    if cell in ("True", "False"):
+        return cell == "True"
     for kind in (int, float):
         try:
             return kind(cell)

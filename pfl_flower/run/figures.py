@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replacing
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -57,6 +58,59 @@ def draw_run(curves: Curves, title: str) -> Picture:
 def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> tuple[Path, Path]:
     """Write what ``draw_run`` draws, and return the paths of the PNG and the PDF."""
     return save(draw_run(curves, title), folder, name)
+
+
+COMPARED = {
+    "accuracy_true": "accuracy on true labels",
+    "accuracy_target": "accuracy on the attacker's labels",
+    "distance_to_target": "distance of rho to the target",
+    "loss_true": "test loss",
+    "distance_to_start": "distance of rho to its start",
+}
+"""What is compared unless columns are named: the first three that some run has."""
+DASHES = ("-", "--", ":", "-.")
+
+
+def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Picture:
+    """Return the curves of several runs over one another, a panel for each metric.
+
+    Raises
+    ------
+    ConfigError
+        If no run has such a column.
+    """
+    measured = {key for curves in runs.values() for rows in curves for row in rows for key in row}
+    for metric in metrics:
+        if metric not in measured:
+            raise ConfigError(f"y = {metric}: expected one of {', '.join(sorted(measured))}")
+    chosen = metrics or [key for key in COMPARED if key in measured][:3]
+    figure = Picture(figsize=(4.3 * len(chosen) + 0.4, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    for axes, metric in zip(panels, chosen, strict=True):
+        if metric.startswith(("distance", "norm")):
+            axes.set_yscale("log")
+        for number, (name, curves) in enumerate(runs.items()):
+            if any(metric in row for row in curves[0]):
+                style = DASHES[number // len(PALETTE) % len(DASHES)]
+                draw(axes, curves, metric, name, number % len(PALETTE), style)
+        axes.set(xlabel="round", ylabel=COMPARED.get(metric, metric))
+        axes.grid(alpha=0.3)
+        if "accuracy" in metric:
+            axes.set_ylim(-0.03, 1.03)
+    labelled = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    columns = max(1, min(3, 120 // max(map(len, labelled))))
+    figure.legend(
+        list(labelled.values()),
+        list(labelled),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
+    return figure
 
 
 def draw(axes: Axes, curves: Curves, key: str, label: str, colour: int, style: str = "-") -> None:

@@ -82,6 +82,11 @@ class Result:
         """Every key of the run and its value."""
         return dict(self.summary["config"])
 
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.config["seed"])
+
     @cached_property
     def metrics(self) -> dict[str, float]:
         """The metrics after the last round, and those of the equilibrium if it was asked for."""

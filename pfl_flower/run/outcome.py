@@ -20,6 +20,7 @@ from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
 from pfl_flower.support.files import replacing
+from pfl_flower.support.plugins import shown
 
 SUMMARY_FILE = "summary.json"
 TRAJECTORY_FILE = "trajectory.npy"
@@ -137,5 +138,5 @@ def title(config: RunConfig) -> str:
         key = ATTACKS.row(config.attack).told_by
         detail = str(config.flat()[key]) if key else ""
         detail = "from a CGA run" if "/" in detail else detail
-        attack = f"under {config.attack} attack" + (f" ({detail})" if detail else "")
-    return f"{config.dataset}, {config.regularizer}, lam = {config.lam:g}, {attack}"
+        attack = f"under {shown(config.attack)} attack" + (f" ({detail})" if detail else "")
+    return f"{config.dataset}, {shown(config.regularizer)}, lam = {config.lam:g}, {attack}"

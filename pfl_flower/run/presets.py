@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -46,24 +45,20 @@ def presets() -> dict[str, str]:
 def as_keys(values: Mapping[str, object]) -> dict[str, Any]:
     """Return settings as the run config spells them: from Python's names and Python's values.
 
-    Lists are joined by commas, a mapping becomes JSON, paths become text, NumPy's numbers Python's.
-    What has no such form stays as it is, for the configuration to refuse.
+    Lists are joined by commas, paths become text, NumPy's numbers Python's. What has no such form
+    stays as it is, for the configuration to read or to refuse.
 
-    >>> as_keys({"points_per_user": [600, 10], "attack_options": {"gain": 2.0}})
-    {'points-per-user': '600,10', 'attack-options': '{"gain": 2.0}'}
+    >>> as_keys({"points_per_user": [600, 10], "data_dir": Path("/data")})
+    {'points-per-user': '600,10', 'data-dir': '/data'}
     """
     return {kebab(key): _plain(value) for key, value in values.items()}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str | Mapping) or callable(value):
         return value
-    if isinstance(value, Mapping):
-        return json.dumps(dict(value))
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, type):
-        return value
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()
     if isinstance(value, Iterable):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch import Tensor
 from pfl_flower.run.checks import Check
 from pfl_flower.support.files import replace_file, replacing
 from pfl_flower.support.hardware import hardware
+from pfl_flower.support.versions import commit, versions
 
 LIMIT_FILE = "limit.npz"
 """The last rho and the sum of the strategic users' last accepted reports, in a run's folder."""
@@ -94,36 +92,6 @@ def summarise(
         "hardware": hardware(device),
         "seconds": round(seconds, 3),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that matter."""
-    found = {"python": platform.python_version()}
-    for package in ("pfl-flower", "flwr", "torch", "numpy", "ray"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def commit() -> str:
-    """Return the source's git commit, ``-dirty`` if changed, ``unknown`` outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    try:
-        answers = [
-            subprocess.run(
-                ["git", "-C", str(folder), *command],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "."])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return answers[0] + ("-dirty" if answers[1] else "")
 
 
 def write_limit(path: Path, rho: Tensor, gradient: Tensor) -> None:

@@ -57,6 +57,15 @@ def given(thing: Callable[..., Any]) -> str:
     return label
 
 
+def shown(value: object) -> str:
+    """Return a value of a key as a person reads it: numbers short, given objects by their names.
+
+    >>> shown(0.1), shown("this-process:MyAttack"), shown(True)
+    ('0.1', 'MyAttack', 'True')
+    """
+    return f"{value:g}" if isinstance(value, float) else str(value).removeprefix(HERE)
+
+
 def is_plugin(name: str) -> bool:
     """Return whether a name has the form of something importable, or of something given.
 

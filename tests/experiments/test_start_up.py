@@ -25,6 +25,14 @@ ASKED = [
     (["--help"], 0),
     (["run", "--help"], 0),
     (["list"], 0),
+    (["reproduce", "nope"], 2),
+    (["report", "nope"], 2),
+    (["run", "nope"], 2),
+    (["run", "digits-l2", "--set", "lamm=1"], 2),
+    (["run", "digits-l2", "--set", "aggregation=krum", "users=4"], 2),
+    (["run", "fig1-cga", "--set", "lamm=1"], 2),
+    (["sweep", "digits-l2", "--over", "lam=1,-1"], 2),
+    (["compare", "/no/such/folder"], 2),
 ]
 
 

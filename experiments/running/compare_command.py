@@ -1,0 +1,36 @@
+"""``compare DIR DIR ...``: what differs between runs, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.running.printing import print_table
+from pfl_flower.support.errors import ConfigError
+
+
+def compare(parsed: argparse.Namespace, console: Console) -> int:
+    """Print the table of the runs, write table and picture if a folder is named, return 0."""
+    for folder in parsed.folders:
+        if not Path(folder).expanduser().is_dir():
+            raise ConfigError(f"DIR = {folder}: expected a folder, and there is none")
+    from pfl_flower import api
+
+    found = api.compare(*parsed.folders)
+    rows = found.table()
+    table = Table(box=SIMPLE)
+    for name in rows.columns:
+        table.add_column(escape(name.replace("_", " ")), overflow="fold")
+    for row in zip(*(rows[name].tolist() for name in rows.columns), strict=True):
+        first, *others = (escape(str(cell)) for cell in row)
+        table.add_row(first.replace("_", " "), *others)
+    print_table(console, table)
+    if parsed.output:
+        for path in found.save(parsed.output, *parsed.metrics):
+            console.print(f"  {path}", markup=False, soft_wrap=True)
+    return 0
