@@ -44,7 +44,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.poisoning_budget.scenes import Scene, binary_scene, digits_scene
+from experiments.poisoning_budget.scenarios import binary_scenario, digits_scenario
 from experiments.poisoning_budget.trials import (
     METHODS,
     QUERIES,
@@ -84,43 +84,42 @@ KINDS = {"binary": "logistic regression, d = 10", "digits": "digits, softmax, d 
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Play the small game, and in the first of the seeds that were asked for the digits too."""
-    scene = binary_scene(setting.seed, idle=setting.control)
-    metrics, drawn = _measure(setting, scene, BINARY)
-    if not scene.idle:
-        metrics["binary left"] = Trial(scene, scene.centre).left(
-            QUICK_LONG if setting.quick else LONG
-        )
+    """Try the small problem, and in the first of the seeds that were asked for the digits too."""
+    trial = Trial.of(binary_scenario(setting.seed, idle=setting.control))
+    metrics, drawn = _measure(setting, trial, BINARY)
+    if not setting.control:
+        metrics["binary left"] = trial.left(QUICK_LONG if setting.quick else LONG)
     exact = drawn["curves"]["repeated"][-1]["labels"]
-    metrics["binary repeated over bound by hand"] = exact / bound_by_hand(scene) - 1
+    metrics["binary repeated over bound by hand"] = exact / bound_by_hand(trial) - 1
     scenes = {"binary": drawn}
     if setting.seed == (setting.options.seeds or SEEDS)[0]:
-        scene = digits_scene(setting.seed, idle=setting.control, quick=setting.quick)
-        more, scenes["digits"] = _measure(setting, scene, DIGITS)
+        digits = digits_scenario(setting.seed, idle=setting.control, quick=setting.quick)
+        trial = Trial.of(digits, warm=True, gap=0.05 if setting.quick else 0.02)
+        more, scenes["digits"] = _measure(setting, trial, DIGITS)
         metrics |= more
     return {"metrics": metrics, "scenes": scenes}
 
 
 def _measure(
-    setting: Setting, scene: Scene, amounts: Amounts
+    setting: Setting, trial: Trial, amounts: Amounts
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    trial = Trial.of(scene)
+    name = trial.scenario.name
     points: dict[str, dict[float, dict[str, float]]] = {}
     for method in amounts:
         points[method] = {}
         for amount in (QUICK if setting.quick else amounts)[method]:
-            setting.say(f"{scene.name}, {method}, {amount:g}")
+            setting.say(f"{name}, {method}, {amount:g}")
             points[method][amount] = trial.play(method, amount)
     found = compare(points) | trial.starts() | {"honest transient": trial.settled(trial.honest)}
-    if not scene.idle:
+    if not setting.control:
         found["owed to the start"] = found["start alone"] / found["indifference transient"]
     curves = {method: list(curve.values()) for method, curve in points.items()}
-    metrics = {f"{scene.name} {key}": float(value) for key, value in found.items()}
+    metrics = {f"{name} {key}": float(value) for key, value in found.items()}
     return metrics, {"curves": curves, "bound": found["bound"], "start": found["start alone"]}
 
 
 def _success() -> Iterator[Claim]:
-    """Yield what poisoned data achieve: in both scenes, the digits' in the seeds that have them."""
+    """Yield what poisoned data achieve: the digits' in the seeds that have them."""
     claims = {
         "matching miss": (at_most(1e-6), "matching's miss at equilibrium"),
         "indifference transient": (at_least(0.25), "2,000 indifferent labels, transient"),
@@ -128,9 +127,9 @@ def _success() -> Iterator[Claim]:
         "owed to the start": (at_least(0.75), "share of it that the start alone gives"),
         "random over indifferent": (at_least(0.05), "2,000 random labels over them"),
     }
-    for scene in KINDS:
+    for kind in KINDS:
         for metric, (limits, what) in claims.items():
-            yield Claim(f"{scene} {metric}", limits, f"{scene}: {what}", some=True)
+            yield Claim(f"{kind} {metric}", limits, f"{kind}: {what}", some=True)
     yield Claim("binary repeated miss", at_most(1e-6), "binary: repeated's miss at equilibrium")
     yield Claim("binary left", at_most(0.6), "binary: excess left after many rounds")
 
@@ -145,9 +144,9 @@ def _always() -> Iterator[Claim]:
         "labels alone": (at_most(0.15), "transient of the labels without the start"),
         "residual": (at_most(1e-6), "worst residual of an equilibrium"),
     }
-    for scene in KINDS:
+    for kind in KINDS:
         for metric, (limits, what) in claims.items():
-            yield Claim(f"{scene} {metric}", limits, f"{scene}: {what}", some=True)
+            yield Claim(f"{kind} {metric}", limits, f"{kind}: {what}", some=True)
     metric = "binary repeated over bound by hand"
     yield Claim(metric, between(-1e-6, 1e-6), "binary: repeated over the bound")
 
@@ -183,18 +182,18 @@ def _line(method: str) -> dict[str, Any]:
 
 def _panel(axes: Axes, played: Sequence[Mapping[str, Any]]) -> None:
     for colour, method in zip(PALETTE, METHODS, strict=False):
-        rows = [scene["curves"].get(method, []) for scene in played]
+        rows = [one["curves"].get(method, []) for one in played]
         if not rows[0]:
             continue
         labels = np.exp(np.log([[point["labels"] for point in row] for row in rows]).mean(axis=0))
-        for yardstick, style in (("equilibrium", "o-"), ("transient", "--")):
-            values = np.array([[point[yardstick] for point in row] for row in rows])
+        for when, style in (("equilibrium", "o-"), ("transient", "--")):
+            values = np.array([[point[when] for point in row] for row in rows])
             axes.plot(labels, values.mean(axis=0), style, color=colour, **_line(method))
-            if yardstick == "equilibrium":
+            if when == "equilibrium":
                 low, high = values.min(axis=0), values.max(axis=0)
                 axes.fill_between(labels, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(np.mean([scene["start"] for scene in played]), color="black", linestyle=":")
-    bound = np.exp(np.mean(np.log([scene["bound"] for scene in played])))
+    axes.axhline(np.mean([one["start"] for one in played]), color="black", linestyle=":")
+    bound = np.exp(np.mean(np.log([one["bound"] for one in played])))
     axes.axvline(bound, color="black", linewidth=0.8)
 
 

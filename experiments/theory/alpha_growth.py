@@ -40,16 +40,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.label_weight import LAM, SHARE, Duel
-from experiments.theory.scenario import draw_game, slope
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.label_weight import SHARE, WeightSearch
+from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
 
 SIZES, QUICK_SIZES = (1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16)
 SMALL, LARGE = NOISES = 0.01, 0.3
 """Deviations of indifference's noise: labels near 1/2 for every N, or for few users only."""
-NU = 0.01
+LAM, NU = 1.0, 0.01
 NOTHING = 1e-12
 """What a label counts in the control."""
 AWAY = r"\|\theta^\dagger - \rho^*_{hon}\|"
@@ -64,29 +66,32 @@ CRITERIA = {
 def measure(setting: Setting) -> dict[str, Any]:
     """Return the least weights by N, their exponents, and what a quadratic predicts."""
     sizes = QUICK_SIZES if setting.quick else SIZES
-    full = draw_game("logistic", seed=setting.seed, users=max(SIZES), points=40, dim=5, nu=NU)
-    duels = [Duel.of(replace(full, users=full.users[:size]), SMALL) for size in sizes]
+    full = draw_scenario(
+        "logistic", SquaredL2(lam=LAM), seed=setting.seed, users=max(SIZES), points=40, dim=5, nu=NU
+    )
+    crowds = [replace(full, users=full.users[:size]) for size in sizes]
+    searches = [WeightSearch.of(crowd, SMALL) for crowd in crowds]
     unit = NOTHING if setting.control else 1.0
     metrics: dict[str, float] = {}
     curves: dict[str, dict[str, list[float | None]]] = {}
     for noise in NOISES:
         setting.say(f"noise {noise}")
-        tried = [replace(duel, noise=noise, unit=unit, seen={}) for duel in duels]
+        tried = [replace(one, noise=noise, unit=unit, seen={}) for one in searches]
         curves[str(noise)] = _curves(tried)
         metrics |= _exponents(curves[str(noise)], sizes, f"noise {noise}")
     return {"metrics": metrics, "sizes": sizes, "curves": curves}
 
 
-def _curves(duels: Sequence[Duel]) -> dict[str, list[float | None]]:
+def _curves(searches: Sequence[WeightSearch]) -> dict[str, list[float | None]]:
     curves: dict[str, list[float | None]] = {
-        name: [duel.least(index) for duel in duels] for index, name in enumerate(CRITERIA)
+        name: [search.least(index) for search in searches] for index, name in enumerate(CRITERIA)
     }
     # theta_s* = (alpha h theta_spade + 2 lam rho)/(alpha h + 2 lam) along theta_spade.
-    curves["predicted"] = [2 * LAM * (1 / SHARE - 1) / duel.curvature() for duel in duels]
-    curves["reach"] = [duel.reach for duel in duels]
+    curves["predicted"] = [2 * LAM * (1 / SHARE - 1) / one.curvature() for one in searches]
+    curves["reach"] = [search.reach for search in searches]
     curves["exact"] = [
-        None if weight is None else duel.exact(weight)[0]
-        for duel, weight in zip(duels, curves["global"], strict=True)
+        None if weight is None else search.exact(weight)[0]
+        for search, weight in zip(searches, curves["global"], strict=True)
     ]
     return curves
 
@@ -100,8 +105,8 @@ def _exponents(
         weights = [weight for weight in curves[name] if weight is not None]
         found[f"{label} found {name}"] = len(weights) / len(sizes)
         if len(weights) == len(sizes):
-            found[f"{label} exponent {name}"] = slope(sizes, weights)
-            found[f"{label} tail {name}"] = slope(sizes[-3:], weights[-3:])
+            found[f"{label} exponent {name}"] = exponent(sizes, weights)
+            found[f"{label} tail {name}"] = exponent(sizes[-3:], weights[-3:])
     ratios = [
         abs(math.log(weight / predicted))
         for weight, predicted in zip(curves["local"], curves["predicted"], strict=True)

@@ -29,9 +29,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.cga import ALPHA, Array, Duel, forecast, proven, rate
+from experiments.theory.convergence_rates import (
+    ALPHA,
+    Array,
+    curvature,
+    forecast,
+    honest_hessian,
+    proven,
+    rate,
+)
 from experiments.theory.convergence_region import agreement, draw_diagram, measure_diagram
-from experiments.theory.scenario import draw_game, relative
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.scenario import Scenario, relative
+from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 
@@ -50,45 +60,51 @@ def measure(setting: Setting) -> dict[str, Any]:
     for loss in LOSSES:
         for users in QUICK_USERS if setting.quick else USERS:
             setting.say(f"{loss}, {users} users")
-            game = draw_game(loss, seed=setting.seed, users=users, nu=NU)
-            duel = Duel(game=game, lam=LAM, idle=setting.control)
-            cases += [_covered(duel, factor) for factor in FACTORS]
+            scenario = draw_scenario(
+                loss,
+                SquaredL2(lam=LAM),
+                seed=setting.seed,
+                users=users,
+                nu=NU,
+                idle=setting.control,
+            )
+            cases += [_covered(scenario, factor) for factor in FACTORS]
     diagram = measure_diagram(setting)
     worst = {what: max(case["found"][what] for case in cases) for what in cases[0]["found"]}
     return {"metrics": worst | agreement(diagram), "cases": cases, "diagram": diagram}
 
 
-def _covered(duel: Duel, factor: int) -> dict[str, Any]:
+def _covered(scenario: Scenario, factor: int) -> dict[str, Any]:
     """Return how CGA with ``eta = 1/(factor L)`` compares with each line of the proof."""
-    eta = 1 / (factor * duel.smoothness)
-    scale = 1 + float(torch.linalg.vector_norm(duel.target))
-    run = duel.play(eta, tolerance=ROUNDING * scale, rounds=ROUNDS)
+    target, hessian = scenario.target, honest_hessian(scenario)
+    eta = 1 / (factor * scenario.smoothness())
+    scale = 1 + float(torch.linalg.vector_norm(target))
+    run = scenario.descend(
+        [scenario.counter_gradient()], eta=eta, tolerance=ROUNDING * scale, rounds=ROUNDS
+    )
     u = run.steps[run.steps > ROUNDING * scale].numpy()
     bound = proven(u)
     clear = int((run.steps > CLEAR * scale).sum()) - 1
     middle = clear // 2
     fitted = _fitted(u, middle, clear)
-    errors = (run.rho[middle - 1 : middle + 1] - duel.target).numpy()
-    predicted = forecast(errors, eta * duel.hessian, clear + 1 - middle)
+    errors = (run.rho[middle - 1 : middle + 1] - target).numpy()
+    predicted = forecast(errors, eta * hessian, clear + 1 - middle)
     changes = torch.diff(run.honest, dim=0, prepend=torch.zeros_like(run.honest[:1]))
-    off = torch.linalg.vector_norm(run.rho[1:] - duel.target + eta * changes, dim=1)
+    off = torch.linalg.vector_norm(run.rho[1:] - target + eta * changes, dim=1)
     found = {
-        "near": float(
-            torch.linalg.vector_norm(duel.centre)
-            / torch.linalg.vector_norm(duel.target - duel.centre)
-        ),
-        "target": relative(run.limit, duel.target),
+        "near": scenario.near,
+        "target": relative(run.limit, target),
         "equation 168": float(off.max()) / scale,
-        "recursion": float((u[2:] / (u[1:-1] + u[:-2])).max()) / (eta * duel.smoothness),
+        "recursion": float((u[2:] / (u[1:-1] + u[:-2])).max()) / (eta * scenario.smoothness()),
         "bound": float((u[1:] / bound[1:]).max()),
         "rate": fitted,
         "sharp": fitted / rate(1 / factor),
-        "off root": abs(fitted / rate(eta * duel.curvature) - 1),
+        "off root": abs(fitted / rate(eta * curvature(hessian)) - 1),
         "off prediction": abs(fitted / _fitted(predicted, 0, clear - middle) - 1),
         "rounds": len(u),
-        "h/L": duel.curvature / duel.smoothness,
+        "h/L": curvature(hessian) / scenario.smoothness(),
     }
-    place = {"loss": duel.game.loss, "users": len(duel.game.users), "factor": factor}
+    place = {"loss": scenario.loss, "users": len(scenario.users), "factor": factor}
     return {**place, "found": found, "u": u.tolist(), "bound": bound.tolist()}
 
 

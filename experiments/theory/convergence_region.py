@@ -1,7 +1,7 @@
 """Where CGA against squared l2 converges: step sizes against numbers of honest users.
 
 Predicted: where ``eta h < 1/2``, h the largest eigenvalue of the honest envelope's Hessian, and
-nowhere else: see ``experiments.theory.cga.rate``.
+nowhere else: see ``experiments.theory.convergence_rates.rate``.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import torch
 from matplotlib.axes import Axes
 
 from experiments.studies.study import Setting
-from experiments.theory.cga import LIMIT, Duel
-from experiments.theory.scenario import draw_game
+from experiments.theory.convergence_rates import LIMIT, curvature, honest_hessian
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.scenario import Scenario
+from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.run.figures import PALETTE
 
 LAM, POINTS, NU = 20.0, 10, 0.1
@@ -33,15 +35,23 @@ def measure_diagram(setting: Setting) -> dict[str, Any]:
     """Return, by number of users and step size, whether CGA converged, and what was predicted."""
     crowds = QUICK_CROWDS if setting.quick else CROWDS
     steps = np.geomspace(1 / 6, 8, QUICK_STEPS if setting.quick else STEPS).tolist()
-    full = draw_game("least-squares", seed=setting.seed, users=max(crowds), points=POINTS, nu=NU)
+    full = draw_scenario(
+        "least-squares",
+        SquaredL2(lam=LAM),
+        seed=setting.seed,
+        users=max(crowds),
+        points=POINTS,
+        nu=NU,
+        idle=setting.control,
+    )
     outcomes, shares, edges = [], [], []
     for crowd in crowds:
         setting.say(f"phase diagram, {crowd} users")
-        game = replace(full, users=full.users[:crowd])
-        duel = Duel(game=game, lam=LAM, idle=setting.control)
-        outcomes.append([_outcome(duel, step / duel.smoothness) for step in steps])
-        shares.append(duel.curvature / duel.smoothness)
-        edges.append([_outcome(duel, edge * LIMIT / duel.curvature) for edge in EDGES])
+        scenario = replace(full, users=full.users[:crowd])
+        smoothness, h = scenario.smoothness(), curvature(honest_hessian(scenario))
+        outcomes.append([_outcome(scenario, step / smoothness) for step in steps])
+        shares.append(h / smoothness)
+        edges.append([_outcome(scenario, edge * LIMIT / h) for edge in EDGES])
     return {
         "crowds": crowds,
         "steps": steps,
@@ -51,11 +61,17 @@ def measure_diagram(setting: Setting) -> dict[str, Any]:
     }
 
 
-def _outcome(duel: Duel, eta: float) -> int:
+def _outcome(scenario: Scenario, eta: float) -> int:
     """Return 1 where rho converges to the target, -1 where it flees from it, else 0."""
-    away = float(torch.linalg.vector_norm(duel.target))
-    run = duel.play(eta, tolerance=1e-6 * away, rounds=ROUNDS, far=1e3 * away)
-    miss = float(torch.linalg.vector_norm(run.limit - duel.target))
+    away = float(torch.linalg.vector_norm(scenario.target))
+    run = scenario.descend(
+        [scenario.counter_gradient()],
+        eta=eta,
+        tolerance=1e-6 * away,
+        rounds=ROUNDS,
+        far=1e3 * away,
+    )
+    miss = float(torch.linalg.vector_norm(run.limit - scenario.target))
     if miss <= 1e-4 * away:
         return 1
     return -1 if miss >= 100 * away else 0

@@ -19,8 +19,8 @@ n^-0.72, mean -0.60. This is steeper than the answers' noise, whose share (the s
 falls as n^-0.52 from 3000 points on: rho also pulls theta_s* away from theta_spade, by about g_inf
 over n, which the noise outgrows only after ``||g_inf||^2/d`` points. Below, small logistic data are
 weaker than the pull of rho, and spread less. Lemma 15's miss is 0.83 to 0.99 of epsilon/mu, with
-exponent 1.0005. The games have three honest users of ten points and nu = 0.5: against many, or for
-a far target, theta_spade is so long that its logistic answers are certain and say nothing.
+exponent 1.0005. Three honest users of ten points and nu = 0.5: against many, or for a far target,
+theta_spade is so long that its logistic answers are certain and say nothing.
 """
 
 from __future__ import annotations
@@ -34,16 +34,24 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.attack_chain import MISSED, Chain
-from experiments.theory.scenario import relative, slope
-from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
+from experiments.theory.attacks_compared import (
+    MISSED,
+    attacking,
+    exact_data,
+    few_honest_users,
+    gradient_sequence,
+    sampled_data,
+    with_and_without,
+)
+from experiments.theory.near_the_sphere import models_near_the_sphere
+from experiments.theory.scenario import Scenario, relative
+from pfl_flower.attacks.equivalence import model_from_gradient
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
-from pfl_flower.attacks.reachable import reachable_limit
 from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.solvers.equilibrium import Equilibrium
-from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import generator
 
 LOSSES = "least-squares", "logistic"
@@ -60,56 +68,56 @@ def measure(setting: Setting) -> dict[str, Any]:
     sizes = QUICK_SIZES if setting.quick else SIZES
     for loss, name in CASES[::3] if setting.quick else CASES:
         setting.say(f"{loss}, {name}")
-        chain = Chain.of(setting, loss, name)
-        found, curves[chain.name] = _reachable(chain, sizes, draws=8 if setting.quick else 5)
-        metrics |= {f"{what}: {chain.name}": value for what, value in found.items()}
+        scenario = few_honest_users(setting, loss, name)
+        draws = 8 if setting.quick else 5
+        found, curves[scenario.name] = _reachable(scenario, sizes, draws)
+        metrics |= {f"{what}: {scenario.name}": value for what, value in found.items()}
     for loss in LOSSES[1:] if setting.quick else LOSSES:
         setting.say(f"{loss}, smooth-l2, out of reach")
-        chain = Chain.of(setting, loss, "smooth-l2", MISSED)
-        found = _unreachable(chain, EPSILONS[:2] if setting.quick else EPSILONS)
-        metrics |= {f"{what}: {chain.name}": value for what, value in found.items()}
+        scenario = few_honest_users(setting, loss, "smooth-l2", MISSED)
+        found = models_near_the_sphere(scenario, EPSILONS[:2] if setting.quick else EPSILONS)
+        metrics |= {f"{what}: {scenario.name}": value for what, value in found.items()}
     return {"metrics": metrics, "sizes": sizes, "curves": curves}
 
 
 def _reachable(
-    chain: Chain, sizes: Sequence[int], draws: int
+    scenario: Scenario, sizes: Sequence[int], draws: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    run = chain.counter_gradient()
-    tried = chain.counter_gradient(idle=True) if chain.idle else run
-    spade = model_from_gradient(chain.regularizer, run.limit, run.reports[-1, 0]).value
-    model = chain.settle(spade)
-    aim = chain.game.aim(chain.regularizer, run.limit, spade)
-    samples = [_by_size(chain, aim, model, size, draws) for size in sizes]
+    run, tried = with_and_without(scenario)
+    spade = model_from_gradient(scenario.regularizer, run.limit, run.reports[-1, 0]).value
+    model = scenario.settle(model=spade)
+    aim = scenario.aim(run.limit, spade)
+    samples = [_by_size(scenario, aim, model, size, draws) for size in sizes]
     rho, theta, spread = (list(column) for column in zip(*samples, strict=True))
     large = len(sizes) // 2
-    away = torch.linalg.vector_norm(chain.target - chain.centre.rho)
     found = {
-        "near": float(torch.linalg.vector_norm(chain.centre.rho) / away),
-        "target": relative(tried.limit, chain.target),
-        "model": relative(chain.attempt(model=spade).rho, run.limit),
-        "data": relative(chain.attempt(data=chain.exact(aim)).rho, run.limit),
-        "from data": _from_data(chain, chain.sampled(aim, sizes[len(sizes) // 2], 0)),
-        "sequence": _from_sequence(chain),
-        "slope rho": slope(sizes, rho),
-        "slope theta": slope(sizes, theta),
-        "spread": slope(sizes[large:], spread[large:]),
+        "near": scenario.near,
+        "target": relative(tried.limit, scenario.target),
+        "model": relative(scenario.attempt(model=spade).rho, run.limit),
+        "data": relative(scenario.attempt(exact_data(aim).user()).rho, run.limit),
+        "from data": _from_data(scenario, sampled_data(scenario, aim, sizes[large], 0)),
+        "sequence": _from_sequence(scenario),
+        "slope rho": exponent(sizes, rho),
+        "slope theta": exponent(sizes, theta),
+        "spread": exponent(sizes[large:], spread[large:]),
         "shrunk": rho[-1] / rho[0] * (sizes[-1] / sizes[0]) ** 0.5,
         "rounds": len(run.steps),
-        "lam": chain.regularizer.lam,
+        "lam": scenario.regularizer.lam,
         "theta_spade": float(torch.linalg.vector_norm(spade)),
     }
     return found, {"rho": rho, "theta": theta, "spread": spread}
 
 
 def _by_size(
-    chain: Chain, aim: Aim, model: Equilibrium, size: int, draws: int
+    scenario: Scenario, aim: Aim, model: Equilibrium, size: int, draws: int
 ) -> tuple[float, float, float]:
     """Return root mean squares over the draws, of what |D| random points give.
 
     How far rho* is from the model attack's, how far the worst honest theta*, and how far the draws'
     rho* are from each other.
     """
-    found = [chain.attempt(data=chain.sampled(aim, size, draw)) for draw in range(draws)]
+    samples = [sampled_data(scenario, aim, size, draw).user() for draw in range(draws)]
+    found = [scenario.attempt(sample) for sample in samples]
     rho = torch.stack([one.rho for one in found])
     local = torch.stack([one.theta[: len(model.theta)] for one in found])
     return (
@@ -123,64 +131,26 @@ def _squared(misses: Tensor) -> Tensor:
     return (misses**2).sum(dim=-1)
 
 
-def _from_data(chain: Chain, data: PoisonedData) -> float:
+def _from_data(scenario: Scenario, data: PoisonedData) -> float:
     """Return by how much the constant ``grad_rho R(rho*, theta_s*)`` misses the data's rho*."""
-    poisoned = chain.settle(data=data)
-    gradient = chain.regularizer.grad_rho(poisoned.rho, poisoned.theta[-1])
-    return relative(chain.sequence(lambda _: gradient, idle=chain.idle).limit, poisoned.rho)
+    poisoned = scenario.settle(data.user())
+    gradient = scenario.regularizer.grad_rho(poisoned.rho, poisoned.theta[-1])
+    return relative(gradient_sequence(scenario, lambda _: gradient).limit, poisoned.rho)
 
 
-def _from_sequence(chain: Chain) -> float:
+def _from_sequence(scenario: Scenario) -> float:
     """Return Lemma 3's miss for gradients that converge to one that has no target."""
-    draw = generator(chain.game.seed, "lemma3", chain.name)
-    model = 0.3 * torch.randn(chain.game.dim, generator=draw, dtype=torch.float64)
-    limit = chain.regularizer.grad_rho(torch.zeros_like(model), model)
-    noise = torch.randn((100, chain.game.dim), generator=draw, dtype=torch.float64)
+    draw, coupling = generator(scenario.seed, "lemma3", scenario.name), scenario.regularizer
+    model = 0.3 * torch.randn(scenario.dim, generator=draw, dtype=torch.float64)
+    limit = coupling.grad_rho(torch.zeros_like(model), model)
+    noise = torch.randn((100, scenario.dim), generator=draw, dtype=torch.float64)
 
     def gradients(round: int) -> Tensor:
-        return limit + 0.7**round * chain.regularizer.lam * noise[round % 100]
+        return limit + 0.7**round * coupling.lam * noise[round % 100]
 
-    sent = chain.sequence(gradients)
-    spade = model_from_gradient(chain.regularizer, sent.limit, limit).value
-    return relative(chain.attempt(model=spade).rho, sent.limit)
-
-
-def _unreachable(chain: Chain, epsilons: Sequence[float]) -> dict[str, float]:
-    """Follow CGA's limit on the sphere of GRAD, which models attain to within epsilon only."""
-    coupling = chain.regularizer
-    expected, run = reachable_limit(chain.honest, chain.target), chain.counter_gradient()
-    tried = chain.counter_gradient(idle=True) if chain.idle else run
-    curvature = _curvature(chain.honest, run.limit)
-    misses, bounds, gaps = [], [], []
-    for epsilon in epsilons:
-        spade = model_from_gradient(
-            coupling, run.limit, run.reports[-1, 0], epsilon=epsilon * coupling.lam
-        )
-        near = chain.settle(spade.value)
-        held = chain.attempt(model=spade.value)
-        aim = chain.game.aim(coupling, near.rho, spade.value)
-        gaps.append(relative(chain.attempt(data=chain.exact(aim)).rho, near.rho))
-        misses.append(float(torch.linalg.vector_norm(held.rho - run.limit)))
-        bounds.append(misses[-1] * curvature / spade.residual)
-    return {
-        "outside limit": relative(tried.limit, expected.rho),
-        "outside miss": relative(expected.rho, chain.target),
-        "outside exponent": abs(slope(epsilons, misses) - 1),
-        "outside bound": max(bounds),
-        "outside data": max(gaps),
-    }
-
-
-def _curvature(population: Population, rho: Tensor) -> float:
-    """Return the least eigenvalue of the honest envelope's Hessian, by central differences."""
-    step = 1e-5
-    rows = [
-        honest_sum(population, rho + step * axis).value
-        - honest_sum(population, rho - step * axis).value
-        for axis in torch.eye(len(rho), dtype=rho.dtype)
-    ]
-    hessian = torch.stack(rows) / (2 * step)
-    return float(torch.linalg.eigvalsh((hessian + hessian.T) / 2)[0])
+    sent = gradient_sequence(attacking(scenario), gradients)
+    spade = model_from_gradient(coupling, sent.limit, limit).value
+    return relative(scenario.attempt(model=spade).rho, sent.limit)
 
 
 EXACT = at_most(1e-6)

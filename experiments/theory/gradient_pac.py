@@ -30,10 +30,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.gradient_sample import QUERIES, Sample
 from experiments.theory.pac import LENGTH
-from experiments.theory.scenario import slope
 from pfl_flower.run.checks import Claim, above, at_most, exactly
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.seeding import generator
@@ -84,10 +84,10 @@ def fit(setting: Setting, loss: str, sizes: Sequence[int], first: int) -> tuple[
                 ratios.append(float(lowest) / (points * min(1.0, radius)))
         typical.append(float(np.sqrt(np.mean(np.square(norms)))))
         deficits.append(max(norms))
-    exponent = slope(sizes, typical)
-    alpha = min(exponent, PROOF)
+    fitted = exponent(sizes, typical)
+    alpha = min(fitted, PROOF)
     most = max(norm / points**alpha for norm, points in zip(deficits, sizes, strict=True))
-    return Constants(min(ratios) / LOOSER, LOOSER * most, alpha), exponent
+    return Constants(min(ratios) / LOOSER, LOOSER * most, alpha), fitted
 
 
 @dataclass
@@ -128,8 +128,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     curves: dict[str, dict[str, Any]] = {}
     for loss in QUERIES:
         setting.say(f"{loss}, fit")
-        fitted = [points for points in sizes if points <= FITTED]
-        constants, exponent = fit(setting, loss, fitted, first)
+        small = [points for points in sizes if points <= FITTED]
+        constants, fitted = fit(setting, loss, small, first)
         trials = []
         for points in sizes:
             setting.say(f"{loss}, {points} points")
@@ -137,8 +137,8 @@ def measure(setting: Setting) -> dict[str, Any]:
         far = [place for place, radius in enumerate(RADII) if radius >= AWAY]
         scale = np.array([sizes[-1] * min(1.0, radius) for radius in RADII])
         metrics |= {
-            f"exponent: {loss}": exponent,
-            f"exponent on fresh data: {loss}": slope(
+            f"exponent: {loss}": fitted,
+            f"exponent on fresh data: {loss}": exponent(
                 sizes, [float(np.sqrt(np.mean(np.square(t.deficits)))) for t in trials]
             ),
             f"A: {loss}": constants.least,

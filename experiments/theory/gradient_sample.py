@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from experiments.studies.study import Setting
-from experiments.theory.pac import NOISE, NU, cube_queries, normal_queries
-from experiments.theory.scenario import answers
+from experiments.theory.honest_users import answers
+from experiments.theory.pac import NOISE, NU
+from experiments.theory.queries import cube_queries, normal_queries
 from pfl_flower.objective.losses import LOSSES
 from pfl_flower.support.seeding import generator
 

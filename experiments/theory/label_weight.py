@@ -9,16 +9,14 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from experiments.theory.many_equilibria import settle, stacked
-from experiments.theory.scenario import Game, far_target, honest_optimum
-from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
+from experiments.theory.fast_equilibrium import settle, stacked
+from experiments.theory.scenario import Scenario
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData, gaussian_queries
 from pfl_flower.attacks.poisoning.indifference import indifference
-from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.support.seeding import generator
 
-POINTS, LAM = 100, 1.0
+POINTS = 100
 SHARE = 0.1
 """Of a distance, that a model may miss what it should be."""
 LEAST, MOST, STRIDE = 1.0, 1e8, 10.0
@@ -26,17 +24,13 @@ LEAST, MOST, STRIDE = 1.0, 1e8, 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Duel:
-    """Honest users, a target far from their optimum, and indifferent data of any weight.
+class WeightSearch:
+    """The least weight of indifferent data that moves N honest users, or the poisoned one.
 
     Attributes
     ----------
-    game : Game
-        The N honest users.
-    target : Tensor
-        theta_dagger, ``(d,)``.
-    away : float
-        ``||target - rho*_honest||``.
+    scenario : Scenario
+        The N honest users, and a target far from their optimum.
     aim : Aim
         Of theta_spade, which holds rho at the target.
     noise, unit : float
@@ -46,39 +40,25 @@ class Duel:
         the equilibrium, ``(N + 2, d)``.
     """
 
-    game: Game
-    target: Tensor
-    away: float
+    scenario: Scenario
     aim: Aim
     noise: float
     unit: float = 1.0
     seen: dict[float, tuple[list[float], Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, game: Game, noise: float) -> Duel:
-        """Place the target, and theta_spade by Proposition 3."""
-        coupling = SquaredL2(lam=LAM)
-        centre = honest_optimum(game, coupling)
-        target = far_target(game, centre)
-        pull = honest_sum(game.population(coupling), target).value
-        spade = model_from_gradient(coupling, target, -pull).value
-        away = float(torch.linalg.vector_norm(target - centre))
-        return cls(
-            game=game,
-            target=target,
-            away=away,
-            aim=game.aim(coupling, target, spade),
-            noise=noise,
-        )
+    def of(cls, scenario: Scenario, noise: float) -> WeightSearch:
+        """Place theta_spade by Proposition 3."""
+        return cls(scenario=scenario, aim=scenario.holding(scenario.target), noise=noise)
 
     @property
     def reach(self) -> float:
         """``||theta_spade - target||``."""
-        return float(torch.linalg.vector_norm(self.aim.attack_model - self.target))
+        return float(torch.linalg.vector_norm(self.aim.attack_model - self.scenario.target))
 
     def data(self, weight: float) -> PoisonedData:
         """Return the paper's data, from the same draws for every N and weight."""
-        draw = generator(self.game.seed, "alpha", "indifference")
+        draw = generator(self.scenario.seed, "alpha", "indifference")
         queries = gaussian_queries(self.aim, POINTS, generator=draw)
         return indifference(
             self.aim, queries, generator=draw, noise=self.noise, weight=self.unit * weight
@@ -87,18 +67,18 @@ class Duel:
     def misses(self, rho: Tensor, theta: Tensor) -> list[float]:
         """Return how far rho and theta_s are off, in units of what each criterion allows."""
         off = float(torch.linalg.vector_norm(theta - self.aim.attack_model))
-        missed = float(torch.linalg.vector_norm(rho - self.target))
-        allowed = SHARE * self.away
+        missed = float(torch.linalg.vector_norm(rho - self.scenario.target))
+        allowed = SHARE * self.scenario.away
         return [missed / allowed, off / (SHARE * self.reach), off / allowed]
 
     def at(self, logarithm: float) -> list[float]:
         """Return the misses' logarithms at weight ``exp(logarithm)``, at the equilibrium."""
         if logarithm not in self.seen:
             near = min(self.seen, key=lambda known: abs(known - logarithm), default=None)
-            users = (*self.game.users, self.data(math.exp(logarithm)).user())
-            start = self.target.expand(len(users) + 1, -1)
+            users = (*self.scenario.users, self.data(math.exp(logarithm)).user())
+            start = self.scenario.target.expand(len(users) + 1, -1)
             start = start if near is None else self.seen[near][1]
-            models = settle(self.game, users, LAM, start)
+            models = settle(self.scenario, users, start)
             missed = [math.log(miss) for miss in self.misses(models[0], models[-1])]
             self.seen[logarithm] = missed, models
         return self.seen[logarithm][0]
@@ -118,13 +98,12 @@ class Duel:
 
     def exact(self, weight: float) -> list[float]:
         """Return the misses by ``pfl_flower.solvers.equilibrium`` from a cold start."""
-        population = self.game.population(SquaredL2(lam=LAM), self.data(weight).user())
-        found = equilibrium(population)
+        found = equilibrium(self.scenario.population(self.data(weight).user()))
         return self.misses(found.rho, found.theta[-1])
 
     def curvature(self) -> float:
         """Return the curvature of the data at weight 1 along theta_spade, at theta_spade."""
         spade = self.aim.attack_model[None]
-        local = stacked(self.game, [self.data(1.0).user()], nu=0.0)
+        local = stacked(self.scenario, [self.data(1.0).user()], nu=0.0)
         product = local.hessian_product(spade, spade)
         return float((product * spade).sum() / (spade * spade).sum())

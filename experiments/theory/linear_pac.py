@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, measure_pac, normal_queries
+from experiments.theory.pac import Case, measure_pac
 from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.queries import normal_queries
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 
 NAME = "thm2-linear-pac"

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, axis_queries, cube_queries, measure_pac
+from experiments.theory.pac import Case, measure_pac
 from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.queries import axis_queries, cube_queries
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 
 NAME = "thm3-logistic-pac"

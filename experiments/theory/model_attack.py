@@ -27,11 +27,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.attack_chain import Chain
+from experiments.theory.attacks_compared import counter_gradient, few_honest_users
 from experiments.theory.gradient_descent import Descent, descend, envelope_smoothness
+from experiments.theory.scenario import Scenario
 from pfl_flower.aggregation.server_steps import StepSizes
 from pfl_flower.attacks.attack import Attack
-from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
 from pfl_flower.attacks.model import ModelAttack
 from pfl_flower.run.checks import Claim, at_most
@@ -66,17 +66,11 @@ class SingleSteps(Population):
         return Solution(theta, residual, steps, residual <= self.tolerance)
 
 
-def single_steps(chain: Chain, attacks: Sequence[Attack[Any]], rounds: int) -> Descent:
-    """Run attacks, or none in the control, on honest users who take single steps."""
-    users = SingleSteps(
-        chain.game.users,
-        model=chain.game.model,
-        loss=chain.game.point_loss,
-        regularizer=chain.regularizer,
-        nu=chain.game.nu,
-    )
-    eta, start = 1 / (3 * envelope_smoothness(users)), torch.zeros_like(chain.target)
-    return descend(users, [] if chain.idle else attacks, eta=eta, rounds=rounds, start=start)
+def single_steps(scenario: Scenario, attack: Attack[Any], rounds: int) -> Descent:
+    """Run an attack, or nothing in the control, on honest users who take single steps."""
+    users = scenario.population(kind=SingleSteps)
+    eta, start = 1 / (3 * envelope_smoothness(users)), torch.zeros_like(scenario.target)
+    return descend(users, [] if scenario.idle else [attack], eta=eta, rounds=rounds, start=start)
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -85,41 +79,41 @@ def measure(setting: Setting) -> dict[str, Any]:
     curves: dict[str, dict[str, list[float]]] = {}
     for loss in LOSSES:
         setting.say(loss)
-        chain = Chain.of(setting, loss, "squared-l2")
-        found, curves[loss] = _compare(chain, QUICK_LONG if setting.quick else LONG)
+        scenario = few_honest_users(setting, loss, "squared-l2")
+        found, curves[loss] = _compare(scenario, QUICK_LONG if setting.quick else LONG)
         metrics |= {f"{what}: {loss}": value for what, value in found.items()}
     return {"metrics": metrics, "curves": curves}
 
 
-def _compare(chain: Chain, rounds: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    exact = chain.counter_gradient(idle=chain.idle)
-    stepped = single_steps(chain, [CounterGradient(target=chain.target)], ROUNDS)
-    others = honest_sum(chain.honest, chain.target).value
+def _compare(scenario: Scenario, rounds: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    exact = counter_gradient(scenario)
+    stepped = single_steps(scenario, scenario.counter_gradient(), ROUNDS)
+    coupling, target = scenario.regularizer, scenario.target
+    others = honest_sum(scenario.honest, target).value
     wanted = {
         "cga": exact.reports[-1].sum(dim=0),
         "responses": -others,
         "stepped": stepped.reports[-1].sum(dim=0),
     }
-    coupling, target = chain.regularizer, chain.target
     models = {
         source: model_from_gradient(coupling, target, gradient).value
         for source, gradient in wanted.items()
     }
     found = {
-        "honest distance": _norm(chain.centre.rho - target),
+        "honest distance": scenario.away,
         "CGA, single steps": _norm(stepped.limit - target),
     }
     curves = {"cga": _distances(stepped, target)}
     for source, model in models.items():
-        pull = torch.zeros_like(target) if chain.idle else coupling.grad_rho(target, model)
+        pull = torch.zeros_like(target) if scenario.idle else coupling.grad_rho(target, model)
         found |= {
             f"gradient, {source}": _norm(others + pull) / _norm(others),
-            f"equilibrium, {source}": _norm(chain.attempt(model=model).rho - target),
+            f"equilibrium, {source}": _norm(scenario.attempt(model=model).rho - target),
             f"gap, {source}": _norm(model - models["responses"]),
         }
         if source != "cga":
             attack = ModelAttack(attack_model=model, regularizer=coupling)
-            curves[source] = _distances(single_steps(chain, [attack], rounds), target)
+            curves[source] = _distances(single_steps(scenario, attack, rounds), target)
             found[f"single steps, {source}"] = curves[source][ROUNDS]
     return found, curves
 

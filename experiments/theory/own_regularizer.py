@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, convex_equilibrium, measure_pac, normal_queries
+from experiments.theory.pac import Case, convex_equilibrium, measure_pac
 from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.queries import normal_queries
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.solvers.equilibrium import Equilibrium

@@ -23,17 +23,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.studies.power_law import exponent
 from experiments.studies.study import Setting
-from experiments.theory.scenario import SETTLED, answers, settled, slope
-from pfl_flower.objective.losses import LOSSES
-from pfl_flower.objective.models import Linear
+from experiments.theory.honest_users import answers
+from experiments.theory.queries import DIM, Queries
+from experiments.theory.scenario import SETTLED, Scenario
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.solvers.equilibrium import Equilibrium, equilibrium
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import generator
 
-DIM, NU, NOISE = 6, 0.1, 1.0
+NU, NOISE = 0.1, 1.0
 SIZES = tuple(round(10 ** (1 + step / 4)) for step in range(17))
 QUICK_SIZES = SIZES[0], *SIZES[8::4]
 UPPER = 1000
@@ -49,24 +50,6 @@ OPPOSED = -10.0
 ADVERSARIES = ((1000, 1.0), (1000, 1.0), (1000, 1.0), (200, 100.0))
 """Points of each adversary, and the weight of every point."""
 
-
-def normal_queries(points: int, draw: torch.Generator) -> Tensor:
-    """Return standard normal queries ``(n, d)``: sub-Gaussian, as Theorem 2 asks."""
-    return torch.randn((points, DIM), generator=draw, dtype=torch.float64)
-
-
-def cube_queries(points: int, draw: torch.Generator) -> Tensor:
-    """Return queries uniform in a cube, with unit variance: bounded, as Theorem 3 asks."""
-    uniform = torch.rand((points, DIM), generator=draw, dtype=torch.float64)
-    return math.sqrt(12) * (uniform - 0.5)
-
-
-def axis_queries(points: int, draw: torch.Generator) -> Tensor:
-    """Return coordinate vectors: their support is bounded, spans R^d and has no interior."""
-    return torch.eye(DIM, dtype=torch.float64)[torch.randint(DIM, (points,), generator=draw)]
-
-
-Queries = Callable[[int, torch.Generator], Tensor]
 Solve = Callable[[Population, Tensor | None], Equilibrium]
 
 
@@ -85,8 +68,8 @@ class Case:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
-    """An honest user of any number of points, and adversaries whose datasets are fixed.
+class Learner:
+    """An honest user of any number of points, among adversaries whose datasets are fixed.
 
     Attributes
     ----------
@@ -96,8 +79,8 @@ class Contest:
         The query distribution.
     preferred : Tensor
         theta_dagger of the honest user, ``(d,)``.
-    others : tuple of UserData
-        The adversaries.
+    adversaries : tuple of UserData
+        The others.
     seed : int
         Of all that is drawn.
     idle : bool
@@ -109,32 +92,32 @@ class Contest:
     loss: str
     queries: Queries
     preferred: Tensor
-    others: tuple[UserData, ...]
+    adversaries: tuple[UserData, ...]
     seed: int
     idle: bool
     own: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, loss: str, queries: Queries, setting: Setting) -> Contest:
+    def draw(cls, loss: str, queries: Queries, setting: Setting) -> Learner:
         """Draw theta_dagger and the adversaries."""
         draw = generator(setting.seed, "pac", loss, queries.__name__)
         direction = torch.randn(DIM, generator=draw, dtype=torch.float64)
         preferred = LENGTH * torch.nn.functional.normalize(direction, dim=0)
-        others = []
+        adversaries = []
         for points, weight in ADVERSARIES:
             asked = queries(points, draw)
             answered = answers(loss, asked, OPPOSED * preferred, draw=draw)
-            others.append(UserData(asked, answered, torch.full((points,), weight).double()))
+            adversaries.append(UserData(asked, answered, torch.full((points,), weight).double()))
         return cls(
             loss=loss,
             queries=queries,
             preferred=preferred,
-            others=tuple(others),
+            adversaries=tuple(adversaries),
             seed=setting.seed,
             idle=setting.control,
         )
 
-    def honest(self, points: int, turn: int, *, sign: float = 1.0) -> UserData:
+    def data(self, points: int, turn: int, *, sign: float = 1.0) -> UserData:
         """Return a dataset of the user who prefers ``sign * theta_dagger``."""
         draw = generator(self.seed, "honest", self.loss, self.queries.__name__, points, turn)
         asked = self.queries(points, draw)
@@ -142,24 +125,24 @@ class Contest:
         noise = math.hypot(NOISE, LENGTH) if self.idle else NOISE
         return UserData(asked, answers(self.loss, asked, preferred, draw=draw, noise=noise))
 
-    def coupled(self, regularizer: Regularizer, *users: UserData) -> Population:
+    def among_adversaries(self, regularizer: Regularizer, *honest: UserData) -> Population:
         """Return honest users, and then the adversaries."""
-        return self._population(regularizer, *users, *self.others)
+        return self._scenario(regularizer, honest).population(*self.adversaries)
 
     def alone(self, points: int, turn: int) -> Tensor:
         """Return ``argmin L_h``, ``(d,)``: one user and a rho of its own, which costs nothing."""
         if (points, turn) not in self.own:
-            user = self._population(SquaredL2(lam=1.0), self.honest(points, turn))
-            self.own[points, turn] = settled(user).theta[0]
+            alone = self._scenario(SquaredL2(lam=1.0), (self.data(points, turn),))
+            self.own[points, turn] = alone.honest_equilibrium.theta[0]
         return self.own[points, turn]
 
-    def _population(self, regularizer: Regularizer, *users: UserData) -> Population:
-        return Population(
-            users,
-            model=Linear(DIM, 1),
-            loss=LOSSES[self.loss](),
+    def _scenario(self, regularizer: Regularizer, honest: tuple[UserData, ...]) -> Scenario:
+        return Scenario(
+            loss=self.loss,
+            users=honest,
             regularizer=regularizer,
             nu=NU,
+            seed=self.seed,
             tolerance=SETTLED,
         )
 
@@ -183,35 +166,35 @@ def measure_pac(setting: Setting, loss: str, cases: Mapping[str, Case]) -> dict[
     """Return, for each case, distances by I, their exponents, and what two honest users learn."""
     sizes, turns = (QUICK_SIZES, 1) if setting.quick else (SIZES, TURNS)
     asked = {case.queries for case in cases.values()}
-    contests = {queries: Contest.between(loss, queries, setting) for queries in asked}
+    learners = {queries: Learner.draw(loss, queries, setting) for queries in asked}
     metrics: dict[str, float] = {}
     drawn: dict[str, dict[str, Any]] = {}
     for label, case in cases.items():
         setting.say(label)
-        curves = _follow(contests[case.queries], case, sizes, turns)
+        curves = _follow(learners[case.queries], case, sizes, turns)
         metrics |= {f"{what}: {label}": value for what, value in _summary(curves, sizes).items()}
         names = "distance", "alone", "bias"
         drawn[label] = {name: getattr(curves, name).tolist() for name in names}
     return {"metrics": metrics, "sizes": sizes, "curves": drawn}
 
 
-def _follow(contest: Contest, case: Case, sizes: Sequence[int], turns: int) -> Curves:
+def _follow(learner: Learner, case: Case, sizes: Sequence[int], turns: int) -> Curves:
     shape = turns, len(sizes)
     curves = Curves(np.zeros(shape), np.zeros(shape), np.zeros(shape), 0.0, 0.0)
     start = None
     for turn in range(turns):
         for column, points in enumerate(sizes):
-            user, alone = contest.honest(points, turn), contest.alone(points, turn)
-            found = case.solve(contest.coupled(case.regularizer, user), start)
+            user, alone = learner.data(points, turn), learner.alone(points, turn)
+            found = case.solve(learner.among_adversaries(case.regularizer, user), start)
             start, place = found.rho, (turn, column)
-            curves.distance[place] = contest.miss(found.theta[0])
-            curves.alone[place] = contest.miss(alone)
+            curves.distance[place] = learner.miss(found.theta[0])
+            curves.alone[place] = learner.miss(alone)
             curves.bias[place] = torch.linalg.vector_norm(found.theta[0] - alone)
             curves.residual = max(curves.residual, found.residual, found.local_residual)
-    users = contest.honest(sizes[-1], 0), contest.honest(sizes[-1], turns, sign=-1.0)
-    found = case.solve(contest.coupled(case.regularizer, *users), start)
+    users = learner.data(sizes[-1], 0), learner.data(sizes[-1], turns, sign=-1.0)
+    found = case.solve(learner.among_adversaries(case.regularizer, *users), start)
     curves.residual = max(curves.residual, found.residual, found.local_residual)
-    curves.pair = max(contest.miss(found.theta[0]), contest.miss(found.theta[1], sign=-1.0))
+    curves.pair = max(learner.miss(found.theta[0]), learner.miss(found.theta[1], sign=-1.0))
     return curves
 
 
@@ -219,15 +202,15 @@ def _summary(curves: Curves, sizes: Sequence[int]) -> dict[str, float]:
     upper = [column for column, points in enumerate(sizes) if points >= UPPER]
     large = [sizes[column] for column in upper]
 
-    def exponent(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    def falls(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
         means = np.sqrt((values[:, upper] ** 2).mean(axis=0))
-        return slope(large, means.tolist())
+        return exponent(large, means.tolist())
 
     worst = curves.distance.max(axis=0)
     summary = {
-        "exponent": exponent(curves.distance),
-        "exponent alone": exponent(curves.alone),
-        "exponent bias": exponent(curves.bias),
+        "exponent": falls(curves.distance),
+        "exponent alone": falls(curves.alone),
+        "exponent bias": falls(curves.bias),
         "first": float(curves.distance[:, 0].min()),
         "last": float(worst[-1]),
         "pair": curves.pair,

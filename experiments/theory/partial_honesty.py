@@ -23,7 +23,6 @@ away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,10 +34,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.bounded_reports import Siege, siege_game
-from experiments.theory.cga import Duel
+from experiments.theory.bounded_reports import (
+    bounded,
+    counter_gradient,
+    reach,
+    share_left,
+    unbounded,
+)
 from experiments.theory.gradient_descent import Descent
-from experiments.theory.scenario import relative
+from experiments.theory.scenario import Scenario, relative
+from experiments.theory.uncoordinated import growth_apart
 from pfl_flower.objective.regularizers import L2, SmoothL2
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
@@ -49,10 +54,6 @@ MISSED, ALLIED, REACHED = 0.2, 0.05, 2.0
 """lam over ``||sum_n grad L_n(target)||``: too little for one, for a few, or enough."""
 QUARREL = 60
 """Rounds of two who never settle."""
-APART = 3, 30, 300
-"""Step sizes ``1/(factor L)`` of two attackers who do not coordinate."""
-FIRST, LAST = 10, 16
-"""Rounds between which their growth is measured."""
 
 
 def _norm(vector: Tensor) -> float:
@@ -69,18 +70,18 @@ def measure(setting: Setting) -> dict[str, Any]:
     outside, inside, curves = [], [], {}
     for loss, kind in CASES[:2] if setting.quick else CASES:
         setting.say(f"{loss}, {kind.__name__}")
-        found, curves[f"{loss}, {NAMES[kind]}"] = _outside(Siege.of(setting, loss, kind, MISSED))
+        found, curves[f"{loss}, {NAMES[kind]}"] = _outside(bounded(setting, loss, kind, MISSED))
         outside.append(found)
-        inside.append(_inside(Siege.of(setting, loss, kind, REACHED)))
+        inside.append(_inside(bounded(setting, loss, kind, REACHED)))
     setting.say("coalitions")
-    company, found = _company(Siege.of(setting, *CASES[0], ALLIED))
-    lone = Siege.of(setting, *CASES[0], REACHED)
+    company, found = _company(bounded(setting, *CASES[0], ALLIED))
+    lone = bounded(setting, *CASES[0], REACHED)
     metrics = {
         **_worst(outside),
         **_worst(inside),
         **found,
-        "quarrel": relative(lone.play(2, rounds=QUARREL).limit, lone.target),
-        **_apart(setting),
+        "quarrel": relative(counter_gradient(lone, 2, rounds=QUARREL).limit, lone.target),
+        **growth_apart(unbounded(setting, CASES[0][0])),
     }
     return {"metrics": metrics, "curves": curves, "company": company}
 
@@ -89,86 +90,57 @@ def _worst(cases: Sequence[dict[str, float]]) -> dict[str, float]:
     return {what: max(case[what] for case in cases) for what in cases[0]}
 
 
-def _outside(siege: Siege) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _outside(scenario: Scenario) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Return by how much CGA's limit is not what Proposition 2 says, and the run by round."""
-    run, expected = siege.play(), siege.reach()
+    run, expected = counter_gradient(scenario), reach(scenario)
     sent, away = (
         torch.nn.functional.normalize(vectors, dim=1)
-        for vectors in (_sent(run), run.rho[:-1] - siege.target)
+        for vectors in (_sent(run), run.rho[:-1] - scenario.target)
     )
     # 1 - cosine, with all its digits.
     askew = ((sent - away) ** 2).sum(dim=1) / 2
-    shares = siege.shares(run.rho)
+    shares = share_left(scenario, run.rho)
     found = {
-        "norm": abs(_norm(_sent(run)[-1]) / siege.regularizer.radius - 1),
+        "norm": abs(_norm(_sent(run)[-1]) / scenario.regularizer.radius - 1),
         "askew": float(askew[-1]),
         "limit": relative(run.limit, expected),
         "nearer": float(shares[-1]),
-        "reach": 1 - float(siege.shares(expected)),
-        "near": _norm(siege.centre) / _norm(siege.target - siege.centre),
+        "reach": 1 - float(share_left(scenario, expected)),
+        "near": scenario.near,
         "rounds": len(run.steps),
     }
     return found, {"distance": shares.tolist(), "askew": askew.tolist()}
 
 
-def _inside(siege: Siege) -> dict[str, float]:
+def _inside(scenario: Scenario) -> dict[str, float]:
     """Return CGA's miss of a target within reach, and the share of its might that this takes."""
-    run = siege.play()
+    run = counter_gradient(scenario)
     return {
-        "perfect": relative(run.limit, siege.target),
-        "effort": _norm(_sent(run)[-1]) / siege.regularizer.radius,
+        "perfect": relative(run.limit, scenario.target),
+        "effort": _norm(_sent(run)[-1]) / scenario.regularizer.radius,
         "rounds inside": len(run.steps),
     }
 
 
-def _company(siege: Siege) -> tuple[dict[str, list[Any]], dict[str, float]]:
+def _company(scenario: Scenario) -> tuple[dict[str, list[Any]], dict[str, float]]:
     """Return how near coalitions get, up to as many as the honest users, and two apart."""
-    sizes = range(1, siege.honest.size + 1)
-    runs = [siege.play(size, coalition=size).limit for size in sizes]
-    limits = [siege.reach(size) for size in sizes]
-    apart = siege.play(2).limit
-    shares = siege.shares(torch.stack(runs)).tolist()
+    sizes = range(1, len(scenario.users) + 1)
+    runs = [counter_gradient(scenario, size, coalition=size).limit for size in sizes]
+    limits = [reach(scenario, size) for size in sizes]
+    apart = counter_gradient(scenario, 2).limit
+    shares = share_left(scenario, torch.stack(runs)).tolist()
     company = {
         "sizes": list(sizes),
         "shares": shares,
-        "limits": siege.shares(torch.stack(limits)).tolist(),
-        "apart": [float(siege.shares(apart))],
+        "limits": share_left(scenario, torch.stack(limits)).tolist(),
+        "apart": [float(share_left(scenario, apart))],
     }
     return company, {
         "coalition": max(relative(*pair) for pair in zip(runs, limits, strict=True)),
         "two": shares[1] / shares[0],
-        "majority": relative(runs[-1], siege.target),
+        "majority": relative(runs[-1], scenario.target),
         "apart": relative(apart, limits[1]),
     }
-
-
-def _apart(setting: Setting) -> dict[str, float]:
-    """Return how fast two who do not coordinate drive rho away under squared l2.
-
-    Each cancels what it saw of the other: ``e_{t+1} = -2 e_t + e_{t-1} - eta (G_t - G_{t-1})``, so
-    that along an eigenvector ``x^2 + (2 + eta h) x - (1 + eta h) = 0``. Least squares are linear:
-    the growth lies between the roots of the least and of the largest eigenvalue.
-    """
-    duel = Duel(game=siege_game(setting, CASES[0][0]), lam=1.0, idle=setting.control)
-    curvatures = np.linalg.eigvalsh(duel.hessian)
-    found, outside = {}, 0.0
-    for factor in APART:
-        eta = 1 / (factor * duel.smoothness)
-        steps = duel.play(eta, tolerance=0, rounds=LAST + 1, attackers=2).steps
-        growth = float(steps[LAST] / steps[FIRST]) ** (1 / (LAST - FIRST))
-        low, high = (fled(eta * float(h)) for h in (curvatures[0], curvatures[-1]))
-        outside = max(outside, low / growth, growth / high)
-        found[f"growth at 1/({factor}L)"] = growth
-    return {"growth": outside, **found}
-
-
-def fled(step: float) -> float:
-    """Return the growth per round of two CGA users apart, ``step = eta h``: at least 1 + sqrt 2.
-
-    >>> round(fled(0.0), 4), round(fled(1 / 3), 4)
-    (2.4142, 2.8081)
-    """
-    return (2 + step + math.sqrt(8 + 8 * step + step * step)) / 2
 
 
 SUCCESS = (

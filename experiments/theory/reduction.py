@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
-from experiments.theory.scenario import Game, draw_game, honest_optimum, relative, settled
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.scenario import Scenario, relative, settled
 from pfl_flower.attacks.equivalence import honest_sum
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.objective.user_data import UserData
@@ -62,12 +63,12 @@ def measure(setting: Setting) -> dict[str, Any]:
     return {"metrics": metrics, "shifts": shifts, "curves": curves}
 
 
-def arbitrary_data(game: Game, points: int, scale: float) -> UserData:
+def arbitrary_data(scenario: Scenario, points: int, scale: float) -> UserData:
     """Return points that no model explains: normal queries, answers at random."""
-    draw = generator(game.seed, "lemma1", game.loss, points)
-    queries = scale * torch.randn((points, game.dim), generator=draw, dtype=torch.float64)
+    draw = generator(scenario.seed, "lemma1", scenario.loss, points)
+    queries = scale * torch.randn((points, scenario.dim), generator=draw, dtype=torch.float64)
     answers = 4.0 * torch.randn(points, generator=draw, dtype=torch.float64)
-    return UserData(queries, answers if game.loss == "least-squares" else answers.sign())
+    return UserData(queries, answers if scenario.loss == "least-squares" else answers.sign())
 
 
 def held(population: Population, model: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,10 +112,10 @@ def _compare(
     setting: Setting, loss: str, case: str, shifts: Sequence[float]
 ) -> tuple[dict[str, float], list[float]]:
     name, points, scale = CASES[case]
-    game = draw_game(loss, seed=setting.seed, users=3, points=20, dim=4)
     coupling = REGULARIZERS.load(name)(lam=LAM)
-    honest, centre = game.population(coupling), honest_optimum(game, coupling)
-    full = settled(game.population(coupling, arbitrary_data(game, points, scale)))
+    scenario = draw_scenario(loss, coupling, seed=setting.seed, users=3, points=20, dim=4)
+    honest, centre = scenario.honest, scenario.honest_optimum
+    full = scenario.settle(arbitrary_data(scenario, points, scale))
     local, others = full.theta[-1], full.theta[:-1]
     model = centre if setting.control else local
     rho, theta = held(honest, model)

@@ -20,7 +20,6 @@ theta_s along itself whatever its sign, up to ``2/||Q||``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,8 @@ from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.gradient_descent import descend, envelope_smoothness
-from experiments.theory.scenario import Game, draw_game, far_target, honest_optimum, relative
-from pfl_flower.attacks.equivalence import honest_sum, model_from_gradient
-from pfl_flower.attacks.poisoning.aim import Aim
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.scenario import Scenario, relative
 from pfl_flower.attacks.poisoning.single_point import single_point
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.objective.user_data import UserData
@@ -60,90 +58,74 @@ VARIANTS = {
 """What is tried, as the figure calls it, from the worst to the best."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Instance:
-    """Honest users of a linear regression, and a target far from their optimum."""
+def draw_instance(seed: int, index: int) -> Scenario:
+    """Draw d, N and lam; nu alternates, and ``2 d`` queries a user span R^d without it.
 
-    game: Game
-    coupling: SquaredL2
-    target: Tensor
+    The first instance of each nu has the largest d and N.
+    """
+    draw = generator(seed, "thm5", index)
+    share = torch.rand(3, generator=draw, dtype=torch.float64).tolist()
+    dim, users = (
+        high if index < len(NUS) else low + int(part * (high - low + 1))
+        for part, (low, high) in zip(share, (DIMS, USERS), strict=False)
+    )
+    return draw_scenario(
+        "least-squares",
+        SquaredL2(lam=LAMS[0] * (LAMS[1] / LAMS[0]) ** share[2]),
+        seed=1000 * seed + index,
+        users=users,
+        points=2 * dim,
+        dim=dim,
+        nu=NUS[index % 2],
+    )
 
-    @classmethod
-    def draw(cls, seed: int, index: int) -> Instance:
-        """Draw d, N and lam; nu alternates, and ``2 d`` queries a user span R^d without it.
 
-        The first instance of each nu has the largest d and N.
-        """
-        draw = generator(seed, "thm5", index)
-        share = torch.rand(3, generator=draw, dtype=torch.float64).tolist()
-        dim, users = (
-            high if index < len(NUS) else low + int(part * (high - low + 1))
-            for part, (low, high) in zip(share, (DIMS, USERS), strict=False)
-        )
-        game = draw_game(
-            "least-squares",
-            seed=1000 * seed + index,
-            users=users,
-            points=2 * dim,
-            dim=dim,
-            nu=NUS[index % 2],
-        )
-        coupling = SquaredL2(lam=LAMS[0] * (LAMS[1] / LAMS[0]) ** share[2])
-        target = far_target(game, honest_optimum(game, coupling))
-        return cls(game=game, coupling=coupling, target=target)
+def points_tried(scenario: Scenario) -> dict[str, UserData | None]:
+    """Return the theorem's point, and what a slip in its formula makes of it."""
+    aim = scenario.holding(scenario.target)
+    gradient, local = aim.gradient, 2 * aim.nu * aim.attack_model
+    return {
+        "theorem": single_point(aim).user(),
+        "no local term": _point(gradient, aim.attack_model),
+        "wrong term": _point(gradient + local, aim.attack_model),
+        "printed": _point(-gradient, aim.attack_model),
+        "none": None,
+    }
 
-    def aim(self) -> Aim:
-        """Return theta_spade and g_inf, which cancels the honest sum at the target."""
-        pull = honest_sum(self.game.population(self.coupling), self.target).value
-        spade = model_from_gradient(self.coupling, self.target, -pull).value
-        return self.game.aim(self.coupling, self.target, spade)
 
-    def points(self) -> dict[str, UserData | None]:
-        """Return the theorem's point, and what a slip in its formula makes of it."""
-        aim = self.aim()
-        gradient, local = aim.gradient, 2 * aim.nu * aim.attack_model
-        return {
-            "theorem": single_point(aim).user(),
-            "no local term": _point(gradient, aim.attack_model),
-            "wrong term": _point(gradient + local, aim.attack_model),
-            "printed": _point(-gradient, aim.attack_model),
-            "none": None,
-        }
+def normal_equations(scenario: Scenario, point: UserData | None) -> Tensor:
+    """Return rho* from the joint normal equations, ``(d,)``.
 
-    def solve(self, point: UserData | None) -> Tensor:
-        """Return rho* from the joint normal equations, ``(d,)``.
+    The first-order conditions of LOSS in (rho, theta_1, ..., theta_m) are linear:
 
-        The first-order conditions of LOSS in (rho, theta_1, ..., theta_m) are linear:
+        2 lam m rho - 2 lam sum_n theta_n                       = 0
+        (2 nu I + 2 lam I + X_n^T X_n) theta_n - 2 lam rho      = X_n^T A_n     for every n.
+    """
+    users = [*scenario.users, *_some(point)]
+    dim, pull = scenario.dim, 2 * scenario.regularizer.lam * np.eye(scenario.dim)
+    size = dim * (1 + len(users))
+    matrix, right = np.zeros((size, size)), np.zeros(size)
+    shared = slice(0, dim)
+    matrix[shared, shared] = len(users) * pull
+    for number, user in enumerate(users, start=1):
+        own = slice(number * dim, (number + 1) * dim)
+        queries, answers = user.features.numpy(), user.labels.numpy()
+        matrix[own, own] = pull + 2 * scenario.nu * np.eye(dim) + queries.T @ queries
+        matrix[own, shared] = matrix[shared, own] = -pull
+        right[own] = queries.T @ answers
+    return torch.from_numpy(np.linalg.solve(matrix, right)[shared])
 
-            2 lam m rho - 2 lam sum_n theta_n                       = 0
-            (2 nu I + 2 lam I + X_n^T X_n) theta_n - 2 lam rho      = X_n^T A_n     for every n.
-        """
-        users = [*self.game.users, *([] if point is None else [point])]
-        dim, pull = self.game.dim, 2 * self.coupling.lam * np.eye(self.game.dim)
-        size = dim * (1 + len(users))
-        matrix, right = np.zeros((size, size)), np.zeros(size)
-        shared = slice(0, dim)
-        matrix[shared, shared] = len(users) * pull
-        for number, user in enumerate(users, start=1):
-            own = slice(number * dim, (number + 1) * dim)
-            queries, answers = user.features.numpy(), user.labels.numpy()
-            matrix[own, own] = pull + 2 * self.game.nu * np.eye(dim) + queries.T @ queries
-            matrix[own, shared] = matrix[shared, own] = -pull
-            right[own] = queries.T @ answers
-        return torch.from_numpy(np.linalg.solve(matrix, right)[shared])
 
-    def descend(self, point: UserData | None) -> tuple[Tensor, int]:
-        """Return the limit of federated gradient descent, ``(d,)``, and its rounds."""
-        population = self.game.population(self.coupling, *([] if point is None else [point]))
-        eta = 1 / envelope_smoothness(population)
-        run = descend(
-            population,
-            eta=eta,
-            rounds=ROUNDS,
-            start=torch.zeros_like(self.target),
-            tolerance=STILL,
-        )
-        return run.limit, len(run.steps)
+def federated_descent(scenario: Scenario, point: UserData | None) -> tuple[Tensor, int]:
+    """Return the limit of federated gradient descent, ``(d,)``, and its rounds."""
+    population, start = scenario.population(*_some(point)), torch.zeros_like(scenario.target)
+    eta = 1 / envelope_smoothness(population)
+    run = descend(population, eta=eta, rounds=ROUNDS, start=start, tolerance=STILL)
+    return run.limit, len(run.steps)
+
+
+def _some(point: UserData | None) -> list[UserData]:
+    return [] if point is None else [point]
 
 
 def _point(query: Tensor, attack_model: Tensor) -> UserData:
@@ -158,18 +140,19 @@ def measure(setting: Setting) -> dict[str, Any]:
     descents: list[dict[str, float]] = []
     for index in range(count):
         setting.say(f"instance {index + 1} of {count}")
-        instance = Instance.draw(setting.seed, index)
-        points = instance.points()
+        scenario = draw_instance(setting.seed, index)
+        points = points_tried(scenario)
         if setting.control:
             points["theorem"] = None
-        place = {"d": instance.game.dim, "N": len(instance.game.users), "nu": instance.game.nu}
+        place = {"d": scenario.dim, "N": len(scenario.users), "nu": scenario.nu}
         misses = {
-            name: relative(instance.solve(point), instance.target) for name, point in points.items()
+            name: relative(normal_equations(scenario, point), scenario.target)
+            for name, point in points.items()
         }
-        rows.append({**place, "lam": instance.coupling.lam, **misses})
+        rows.append({**place, "lam": scenario.regularizer.lam, **misses})
         if index < runs:
-            limit, rounds = instance.descend(points["theorem"])
-            descents.append({"miss": relative(limit, instance.target), "rounds": rounds})
+            limit, rounds = federated_descent(scenario, points["theorem"])
+            descents.append({"miss": relative(limit, scenario.target), "rounds": rounds})
     local = [row for row in rows if row["nu"] > 0]
     metrics = {
         "worst theorem": max(row["theorem"] for row in rows),

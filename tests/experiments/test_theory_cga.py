@@ -10,11 +10,20 @@ import torch
 
 from experiments.studies.study import Study
 from experiments.theory import convergence, partial_honesty, single_point
-from experiments.theory.cga import ALPHA, Duel, forecast, proven, rate
-from experiments.theory.partial_honesty import fled
-from experiments.theory.scenario import draw_game, settled
-from experiments.theory.single_point import Instance
+from experiments.theory.convergence_rates import (
+    ALPHA,
+    curvature,
+    forecast,
+    honest_hessian,
+    proven,
+    rate,
+)
+from experiments.theory.honest_users import draw_scenario
+from experiments.theory.scenario import settled
+from experiments.theory.single_point import draw_instance, normal_equations, points_tried
+from experiments.theory.uncoordinated import fled
 from pfl_flower.attacks.equivalence import honest_sum
+from pfl_flower.objective.regularizers import SquaredL2
 from tests.support.studies import run_quick
 
 STUDIES = [convergence.STUDY, single_point.STUDY, partial_honesty.STUDY]
@@ -50,15 +59,16 @@ def test_an_idle_user_fails_every_check(study: Study, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loss", convergence.LOSSES)
 def test_the_hessian_is_that_of_the_honest_envelope(loss: str) -> None:
-    duel = Duel(game=draw_game(loss, seed=7, users=3, points=12, nu=0.1), lam=2.0, idle=False)
+    scenario = draw_scenario(loss, SquaredL2(lam=2.0), seed=7, users=3, points=12, nu=0.1)
     rows = [
-        honest_sum(duel.honest, duel.target + step).value
-        - honest_sum(duel.honest, duel.target - step).value
-        for step in 1e-5 * torch.eye(duel.game.dim, dtype=torch.float64)
+        honest_sum(scenario.honest, scenario.target + step).value
+        - honest_sum(scenario.honest, scenario.target - step).value
+        for step in 1e-5 * torch.eye(scenario.dim, dtype=torch.float64)
     ]
     measured = torch.stack(rows).numpy() / 2e-5
-    assert np.allclose(duel.hessian, measured, rtol=1e-6, atol=1e-7)
-    assert duel.curvature < duel.smoothness
+    hessian = honest_hessian(scenario)
+    assert np.allclose(hessian, measured, rtol=1e-6, atol=1e-7)
+    assert curvature(hessian) < scenario.smoothness()
 
 
 def test_rates_are_the_larger_roots() -> None:
@@ -95,9 +105,8 @@ def test_the_proofs_bound_is_counted_from_the_right_round(first: tuple[float, fl
 
 @pytest.mark.parametrize("index", [4, 7])
 def test_the_normal_equations_agree_with_newtons_method(index: int) -> None:
-    instance = Instance.draw(2, index)
-    for name, point in instance.points().items():
-        others = [] if point is None else [point]
-        population = instance.game.population(instance.coupling, *others)
-        found = settled(population, start=instance.target).rho
-        assert torch.allclose(instance.solve(point), found, rtol=0, atol=1e-7), name
+    scenario = draw_instance(2, index)
+    for name, point in points_tried(scenario).items():
+        population = scenario.population(*([] if point is None else [point]))
+        found = settled(population, start=scenario.target).rho
+        assert torch.allclose(normal_equations(scenario, point), found, rtol=0, atol=1e-7), name

@@ -10,9 +10,10 @@ import torch
 
 from experiments.studies.study import Setting, Study
 from experiments.theory import equivalence, model_attack, reduction, scenario
-from experiments.theory.attack_chain import Chain
+from experiments.theory.attacks_compared import counter_gradient, few_honest_users
+from experiments.theory.honest_users import draw_scenario
 from experiments.theory.model_attack import SingleSteps
-from experiments.theory.scenario import draw_game, honest_optimum, settled
+from experiments.theory.scenario import Scenario, settled
 from pfl_flower.objective.regularizers import L2
 from tests.support.studies import run_quick
 
@@ -51,14 +52,8 @@ def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Pa
 
 
 def test_single_steps_are_those_of_torch_adam() -> None:
-    chain = Chain.of(Setting(seed=3), "logistic", "squared-l2")
-    users = SingleSteps(
-        chain.game.users,
-        model=chain.game.model,
-        loss=chain.game.point_loss,
-        regularizer=chain.regularizer,
-        nu=chain.game.nu,
-    )
+    scenario = few_honest_users(Setting(seed=3), "logistic", "squared-l2")
+    users = scenario.population(kind=SingleSteps)
     theta = torch.zeros((3, 4), dtype=torch.float64)
     parameter = torch.nn.Parameter(theta.clone())
     adam = torch.optim.Adam([parameter], lr=0.02)
@@ -66,7 +61,7 @@ def test_single_steps_are_those_of_torch_adam() -> None:
         rho = torch.full((4,), 0.1 * round, dtype=torch.float64)
         theta = users.solve(rho, theta).theta
         adam.zero_grad()
-        coupling = chain.regularizer.value(rho, parameter)
+        coupling = scenario.regularizer.value(rho, parameter)
         (users.value(parameter) + coupling).sum().backward()
         adam.param_groups[0]["lr"] = max(0.02 * 0.99**round, 0.005)
         adam.step()
@@ -75,15 +70,19 @@ def test_single_steps_are_those_of_torch_adam() -> None:
 
 def test_smooth_l2_reaches_the_target_or_not_as_chosen() -> None:
     for share, reached in ((2.0, True), (0.05, False)):
-        chain = Chain.of(Setting(seed=2), "least-squares", "smooth-l2", share)
-        miss = torch.linalg.vector_norm(chain.counter_gradient().limit - chain.target)
+        scenario = few_honest_users(Setting(seed=2), "least-squares", "smooth-l2", share)
+        miss = torch.linalg.vector_norm(counter_gradient(scenario).limit - scenario.target)
         assert (float(miss) < 1e-9) == reached
+
+
+def coupled_by_l2(seed: int) -> Scenario:
+    return draw_scenario("logistic", L2(lam=4.0), seed=seed, users=3, points=20, dim=4)
 
 
 def test_a_model_within_reach_of_l2_holds_rho_at_itself() -> None:
     """At the honest optimum the honest sum is 0; a model near it is where rho* sits exactly."""
-    game, coupling = draw_game("logistic", seed=2, users=3, points=20, dim=4), L2(lam=4.0)
-    population, centre = game.population(coupling), honest_optimum(game, coupling)
+    scenario = coupled_by_l2(seed=2)
+    population, centre = scenario.honest, scenario.honest_optimum
     near = centre + 0.01
     rho, theta = reduction.held(population, near)
     assert torch.equal(rho, near)
@@ -96,15 +95,14 @@ def test_a_model_within_reach_of_l2_holds_rho_at_itself() -> None:
 
 def test_a_model_that_newton_would_stick_to_does_not_hold_rho() -> None:
     """Seed 2: from 0 Newton's method lands on theta_spade, which is not the minimum."""
-    game, coupling = draw_game("logistic", seed=2, users=3, points=20, dim=4), L2(lam=4.0)
-    population, centre = game.population(coupling), honest_optimum(game, coupling)
-    data = reduction.arbitrary_data(game, 12, 2.0)
-    local = settled(game.population(coupling, data)).theta[-1]
+    scenario = coupled_by_l2(seed=2)
+    population, centre = scenario.honest, scenario.honest_optimum
+    local = scenario.settle(reduction.arbitrary_data(scenario, 12, 2.0)).theta[-1]
     model = local + 0.3 * (centre - local)
     rho, _ = reduction.held(population, model)
     assert not torch.equal(rho, model)
     total = population.report(rho, population.solve(rho, rho.repeat(3, 1)).theta).sum(dim=0)
-    pull = coupling.grad_rho(rho, model)
+    pull = scenario.regularizer.grad_rho(rho, model)
     assert float(torch.linalg.vector_norm(total + pull)) < 1e-8
 
 
@@ -112,9 +110,9 @@ def test_a_model_that_newton_would_stick_to_does_not_hold_rho() -> None:
 def test_settled_refuses_large_residuals(
     residuals: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    game, coupling = draw_game("logistic", seed=1, users=3, points=20, dim=4), L2(lam=4.0)
-    found = settled(game.population(coupling))
+    honest = coupled_by_l2(seed=1).honest
+    found = settled(honest)
     worse = replace(found, residual=residuals[0], local_residual=residuals[1])
     monkeypatch.setattr(scenario, "equilibrium", lambda *_, **__: worse)
     with pytest.raises(RuntimeError, match="no equilibrium"):
-        settled(game.population(coupling))
+        settled(honest)

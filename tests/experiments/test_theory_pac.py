@@ -14,7 +14,8 @@ from experiments.studies.study import Setting, Study
 from experiments.theory import gradient_pac, linear_pac, logistic_pac, own_regularizer
 from experiments.theory.gradient_sample import QUERIES, Sample
 from experiments.theory.own_regularizer import LogCosh, LogGrowth, Quartic, lowest_equilibrium
-from experiments.theory.pac import DIM, NU, Contest, enough, normal_queries
+from experiments.theory.pac import NU, Learner, enough
+from experiments.theory.queries import DIM, normal_queries
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.models import Linear
@@ -81,8 +82,8 @@ def test_an_own_profile_agrees_with_its_derivatives(regularizer: Regularizer) ->
     torch.testing.assert_close(regularizer.weight(found) * found, slopes, rtol=1e-9, atol=1e-12)
 
 
-def contest() -> Contest:
-    return Contest.between("least-squares", normal_queries, Setting(seed=3))
+def learner() -> Learner:
+    return Learner.draw("least-squares", normal_queries, Setting(seed=3))
 
 
 @pytest.mark.parametrize("regularizer", [LogCosh(lam=30.0), SmoothL2(lam=30.0)], ids=name_of)
@@ -90,7 +91,7 @@ def contest() -> Contest:
 def test_reweighting_finds_the_equilibrium_of_a_convex_loss(
     regularizer: Regularizer, points: int
 ) -> None:
-    population = contest().coupled(regularizer, contest().honest(points, 0))
+    population = learner().among_adversaries(regularizer, learner().data(points, 0))
     expected, found = equilibrium(population), lowest_equilibrium(population, None)
     assert found.converged
     torch.testing.assert_close(found.rho, expected.rho, rtol=1e-7, atol=1e-7)
@@ -98,7 +99,7 @@ def test_reweighting_finds_the_equilibrium_of_a_convex_loss(
 
 
 def test_of_several_minima_no_random_start_finds_a_lower_one() -> None:
-    population = contest().coupled(LogGrowth(lam=300.0), contest().honest(10, 0))
+    population = learner().among_adversaries(LogGrowth(lam=300.0), learner().data(10, 0))
     shape = population.size + 1, DIM
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]

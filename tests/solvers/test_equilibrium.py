@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.theory.scenario import draw_game, far_target, honest_optimum
+from experiments.theory.honest_users import draw_scenario
 from pfl_flower.attacks.reachable import reachable_limit
 from pfl_flower.objective.regularizers import SmoothL2
 from pfl_flower.solvers.equilibrium import Equilibrium, equilibrium
@@ -216,10 +216,10 @@ def test_federated_gradient_descent_arrives(case: problems.LossCase, name: str) 
 
 def test_a_target_just_out_of_reach_is_not_taken_for_the_limit() -> None:
     """From the honest optimum Newton's method lands on the target, a kink, and is stuck there."""
-    game = draw_game("least-squares", seed=1, users=4, points=20, dim=5, nu=0.1)
     coupling = SmoothL2(lam=18.146)
-    target = far_target(game, honest_optimum(game, coupling))
-    limit = reachable_limit(game.population(coupling), target, radius=3 * coupling.lam)
+    scenario = draw_scenario("least-squares", coupling, seed=1, users=4, points=20)
+    target = scenario.target
+    limit = reachable_limit(scenario.honest, target, radius=3 * coupling.lam)
     assert limit.converged
     assert not limit.reached
     assert torch.linalg.vector_norm(limit.rho - target) > 1e-3

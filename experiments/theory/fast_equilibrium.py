@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from experiments.theory.scenario import Game
+from experiments.theory.scenario import Scenario
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.solvers.line_search import line_search
@@ -21,7 +21,7 @@ STILL = 1e-9
 """Length of the last step, relative to the models; the error left is about its square."""
 
 
-def settle(game: Game, users: Sequence[UserData], lam: float, start: Tensor) -> Tensor:
+def settle(scenario: Scenario, users: Sequence[UserData], start: Tensor) -> Tensor:
     """Return rho* and all theta_n*, which minimise LOSS (Equation 1).
 
     With ``M_n = Hess L_n(theta_n) + 2 lam I``, the Newton step of rho solves a system with matrix
@@ -29,12 +29,10 @@ def settle(game: Game, users: Sequence[UserData], lam: float, start: Tensor) -> 
 
     Parameters
     ----------
-    game : Game
-        States model, loss and nu.
+    scenario : Scenario
+        States model, loss, nu and lam.
     users : sequence of UserData
         All k users, honest or not.
-    lam : float
-        Strength of squared l2.
     start : Tensor
         rho and the theta_n, ``(k + 1, d)``.
 
@@ -43,8 +41,9 @@ def settle(game: Game, users: Sequence[UserData], lam: float, start: Tensor) -> 
     RuntimeError
         If steps do not become short.
     """
-    local, models, strength = stacked(game, users, nu=game.nu), start, 2 * lam
-    identity = torch.eye(game.dim, dtype=start.dtype)
+    local, models = stacked(scenario, users, nu=scenario.nu), start
+    lam, identity = scenario.regularizer.lam, torch.eye(scenario.dim, dtype=start.dtype)
+    strength = 2 * lam
 
     def value(models: Tensor) -> Tensor:
         return (local.value(models[1:]) + lam * ((models[0] - models[1:]) ** 2).sum(dim=1)).sum()
@@ -87,7 +86,7 @@ def _good_scale(
     )
 
 
-def stacked(game: Game, users: Sequence[UserData], *, nu: float) -> LocalLoss:
+def stacked(scenario: Scenario, users: Sequence[UserData], *, nu: float) -> LocalLoss:
     """Return the users' losses, those with fewer points padded by points of weight 0."""
     weights = [
         torch.ones(len(user.features), dtype=torch.float64)
@@ -96,8 +95,8 @@ def stacked(game: Game, users: Sequence[UserData], *, nu: float) -> LocalLoss:
         for user in users
     ]
     return LocalLoss.build(
-        game.model,
-        game.point_loss,
+        scenario.model,
+        scenario.point_loss,
         pad_sequence([user.features for user in users], batch_first=True),
         pad_sequence([user.labels.double() for user in users], batch_first=True),
         weights=pad_sequence(weights, batch_first=True),
