@@ -11,7 +11,7 @@ from pfl_flower.aggregation.reports import Reason, Rejection
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import bind
 from pfl_flower.aggregation.table import AGGREGATIONS
-from pfl_flower.objective.regularizers import finite
+from pfl_flower.objective.vectors import finite
 from pfl_flower.support.run_settings import RunSettings
 
 Aggregation = Callable[[Tensor], Tensor]

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.rows import Rows, ids
-from pfl_flower.objective.regularizers import Regularizer, finite
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import finite
 
 
 class Reason(StrEnum):

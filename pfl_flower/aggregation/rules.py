@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.regularizers import length
+from pfl_flower.objective.vectors import length
 
 Rule = Callable[..., Tensor]
 

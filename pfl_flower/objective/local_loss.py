@@ -8,57 +8,36 @@ with ``s_n = 1`` for the paper's sum and ``s_n = 1/sum(w)`` for the mean (Append
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pfl_flower.objective import point_blocks
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model, TwoLayer
-from pfl_flower.objective.sparse_features import Compressed
+from pfl_flower.objective.weighted_points import WeightedPoints
 
 Reduction = Literal["sum", "mean"]
-ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalLoss:
-    """L_n of ``k`` users who hold (after padding with weight 0) the same number ``n`` of points.
+class LocalLoss(WeightedPoints):
+    """L_n of ``k`` users.
 
     Parameters
     ----------
-    model, loss
-        What maps a theta to scores, and what the scores cost.
-    features : Tensor
-        ``(k, n, q)``, the constant column included.
-    labels : Tensor
-        ``(k, n)``, or ``(k, n, c)`` for soft labels.
-    weights : Tensor
-        ``(k, n)``, non-negative; 0 for padding.
+    loss : PointLoss
+        What the scores cost.
     nu : float
         Local regularisation, non-negative.
-    scale : Tensor
-        ``(k,)``: 1 for a sum, 1/sum(w) for a mean.
-    compress : bool
-        Whether a linear model's products leave out the zeros of users with many points, where most
-        features are zero. That takes as long as some twenty gradients, once.
-    compressed : Compressed, optional
-        The features of one user, without their zeros.
+    **points
+        See ``WeightedPoints``.
     """
 
-    model: Model
     loss: PointLoss
-    features: Tensor
-    labels: Tensor
-    weights: Tensor
     nu: float
-    scale: Tensor
-    compress: bool = True
-    compressed: Compressed | None = None
 
     @classmethod
     def build(
@@ -105,73 +84,14 @@ class LocalLoss:
             compress=compress,
         )
 
-    @property
-    def users(self) -> int:
-        """Number of users k."""
-        return self.features.shape[0]
-
-    def select(self, index: Tensor | slice) -> LocalLoss:
-        """Return the same loss for the users at ``index`` (a slice copies nothing)."""
-        chosen = replace(
-            self,
-            features=self.features[index],
-            labels=self.labels[index],
-            weights=self.weights[index],
-            scale=self.scale[index],
-        )
-        if self.compress and self._in_blocks:
-            each = len(self._blocks) // self.users
-            # What took long to compress is kept: the place of a cached property is written to.
-            chosen.__dict__["_blocks"] = [
-                (slice(new, new + 1), part)
-                for new, user in enumerate(torch.arange(self.users)[index].tolist())
-                for _, part in self._blocks[user * each : (user + 1) * each]
-            ]
-        return chosen
-
-    def block(self, users: slice, points: slice) -> LocalLoss:
-        """Return the loss on some points of some users, with the users' own scales."""
-        return replace(
-            self,
-            features=self.features[users, points],
-            labels=self.labels[users, points],
-            weights=self.weights[users, points],
-            scale=self.scale[users],
-        )
-
-    def to(self, dtype: torch.dtype) -> LocalLoss:
-        """Return the same loss in another precision; itself if it has it."""
-        if self.features.dtype == dtype:
-            return self
-        soft = self.labels.is_floating_point()
-        return replace(
-            self,
-            features=self.features.to(dtype),
-            labels=self.labels.to(dtype) if soft else self.labels,
-            weights=self.weights.to(dtype),
-            scale=self.scale.to(dtype),
-        )
-
-    def minibatch(self, index: Tensor, sizes: Tensor) -> LocalLoss:
-        """Estimate from points ``index (k, b)``, unbiased when uniform among ``sizes (k,)``."""
-        rows = torch.arange(self.users, device=index.device)[:, None]
-        stretch = (sizes / index.shape[1]).to(self.weights.dtype)[:, None]
-        return replace(
-            self,
-            features=self.features[rows, index],
-            labels=self.labels[rows, index],
-            weights=self.weights[rows, index] * stretch,
-            compress=False,
-        )
-
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
-            scores = part._scores(theta[users])
+            scores = part.scores(theta[users])
             return part._sum_of_values(scores)
 
-        return self.nu * (theta * theta).sum(dim=-1) + self._sum(sum_of)
+        return self.nu * (theta * theta).sum(dim=-1) + self.sum_parts(sum_of)
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
@@ -182,10 +102,10 @@ class LocalLoss:
             return gradient
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
-            scores = part._scores(theta[users])
-            return part._pull_back(self.loss.gradient(scores, part.labels))
+            scores = part.scores(theta[users])
+            return part.pull_back(self.loss.gradient(scores, part.labels))
 
-        return torch.add(self._sum(sum_of), theta, alpha=2 * self.nu)
+        return torch.add(self.sum_parts(sum_of), theta, alpha=2 * self.nu)
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, ``(k,)`` and ``(k, d)``, from the same scores where the model is linear."""
@@ -193,11 +113,11 @@ class LocalLoss:
             return self.value(theta), self.gradient(theta)
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
-            scores = part._scores(theta[users])
-            pulled = part._pull_back(self.loss.gradient(scores, part.labels))
+            scores = part.scores(theta[users])
+            pulled = part.pull_back(self.loss.gradient(scores, part.labels))
             return torch.cat([part._sum_of_values(scores)[:, None], pulled], dim=1)
 
-        both = self._sum(sum_of)
+        both = self.sum_parts(sum_of)
         value = self.nu * (theta * theta).sum(dim=-1) + both[:, 0]
         return value, torch.add(both[:, 1:], theta, alpha=2 * self.nu)
 
@@ -208,16 +128,16 @@ class LocalLoss:
         """
 
         def score(users: slice, part: LocalLoss) -> Tensor:
-            return part._scores(theta[users])
+            return part.scores(theta[users])
 
-        kept = point_blocks.each(score, self._parts)
+        kept = self.each_part(score)
 
         def product(direction: Tensor) -> Tensor:
             def sum_of(users: slice, part: LocalLoss, scores: Tensor) -> Tensor:
-                pushed = part._scores(direction[users])
-                return part._pull_back(self.loss.curvature(scores, pushed))
+                pushed = part.scores(direction[users])
+                return part.pull_back(self.loss.curvature(scores, pushed))
 
-            return torch.add(self._sum(sum_of, kept), direction, alpha=2 * self.nu)
+            return torch.add(self.sum_parts(sum_of, kept), direction, alpha=2 * self.nu)
 
         return product
 
@@ -228,17 +148,15 @@ class LocalLoss:
     def hessian(self, theta: Tensor) -> Tensor:
         """``Hess L_n(theta_n)`` as dense matrices ``(k, d, d)``; linear models only."""
         diagonal, rank_one = self.loss.factors(self.model.scores(theta, self.features))
-        weight = self._point_weights[..., None]
+        weight = self.point_weights[..., None]
         users, points, inputs = self.features.shape
-        point_blocks = torch.einsum(
-            "knc,knq,knr->kcqr", diagonal * weight, self.features, self.features
-        )
+        blocks = torch.einsum("knc,knq,knr->kcqr", diagonal * weight, self.features, self.features)
         hessian = torch.zeros(
             (users, self.model.dim, self.model.dim), dtype=theta.dtype, device=theta.device
         )
         for label in range(self.model.outputs):
             block = slice(label * inputs, (label + 1) * inputs)
-            hessian[:, block, block] = point_blocks[:, label]
+            hessian[:, block, block] = blocks[:, label]
         if rank_one is not None:
             rows = (rank_one * weight.sqrt())[..., None] * self.features[:, :, None, :]
             rows = rows.reshape(users, points, self.model.dim)
@@ -254,76 +172,24 @@ class LocalLoss:
         """
 
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
-            scores = part._scores(theta[users])
+            scores = part.scores(theta[users])
             curvature = self.loss.curvatures(scores).mean(dim=-1)
-            weight = curvature * part._point_weights
+            weight = curvature * part.point_weights
             if diagonal:
                 return (weight[:, None] @ part.features**2)[:, 0]
             return (part.features * weight[..., None]).mT @ part.features
 
-        return self._sum(sum_of)
+        return self.sum_parts(sum_of)
 
     def smoothness(self) -> Tensor:
         """Upper bound ``2 nu + s_n bound ||X^T W X||_2`` on each L_n's curvature, ``(k,)``."""
-        weight = self._point_weights.sqrt()[..., None]
+        weight = self.point_weights.sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
-
-    @cached_property
-    def _blocks(self) -> list[tuple[slice, LocalLoss]]:
-        slices = point_blocks.block_slices(self.features)
-        parts = [(users, self.block(users, points)) for users, points in slices]
-        if not self.compress:
-            return parts
-        return [
-            (users, replace(part, compressed=Compressed.of(part.features[0])))
-            for users, part in parts
-        ]
-
-    @property
-    def _in_blocks(self) -> bool:
-        # Other models' gradients come from torch.func, which does not follow into threads.
-        return isinstance(self.model, Linear) and point_blocks.pays(self.features)
-
-    @property
-    def _parts(self) -> list[tuple[slice, LocalLoss]]:
-        """Blocks of points where a user has many, with the user that each is of; or all at once."""
-        # A list that names the loss itself is not kept: such a cycle would hold on to the data.
-        return self._blocks if self._in_blocks else [(ALL, self)]
-
-    def _sum(self, sum_of: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
-        """Return a sum over points, ``(k, ...)``, of what ``sum_of`` gives for the parts."""
-        parts = self._parts
-        if len(parts) == 1:
-            return sum_of(*parts[0], *(values[0] for values in more))
-        tasks = [(*part, *rest) for part, *rest in zip(parts, *more, strict=True)]
-        together = torch.cat(point_blocks.each(sum_of, tasks))
-        return together.view(self.users, -1, *together.shape[1:]).sum(dim=1)
 
     def _sum_of_values(self, scores: Tensor) -> Tensor:
         return self.scale * (self.weights * self.loss.values(scores, self.labels)).sum(dim=-1)
 
     def _slope(self, scores: Tensor, part: slice) -> Tensor:
         slope = self.loss.gradient(scores, self.labels[:, part])
-        return slope if self._plain else slope * self._point_weights[:, part, None]
-
-    @cached_property
-    def _point_weights(self) -> Tensor:
-        """``s_n w_x``, ``(k, n)``."""
-        return self.weights * self.scale[:, None]
-
-    @cached_property
-    def _plain(self) -> bool:
-        """Whether every point counts for 1."""
-        return bool((self._point_weights == 1).all())
-
-    def _scores(self, theta: Tensor) -> Tensor:
-        if self.compressed is None:
-            return self.model.scores(theta, self.features)
-        return self.compressed.scores(theta.view(-1, self.model.inputs))[None]
-
-    def _pull_back(self, scores: Tensor) -> Tensor:
-        weighted = scores if self._plain else scores * self._point_weights[..., None]
-        if self.compressed is not None:
-            return self.compressed.pull_back(weighted[0]).reshape(1, -1)
-        return (weighted.transpose(1, 2) @ self.features).reshape(self.users, -1)
+        return slope if self.plain else slope * self.point_weights[:, part, None]

@@ -22,6 +22,11 @@ class UserData:
     labels: Tensor
     weights: Tensor | None = None
 
+    def to(self, device: torch.device) -> UserData:
+        """Return the same on a device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return UserData(self.features.to(device), self.labels.to(device), weights)
+
 
 def padded_size(points: int) -> int:
     """Points after padding: a function of the user's own size alone, at most an eighth more.
@@ -69,6 +74,10 @@ class Stack:
             columns.append(_fill(filled, len(rows), padded, kind))
         labels = columns[1].to(dtype) if columns[1].is_floating_point() else columns[1]
         return cls(rows[order], sizes[order], UserData(columns[0], labels, columns[2]))
+
+    def to(self, device: torch.device) -> Stack:
+        """Return the same on a device."""
+        return Stack(self.rows.to(device), self.sizes.to(device), self.data.to(device))
 
 
 def _fill(

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
-from pfl_flower.objective.regularizers import Regularizer, length
+from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import length
 from pfl_flower.solvers.line_search import line_search, shortened
 from pfl_flower.solvers.newton import CHORD_CONTRACTION, GOAL
 

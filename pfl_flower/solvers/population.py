@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,6 +25,15 @@ class _Bucket:
     rows: Tensor
     sizes: Tensor
     loss: LocalLoss
+
+    @classmethod
+    def of(cls, users: Stack, build: Callable[..., LocalLoss]) -> _Bucket:
+        data = users.data
+        return cls(users.rows, users.sizes, build(data.features, data.labels, weights=data.weights))
+
+
+_Origin = tuple["Population", list[tuple[int, Tensor]]]
+"""A population, and of some of its buckets the number and the users taken."""
 
 
 class Population:
@@ -73,56 +82,49 @@ class Population:
         self.model, self.regularizer, self.nu = model, regularizer, nu
         self.tolerance, self.max_iterations = tolerance, max_iterations
         self.device, self.dtype = torch.device(device), dtype
-        self.size = sum(len(one.rows) for one in stacks)
-        self._buckets = []
-        self._origin: tuple[Population, list[tuple[int, Tensor]]] | None = None
-        for one in stacks:
-            data = one.data
-            local = LocalLoss.build(
-                model,
-                loss,
-                data.features.to(self.device),
-                data.labels.to(self.device),
-                weights=None if data.weights is None else data.weights.to(self.device),
-                nu=nu,
-                reduction=reduction,
-                compress=compress,
-            )
-            rows, sizes = one.rows.to(self.device), one.sizes.to(self.device)
-            self._buckets.append(_Bucket(rows, sizes, local))
+        build = partial(LocalLoss.build, model, loss, nu=nu, reduction=reduction, compress=compress)
+        self._fill([_Bucket.of(one.to(self.device), build) for one in stacks], None)
+
+    def _fill(self, buckets: list[_Bucket], origin: _Origin | None) -> None:
+        """Take the users that these buckets hold, and whence to take what is known of them."""
+        rows = torch.cat([bucket.rows for bucket in buckets])
+        self.size, self._buckets, self._origin = len(rows), buckets, origin
+        self._order = torch.argsort(rows)
+        self._made: list[ProximalSolver] | None = None
 
     def select(self, rows: Tensor) -> Population:
         """Return the users at ``rows``, ascending, with what their solvers have worked out."""
         place = torch.full((self.size,), -1, device=self.device)
         place[rows.to(self.device)] = torch.arange(len(rows), device=self.device)
-        chosen = copy.copy(self)
-        chosen.__dict__.pop("_solvers", None)
-        chosen.__dict__.pop("_order", None)
-        chosen.size, chosen._buckets, origin = len(rows), [], []
+        buckets, parts = [], []
         for number, bucket in enumerate(self._buckets):
             new = place[bucket.rows]
             index = (new >= 0).nonzero()[:, 0]
             if len(index):
                 local = bucket.loss.select(index)
-                chosen._buckets.append(_Bucket(new[index], bucket.sizes[index], local))
-                origin.append((number, index))
-        chosen._origin = self, origin
+                buckets.append(_Bucket(new[index], bucket.sizes[index], local))
+                parts.append((number, index))
+        chosen = copy.copy(self)
+        chosen._fill(buckets, (self, parts))
         return chosen
 
-    @cached_property
+    @property
     def _solvers(self) -> list[ProximalSolver]:
-        if self._origin is not None:
+        """One for each bucket, made when the first solve asks: models of others have none."""
+        if self._made is None and self._origin is not None:
             whole, parts = self._origin
-            return [whole._solvers[number].select(index) for number, index in parts]
-        return [
-            ProximalSolver(
-                bucket.loss,
-                self.regularizer,
-                tolerance=self.tolerance,
-                max_iterations=self.max_iterations,
-            )
-            for bucket in self._buckets
-        ]
+            self._made = [whole._solvers[number].select(index) for number, index in parts]
+        elif self._made is None:
+            self._made = [
+                ProximalSolver(
+                    bucket.loss,
+                    self.regularizer,
+                    tolerance=self.tolerance,
+                    max_iterations=self.max_iterations,
+                )
+                for bucket in self._buckets
+            ]
+        return self._made
 
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""
@@ -204,10 +206,6 @@ class Population:
             opinion = self.regularizer.project(self.gradient(theta))
             reports = torch.where(at_kink[:, None], opinion, reports)
         return reports
-
-    @cached_property
-    def _order(self) -> Tensor:
-        return torch.argsort(torch.cat([bucket.rows for bucket in self._buckets]))
 
     def _part(self, values: Tensor, bucket: _Bucket) -> Tensor:
         """Return the bucket's rows of ``(k, ...)``; a lone bucket has all, in their order."""

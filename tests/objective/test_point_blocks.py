@@ -84,8 +84,8 @@ def test_blocks_change_nothing(
     whole = compute(loss, theta, direction)
     monkeypatch.setattr(point_blocks, "BLOCK", numbers)
     loss, theta, direction = build(name)
-    assert [part.features.shape[1] for _, part in loss._parts[:2]] == [points, points]
-    assert len(loss._parts) == USERS * -(-POINTS // points)
+    assert [part.features.shape[1] for _, part in loss.parts[:2]] == [points, points]
+    assert len(loss.parts) == USERS * -(-POINTS // points)
     torch.testing.assert_close(compute(loss, theta, direction), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -98,7 +98,7 @@ def test_leaving_out_zeros_changes_nothing(
     compute, found = QUANTITIES[quantity], []
     for compress in (False, True):
         loss, theta, direction = build(name, zeros=0.9, compress=compress)
-        assert all((part.compressed is not None) == compress for _, part in loss._parts)
+        assert all((part.compressed is not None) == compress for _, part in loss.parts)
         found.append(compute(loss, theta, direction))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
@@ -110,8 +110,8 @@ def test_users_are_selected_with_what_was_compressed(
     monkeypatch.setattr(point_blocks, "BLOCK", 300)
     loss, theta, _ = build("softmax", zeros=0.9)
     some = loss.select(index)
-    kept = {id(part) for _, part in loss._parts}
-    assert {id(part) for _, part in some._parts} <= kept
+    kept = {id(part) for _, part in loss.parts}
+    assert {id(part) for _, part in some.parts} <= kept
     assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
 
 
@@ -131,10 +131,10 @@ def test_features_are_compressed_where_most_are_zero(
 ) -> None:
     monkeypatch.setattr(point_blocks, "BLOCK", 300)
     loss, _, _ = build("softmax", zeros=zeros)
-    assert {part.compressed is not None for _, part in loss._parts} == {expected}
+    assert {part.compressed is not None for _, part in loss.parts} == {expected}
     few = loss.minibatch(torch.arange(90).repeat(USERS, 1), torch.tensor([POINTS] * USERS))
     assert point_blocks.pays(few.features)
-    assert all(part.compressed is None for _, part in few._parts), "used once"
+    assert all(part.compressed is None for _, part in few.parts), "used once"
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

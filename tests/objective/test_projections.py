@@ -8,13 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pfl_flower.objective.regularizers import (
-    L2,
-    SmoothL2,
-    UnattainableGradientError,
-    length,
-)
+from pfl_flower.objective.regularizers import L2, SmoothL2, UnattainableGradientError
 from pfl_flower.objective.table import REGULARIZERS
+from pfl_flower.objective.vectors import length
 from tests.support import problems, reference
 from tests.support.problems import STRENGTHS, build, close
 

@@ -1,0 +1,191 @@
+"""The points of a batch of users, and sums over them: a user's own, block by block.
+
+A linear model's sums over points are matrix products with the features X, ``S = X W^T`` for scores
+and ``S^T X`` for gradients; where a user has many points they are made a block at a time, and where
+most features are zero without these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from pfl_flower.objective import point_blocks
+from pfl_flower.objective.models import Linear, Model
+from pfl_flower.objective.sparse_features import Compressed
+
+ALL = slice(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedPoints:
+    """Points of ``k`` users who hold (after padding with weight 0) the same number ``n`` of them.
+
+    Parameters
+    ----------
+    model : Model
+        What maps a theta to scores.
+    features : Tensor
+        ``(k, n, q)``, the constant column included.
+    labels : Tensor
+        ``(k, n)``, or ``(k, n, c)`` for soft labels.
+    weights : Tensor
+        ``(k, n)``, non-negative; 0 for padding.
+    scale : Tensor
+        ``(k,)``: 1 for a sum, 1/sum(w) for a mean.
+    compress : bool
+        Whether a linear model's products leave out the zeros of users with many points, where most
+        features are zero. That takes as long as some twenty gradients, once.
+    compressed : Compressed, optional
+        The features of one user, without their zeros.
+    blocks : list, optional
+        The blocks of the points, where they were made before: compressing takes long.
+    """
+
+    model: Model
+    features: Tensor
+    labels: Tensor
+    weights: Tensor
+    scale: Tensor
+    compress: bool = True
+    compressed: Compressed | None = None
+    blocks: list[tuple[slice, Self]] | None = None
+
+    @property
+    def users(self) -> int:
+        """Number of users k."""
+        return self.features.shape[0]
+
+    def select(self, index: Tensor | slice) -> Self:
+        """Return the same for the users at ``index`` (a slice copies nothing)."""
+        blocks = None
+        if self.compress and self._in_blocks:
+            each = len(self._blocks) // self.users
+            blocks = [
+                (slice(new, new + 1), part)
+                for new, user in enumerate(torch.arange(self.users)[index].tolist())
+                for _, part in self._blocks[user * each : (user + 1) * each]
+            ]
+        return replace(
+            self,
+            features=self.features[index],
+            labels=self.labels[index],
+            weights=self.weights[index],
+            scale=self.scale[index],
+            blocks=blocks,  # type: ignore[arg-type]  # mypy takes the Self of a field for its class
+        )
+
+    def block(self, users: slice, points: slice) -> Self:
+        """Return some points of some users, with the users' own scales."""
+        return replace(
+            self,
+            features=self.features[users, points],
+            labels=self.labels[users, points],
+            weights=self.weights[users, points],
+            scale=self.scale[users],
+            blocks=None,
+        )
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """Return the same in another precision; itself if it has it."""
+        if self.features.dtype == dtype:
+            return self
+        soft = self.labels.is_floating_point()
+        return replace(
+            self,
+            features=self.features.to(dtype),
+            labels=self.labels.to(dtype) if soft else self.labels,
+            weights=self.weights.to(dtype),
+            scale=self.scale.to(dtype),
+            blocks=None,
+        )
+
+    def minibatch(self, index: Tensor, sizes: Tensor) -> Self:
+        """Estimate from points ``index (k, b)``, unbiased when uniform among ``sizes (k,)``."""
+        rows = torch.arange(self.users, device=index.device)[:, None]
+        stretch = (sizes / index.shape[1]).to(self.weights.dtype)[:, None]
+        return replace(
+            self,
+            features=self.features[rows, index],
+            labels=self.labels[rows, index],
+            weights=self.weights[rows, index] * stretch,
+            # Used once: compressing takes longer than it saves.
+            compress=False,
+            blocks=None,
+        )
+
+    @cached_property
+    def point_weights(self) -> Tensor:
+        """``s_n w_x``, ``(k, n)``."""
+        return self.weights * self.scale[:, None]
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether every point counts for 1."""
+        return bool((self.point_weights == 1).all())
+
+    def scores(self, theta: Tensor) -> Tensor:
+        """Scores ``(k, n, c)`` of ``theta (k, d)``."""
+        if self.compressed is None:
+            return self.model.scores(theta, self.features)
+        return self.compressed.scores(theta.view(-1, self.model.inputs))[None]
+
+    def pull_back(self, slopes: Tensor) -> Tensor:
+        """``s_n sum_x w_x t_x Q^T`` for ``slopes (k, n, c)`` of the points, ``(k, d)``."""
+        # A product with ones would read and write all slopes for nothing.
+        weighted = slopes if self.plain else slopes * self.point_weights[..., None]
+        if self.compressed is not None:
+            return self.compressed.pull_back(weighted[0]).reshape(1, -1)
+        return (weighted.transpose(1, 2) @ self.features).reshape(self.users, -1)
+
+    def each_part(self, work: Callable[[slice, Self], Tensor]) -> list[Tensor]:
+        """Return what ``work`` gives for the parts, in their order."""
+        return point_blocks.each(work, self.parts)
+
+    def sum_parts(self, work: Callable[..., Tensor], *more: Sequence[Tensor]) -> Tensor:
+        """Return a sum over points, ``(k, ...)``, of what ``work`` gives for the parts.
+
+        Parameters
+        ----------
+        work : callable
+            From the slice of users whose points a part has, the part, and its item of each of
+            ``more``, to a sum ``(users, ...)`` over the part's points.
+        more
+            Lists as ``each_part`` returns them.
+        """
+        parts = self.parts
+        if len(parts) == 1:
+            return work(*parts[0], *(values[0] for values in more))
+        tasks = [(*part, *rest) for part, *rest in zip(parts, *more, strict=True)]
+        # Blocks are added in the order of a user's points, whichever thread was done first.
+        together = torch.cat(point_blocks.each(work, tasks))
+        return together.view(self.users, -1, *together.shape[1:]).sum(dim=1)
+
+    @property
+    def parts(self) -> list[tuple[slice, Self]]:
+        """Blocks of points where a user has many, with the user that each is of; or all at once."""
+        # A list that names the points themselves is not kept: the cycle would hold on to the data.
+        return self._blocks if self._in_blocks else [(ALL, self)]
+
+    @property
+    def _in_blocks(self) -> bool:
+        # Other models' gradients come from torch.func, which does not follow into threads.
+        return isinstance(self.model, Linear) and point_blocks.pays(self.features)
+
+    @cached_property
+    def _blocks(self) -> list[tuple[slice, Self]]:
+        if self.blocks is not None:
+            return self.blocks
+        slices = point_blocks.block_slices(self.features)
+        parts = [(users, self.block(users, points)) for users, points in slices]
+        if not self.compress:
+            return parts
+        return [
+            (users, replace(part, compressed=Compressed.of(part.features[0])))
+            for users, part in parts
+        ]
