@@ -9,6 +9,13 @@ from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import LeastSquares
 from pfl_flower.objective.models import augment
 
+LEAST_LAST = 1e-3
+"""Least share of b in ``||(q, b)||`` for which one point will do.
+
+Query and answer are ``1/share`` long, and the query multiplies the answer's rounding: a residual
+near ``eps/share^2``, 1e-10 here. At a share of 1e-5 it was 6e-7, and the data no longer feasible.
+"""
+
 
 def single_point(aim: Aim) -> PoisonedData:
     """Return Theorem 5's dataset for least squares: one point that holds theta_spade.
@@ -19,7 +26,8 @@ def single_point(aim: Aim) -> PoisonedData:
 
     With a constant feature Q must end in 1, and a point with residual r adds ``r Q``: with
     ``(q, b) = g - 2 nu theta_spade``, ``Q = (q/b, 1)`` and r = b do unless b = 0, where two points
-    ``(q, 1)`` and ``(-q, 1)`` with residuals 1/2 and -1/2 do and no single point does.
+    ``(q, 1)`` and ``(-q, 1)`` with residuals (b + 1)/2 and (b - 1)/2 do and no single point does.
+    Two points are returned where b is nearly 0 as well, see ``LEAST_LAST``.
 
     Raises
     ------
@@ -31,7 +39,7 @@ def single_point(aim: Aim) -> PoisonedData:
     needed, theta = -aim.demand[0], aim.attack_model
     if not aim.bias:
         queries, residuals = needed[None], needed.new_ones(1)
-    elif bool(needed[-1].abs() > 1e-6 * torch.linalg.vector_norm(needed)):
+    elif bool(needed[-1].abs() >= LEAST_LAST * torch.linalg.vector_norm(needed)):
         queries, residuals = needed[None] / needed[-1], needed[-1:]
     else:
         queries = augment(torch.stack([needed[:-1], -needed[:-1]]))
