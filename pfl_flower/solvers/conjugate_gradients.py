@@ -18,12 +18,26 @@ from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import Softmax
 
 BLOCK_LIMIT = 2000
-"""Largest block that is factored for each class; in their place, of more features and no more
-points than this, the points' own systems, and else one factor for the mean over classes."""
+"""Largest block that is factored for each class: 160 MB for ten classes in single precision.
+
+In their place, of more features and no more points than this, the points' own systems, and else one
+factor for the mean over classes.
+"""
 MEAN_LIMIT = 8192
-"""Largest block that is factored at all; beyond it the preconditioner is the diagonal."""
+"""Largest block that is factored at all, 270 MB; beyond it the preconditioner is the diagonal."""
 TIRED = 60
-"""Products in one solve from which a preconditioner made elsewhere is made anew."""
+"""Products in one solve from which a preconditioner made elsewhere is made anew.
+
+A new one takes as long as some thirty products (ten classes, 300 features, 2,000 points) and leaves
+about ten: more than this is lost in the next solve already.
+"""
+SINGLE_RIDGE = 1e-6
+"""Ridge of a factor in single precision, relative to its largest entry: eight units of rounding.
+
+What single precision cannot tell from singular, a sum over points rounds to below 0.
+"""
+MOST_PRODUCTS = 500
+"""Products after which a solve ends where it is: still a direction of descent for a line search."""
 
 
 @dataclass
@@ -66,6 +80,7 @@ class Preconditioner:
             blocks = _inverse_from_points(features, weighted, rest)
         elif inputs <= MEAN_LIMIT:
             blocks = _inverse_blocks(features, weighted.mean(dim=1, keepdim=True), rest)
+        # A softmax's second derivative times a vector of equal entries is 0.
         blind = isinstance(loss.loss, Softmax) and rest > 0
         return cls(blocks, diagonal, rest if blind else 0.0, inputs)
 
@@ -82,6 +97,7 @@ class Preconditioner:
         mean = rows.mean(dim=0, keepdim=True) if self.shared else torch.zeros_like(rows[:1])
         solved = self.blocks(rows - mean)
         if self.shared:
+            # Along what all classes share H is (2 nu + w) I, of which the blocks know nothing.
             solved = solved - solved.mean(dim=0, keepdim=True) + mean / self.shared
         return solved.reshape(-1)
 
@@ -96,9 +112,7 @@ def _inverse_blocks(features: Tensor, weighted: Tensor, rest: float) -> Callable
     single = features.float()
     for a in range(classes):
         block = single.T @ (single * weighted[:, a, None].float())
-        # What single precision cannot tell from singular.
-        ridge = rest + 1e-6 * float(block.diagonal().max())
-        block.diagonal().add_(ridge)
+        block.diagonal().add_(rest + SINGLE_RIDGE * float(block.diagonal().max()))
         factors[a] = torch.linalg.cholesky(block)
 
     def solve(rows: Tensor) -> Tensor:
@@ -116,6 +130,7 @@ def _inverse_from_points(
     ``(X^T D X + r I)^{-1} = (I - X^T S K^{-1} S X) / r`` with ``S = D^{1/2}`` and
     ``K = r I + S X X^T S``.
     """
+    # Double precision throughout: the difference is divided by r, which may be tiny.
     roots = weighted.sqrt().T
     systems = (features @ features.T) * roots[:, :, None] * roots[:, None, :]
     systems.diagonal(dim1=1, dim2=2).add_(rest)
@@ -135,7 +150,7 @@ def conjugate_gradients(
     precondition: Callable[[Tensor], Tensor],
     *,
     rtol: float,
-    max_iterations: int = 500,
+    max_iterations: int = MOST_PRODUCTS,
 ) -> Tensor:
     """Solve ``A x = target``, A positive definite, by preconditioned conjugate gradients.
 
@@ -150,6 +165,7 @@ def conjugate_gradients(
     energy = residual @ preconditioned
     limit = rtol * torch.linalg.vector_norm(target)
     for _ in range(max_iterations):
+        # The residual is updated, not recomputed: a product less, and rtol is far above rounding.
         image = product(direction)
         length = energy / (direction @ image)
         solution = solution + length * direction

@@ -7,6 +7,10 @@ coordinates in which it is not: ``rho sqrt(w N)`` and, for each user, ``W_n C_n`
 
 and ``w = phi''(0)`` of the regulariser; of more than ``FACTOR_LIMIT`` features, the diagonal of the
 right-hand side alone. The C_n are made anew as the theta_n move.
+
+The line search is L-BFGS-B's own (More and Thuente) and not ``line_search``'s: pairs of steps and
+gradients build curvature only if slopes flatten (the strong Wolfe conditions), which halvings of a
+step do not see to, and every value here comes with its gradient.
 """
 
 from __future__ import annotations
@@ -24,11 +28,24 @@ from pfl_flower.solvers.equilibrium import Equilibrium
 from pfl_flower.solvers.population import Population
 
 MEMORY = 30
-"""Pairs of steps and gradients from which L-BFGS builds its curvature."""
+"""Pairs of steps and gradients from which L-BFGS builds its curvature.
+
+On digits 5 pairs take a tenth more steps and 100 a tenth fewer; each pair is two vectors as long as
+all models together.
+"""
 FACTOR_LIMIT = 2000
-"""Most features for which a factor, that every evaluation reads twice, saves time."""
+"""Most features for which a factor, that every evaluation reads twice, saves time.
+
+On digits, of 65 features, the diagonal alone takes two to three times as many steps.
+"""
 FIRST_STAGE = 25
-"""Steps before the coordinates are first made anew; every stage is twice as long as the last."""
+"""Steps before the coordinates are first made anew; every stage is twice as long as the last.
+
+A new stage forgets all pairs. On digits stages that begin with 5 to 25 steps take equally many in
+all, coordinates that are never made anew two to three times as many.
+"""
+EVALUATIONS = 2
+"""Evaluations a step may take on average before a stage ends; the first guess mostly is right."""
 
 
 def joint_minimum(
@@ -85,6 +102,7 @@ def joint_minimum(
         point = stage.descend(min(length, max_iterations - steps))
         met = problem.norm(point) <= goal
         if stage.steps == 0:
+            # No step from here lowers the value by more than its rounding.
             break
         steps, length = steps + stage.steps, 2 * length
     norms = torch.linalg.vector_norm(problem.gradients(point)[1], dim=1)
@@ -141,6 +159,7 @@ class _Stage:
             moments = population.second_moments(point[1:], diagonal=True)
             self.widths = (moments + rest).sqrt()[:, None]
         models = 0 if problem.attack_models is None else len(problem.attack_models)
+        # Of LOSS in rho: w for each user and for each attack model.
         self.scale = float(pull * (population.size + models)) ** 0.5
 
     def descend(self, most: int) -> Tensor:
@@ -155,7 +174,9 @@ class _Stage:
             options={
                 "maxcor": MEMORY,
                 "maxiter": most,
-                "maxfun": 2 * most + 20,
+                # A short stage may begin with a search of scipy's limit of 20 evaluations.
+                "maxfun": EVALUATIONS * most + 20,
+                # The gradient's norm in the model's own coordinates ends it, see _after.
                 "ftol": 0.0,
                 "gtol": 0.0,
             },

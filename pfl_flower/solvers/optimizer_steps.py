@@ -21,6 +21,7 @@ class StepState:
     def init(cls, theta: Tensor) -> StepState:
         """Return the state before the first step of users ``theta (k, d)``."""
         zeros = torch.zeros_like(theta)
+        # torch keeps step counts in single precision, exact up to 2^24 steps.
         return cls(torch.zeros(len(theta), dtype=torch.float32), zeros, zeros.clone())
 
 
@@ -63,6 +64,7 @@ def _adam(
         [count.clone()],
         foreach=False,
         amsgrad=False,
+        # The defaults of torch.optim.Adam, and so of the paper's code.
         beta1=0.9,
         beta2=0.999,
         lr=lr,

@@ -111,6 +111,7 @@ class Population:
     @property
     def _solvers(self) -> list[ProximalSolver]:
         """One for each bucket, made when the first solve asks: models of others have none."""
+        # Factors and Gram matrices of the whole are taken from there, made there if they must be.
         if self._made is None and self._origin is not None:
             whole, parts = self._origin
             self._made = [whole._solvers[number].select(index) for number, index in parts]
@@ -148,6 +149,7 @@ class Population:
         uniform = uniform.to(self.device)
 
         def estimate(bucket: _Bucket) -> Tensor:
+            # A draw in [0, 1) times a size stays below the size when it is rounded, too.
             index = (self._part(uniform, bucket) * bucket.sizes[:, None]).long()
             return bucket.loss.minibatch(index, bucket.sizes).gradient(self._part(theta, bucket))
 
@@ -201,6 +203,7 @@ class Population:
         reports = self.regularizer.grad_rho(rho, theta)
         if self.regularizer.kink == 0:
             return reports
+        # A solve that ends at the kink returns rho's own bits.
         at_kink = (theta == rho).all(dim=-1)
         if bool(at_kink.any()):
             opinion = self.regularizer.project(self.gradient(theta))
@@ -214,6 +217,7 @@ class Population:
     def _together(self, parts: Sequence[Tensor]) -> Tensor:
         if len(parts) == 1:
             return parts[0]
+        # Buckets come by size, rows by user: sums over users have one order on every node.
         return torch.cat(list(parts))[self._order]
 
     def _gather(self, compute: Callable[[_Bucket], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pfl_flower.run.problem import build_problem
-from pfl_flower.solvers import newton_batch, proximal
+from pfl_flower.solvers import proximal, user_batch
 from pfl_flower.solvers.population import Population
 from pfl_flower.solvers.proximal import Solution
 from tests.support import problems
@@ -22,10 +22,10 @@ SHAPES = [pytest.param(12, 3, id="n>d"), pytest.param(5, 9, id="n<d")]
 
 def both(problem: Problem, patch: pytest.MonkeyPatch, **options: float) -> tuple[Solution, ...]:
     """Solve together, then one user at a time."""
-    patch.setattr(newton_batch, "LEAST_USERS", 2)
-    patch.setattr(newton_batch, "FEATURES_AT_ONCE", 7 * problem.loss.features[0].numel())
+    patch.setattr(user_batch, "LEAST_USERS", 2)
+    patch.setattr(user_batch, "FEATURES_AT_ONCE", 7 * problem.loss.features[0].numel())
     together = problem.solve(**options)
-    patch.setattr(newton_batch, "LEAST_USERS", 10**9)
+    patch.setattr(user_batch, "LEAST_USERS", 10**9)
     return together, problem.solve(**options)
 
 
@@ -87,7 +87,7 @@ def test_users_at_the_kink_stay_there(
 def test_a_warm_start_is_free_in_the_users_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = draw(problems.LossCase("logistic"), "smooth-l2", seed=5, users=20, points=5, inputs=9)
     together, _ = both(problem, monkeypatch)
-    monkeypatch.setattr(newton_batch, "LEAST_USERS", 2)
+    monkeypatch.setattr(user_batch, "LEAST_USERS", 2)
     again = replace(problem, start=together.theta).solve()
     assert again.iterations.tolist() == [0] * 20
     some = together.theta.clone()
@@ -108,15 +108,15 @@ def test_too_few_iterations_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whom_the_batch_fails_is_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the batch finds no direction for three users, whatever the reason."""
     problem = draw(problems.LossCase("logistic"), "l2", seed=7, users=20, points=5, inputs=9)
-    found = newton_batch.Batch.direction
+    found = user_batch.Batch.direction
 
-    def failing(batch: newton_batch.Batch, *arguments: torch.Tensor) -> torch.Tensor:
+    def failing(batch: user_batch.Batch, *arguments: torch.Tensor) -> torch.Tensor:
         step = found(batch, *arguments)
         lost = torch.isin(batch.loss.features[:, 0, 0], problem.loss.features[[2, 3, 11], 0, 0])
         step[lost] = torch.nan
         return step
 
-    monkeypatch.setattr(newton_batch.Batch, "direction", failing)
+    monkeypatch.setattr(user_batch.Batch, "direction", failing)
     together, single = both(problem, monkeypatch)
     assert bool(together.converged.all())
     assert torch.equal(together.theta[[2, 3, 11]], single.theta[[2, 3, 11]])
@@ -140,7 +140,7 @@ def test_when_a_batch_pays(
     case = problems.LossCase("softmax" if outputs > 1 else "logistic", outputs=outputs)
     seed = problems.generator(8)
     loss = problems.local_loss(case, seed=seed, users=users, points=points, inputs=inputs)
-    assert newton_batch.pays(loss) == expected
+    assert user_batch.pays(loss) == expected
 
 
 MANY = {"features": 8, "users": 150, "points_per_user": "4,6", "strategic_users": "none"}
