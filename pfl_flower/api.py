@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,9 @@ def compare(*found: Result | Sweep | str | Path) -> Comparison:
 
 
 def _console(shown: bool) -> Console:
-    return Console(stderr=True, quiet=not shown)
+    # In a notebook rich draws bars with ipywidgets, and complains where they are not installed.
+    widgets = shown and find_spec("ipywidgets") is not None
+    return Console(stderr=True, quiet=not shown, force_jupyter=None if widgets else False)
 
 
 def _cell(nodes: int, threads: int, values: Mapping[str, Any]) -> Result:

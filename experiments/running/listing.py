@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.running.parser import called
 from experiments.studies.catalogue import STUDIES
 from pfl_flower.run.presets import description, preset_names
 from pfl_flower.run.tables import TABLES
@@ -19,11 +20,11 @@ def show_names(parsed: argparse.Namespace, console: Console) -> int:
     presets = {name: description(name) for name in preset_names()}
     studies = {name: listed.title for name, listed in STUDIES.items()}
     for title, entries in (("presets", presets), ("studies", studies)):
-        _show(console, f"{title}: python -m experiments run NAME", "what it shows", entries)
+        _show(console, f"{title}: {called()} run NAME", "what it shows", entries)
     for point in TABLES:
         members = {name: f"{row.text}{row.cited}" for name, row in point.items()}
         members["..."] = point.own.text
-        title = f"{point.point}: python -m experiments run NAME --set {point.point}=..."
+        title = f"{point.point}: {called()} run NAME --set {point.point}=..."
         _show(console, title, "what it is", members)
     return 0
 

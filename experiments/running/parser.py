@@ -14,11 +14,15 @@ RESULTS = "~/pfl-flower"
 SCRIPT = "pfl-flower"
 
 
+def called() -> str:
+    """Return what was typed to get here: the console script, or Python with this package."""
+    return SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m experiments"
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    called = SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m experiments"
     top = argparse.ArgumentParser(
-        prog=called,
+        prog=called(),
         description="Personalised federated learning under strategic users: "
         "runs, theorems, the paper's figures.",
     )
