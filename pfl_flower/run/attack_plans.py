@@ -25,6 +25,7 @@ from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.newton import DENSE_LIMIT
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.memo import remembered
 from pfl_flower.support.seeding import generator
 
 
@@ -58,12 +59,8 @@ def plan(problem: Problem, user: int) -> Plan:
     ConfigError
         If ``attack-model`` names a folder without what a CGA run leaves behind.
     """
-    problem = problem.in_double
-    key = "plan", problem.config.shift(user)
-    if key not in problem.prepared:
-        problem.prepared[key] = _make_plan(problem, user)
-    found: Plan = problem.prepared[key]
-    return found
+    config = problem.config
+    return _plan(problem.in_double, config.shift(user), config.allies(user))
 
 
 def fabricate(problem: Problem, user: int) -> PoisonedData:
@@ -75,19 +72,16 @@ def fabricate(problem: Problem, user: int) -> PoisonedData:
         If ``poisoning`` names a plug-in that cannot be imported, or ``attack-model`` a folder
         without a run.
     """
-    problem = problem.in_double
-    key = "data", user
-    if key not in problem.prepared:
-        config = problem.config
-        draw = generator(config.seed, "poison", user)
-        problem.prepared[key] = POISONINGS.make(
-            config.poisoning,
-            config.poisoning_options,
-            _aim(problem, user),
-            Recipe(config, problem.source, user, draw),
-        )
-    found: PoisonedData = problem.prepared[key]
-    return found
+    return _fabricated(problem.in_double, user)
+
+
+@remembered
+def _fabricated(problem: Problem, user: int) -> PoisonedData:
+    config = problem.config
+    recipe = Recipe(config, problem.source, user, generator(config.seed, "poison", user))
+    aim = _aim(problem, user)
+    made: PoisonedData = POISONINGS.make(config.poisoning, config.poisoning_options, aim, recipe)
+    return made
 
 
 def honest_users(problem: Problem) -> tuple[int, ...]:
@@ -98,10 +92,13 @@ def honest_users(problem: Problem) -> tuple[int, ...]:
 
 def reach(problem: Problem, user: int) -> Limit:
     """Return where a strategic user and its allies can hold rho against the honest users."""
-    problem = problem.in_double
-    target = problem.targets[problem.config.shift(user)]
-    users = honest_users(problem)
-    radius = problem.config.allies(user) * problem.regularizer.radius
+    config = problem.config
+    return _reach(problem.in_double, config.shift(user), config.allies(user))
+
+
+def _reach(problem: Problem, shift: int, allies: int) -> Limit:
+    target, users = problem.targets[shift], honest_users(problem)
+    radius = allies * problem.regularizer.radius
     start = None
     if problem.model.dim > DENSE_LIMIT:
         # Users draw from the same data: each begins where the first one ended, not far away at rho.
@@ -110,13 +107,14 @@ def reach(problem: Problem, user: int) -> Limit:
     return reachable_limit(problem.population(users), target, radius=radius, start=start)
 
 
-def _make_plan(problem: Problem, user: int) -> Plan:
-    allies, coupling = problem.config.allies(user), problem.regularizer
+@remembered
+def _plan(problem: Problem, shift: int, allies: int) -> Plan:
+    coupling = problem.regularizer
     if problem.config.attack_model == "exact":
-        limit = reach(problem, user)
+        limit = _reach(problem, shift, allies)
         rho, gradient = limit.rho, limit.gradient
     else:
-        rho, gradient = _from_run(problem, user)
+        rho, gradient = _from_run(problem, shift)
     converted = model_from_gradient(coupling, rho, coupling.project(gradient / allies))
     model = converted.value
     unattained = coupling.kink == 0 and converted.residual > 1e-9
@@ -130,7 +128,7 @@ def _make_plan(problem: Problem, user: int) -> Plan:
     return Plan(rho, model, reported, converted.residual)
 
 
-def _from_run(problem: Problem, user: int) -> tuple[Tensor, Tensor]:
+def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
     """Return where a CGA run held rho and the gradient that it ended with (Proposition 3)."""
     named = problem.config.attack_model
     path = Path(named).expanduser() / LIMIT_FILE
@@ -150,7 +148,7 @@ def _from_run(problem: Problem, user: int) -> tuple[Tensor, Tensor]:
     rho, gradient = (value.to(problem.device, torch.float64) for value in (rho, gradient))
     # Without a bound on GRAD the target can be held, and Proposition 3 speaks of the target.
     if problem.regularizer.radius == float("inf"):
-        rho = problem.targets[problem.config.shift(user)]
+        rho = problem.targets[shift]
     return rho, gradient
 
 

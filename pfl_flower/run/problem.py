@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +26,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import poisons
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.memo import Memo, remembered
 from pfl_flower.support.seeding import generator, user_rows
 
 EQUILIBRIUM_LIMIT = 1500
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Problem:
-    """What honest users, strategic users and the server agree on."""
+    """What honest users, strategic users and the server agree on; worked out once in a process."""
 
     config: RunConfig
     source: Source
@@ -58,6 +58,7 @@ class Problem:
     regularizer: Regularizer
     dtype: torch.dtype
     device: torch.device
+    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     @cached_property
     def initial(self) -> Tensor:
@@ -65,15 +66,10 @@ class Problem:
         draw = generator(self.config.seed, "initial")
         return self.model.initial(1, draw, self.dtype)[0].to(self.device)
 
+    @remembered
     def population(self, users: tuple[int, ...]) -> Population:
         """Return the honest users of these ids; their data stay on the device across rounds."""
-        if users not in self._populations:
-            self._populations[users] = self.draw(users)
-        return self._populations[users]
-
-    @cached_property
-    def _populations(self) -> dict[tuple[int, ...], Population]:
-        return {}
+        return self.draw(users)
 
     def draw(self, users: tuple[int, ...], *, compress: bool = True) -> Population:
         """Return honest users with data drawn anew; ids past the last have the last's points."""
@@ -166,11 +162,6 @@ class Problem:
     def in_double(self) -> Problem:
         """The same problem in float64, in which attacks and equilibria are worked out."""
         return self if self.dtype == torch.float64 else replace(self, dtype=torch.float64)
-
-    @cached_property
-    def prepared(self) -> dict[Hashable, Any]:
-        """What strategic users have worked out before the first round, see ``plans``."""
-        return {}
 
     @cached_property
     def test_set(self) -> SharedPoints:

@@ -17,6 +17,7 @@ from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
 from pfl_flower.solvers.population import Population
+from pfl_flower.support.memo import remembered
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def make_attack(problem: Problem, user: int) -> Attack[Any]:
     return made
 
 
+@remembered
 def other_data(problem: Problem, user: int) -> OtherData:
     """Return what a strategic user's honest code runs on, made once per process.
 
@@ -113,24 +115,18 @@ def other_data(problem: Problem, user: int) -> OtherData:
     ConfigError
         As ``fabricate``.
     """
-    key = "other data", user
-    if key not in problem.prepared:
-        problem.prepared[key] = _made(problem, user)
-    found: OtherData = problem.prepared[key]
-    return found
+    made: OtherData = _made(problem, user)
+    return made
 
 
+@remembered
 def other_population(problem: Problem, users: tuple[int, ...]) -> Population:
     """Return strategic users with their other data, in the run's precision."""
-    key = "other population", users
-    if key not in problem.prepared:
-        data = [other_data(problem, user).data for user in users]
-        # Soft and hard labels have different shapes and cannot share a population.
-        soft = all(one.labels.ndim == 2 for one in data)
-        held = [one.user(soft=soft) if isinstance(one, PoisonedData) else one for one in data]
-        problem.prepared[key] = problem.population_of(held)
-    found: Population = problem.prepared[key]
-    return found
+    data = [other_data(problem, user).data for user in users]
+    # Soft and hard labels have different shapes and cannot share a population.
+    soft = all(one.labels.ndim == 2 for one in data)
+    held = [one.user(soft=soft) if isinstance(one, PoisonedData) else one for one in data]
+    return problem.population_of(held)
 
 
 def _made(problem: Problem, user: int) -> Any:

@@ -200,7 +200,7 @@ def test_chunks_are_drawn_anew_and_released(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(type(problem), "draw", counted)
     play(config, nodes=2)
     assert drawn == [4, 4, 4, 3] * 4
-    assert not problem._populations
+    assert not len(problem.memo)
 
 
 def test_data_poisoning_is_not_chunked() -> None:
