@@ -29,8 +29,8 @@ from pfl_flower.transport.wire import find
 KIND = "memory"
 MARK = "session"
 FILE = re.compile(r"round-(\d{8})-([0-9a-z]+)-([0-9a-f]{12})\.pfl")
-Record = dict[str, np.ndarray[Any, Any]]
-Records = dict[str, Record]
+ClientMemory = dict[str, np.ndarray[Any, Any]]
+NodeMemory = dict[str, ClientMemory]
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ class Memory:
                 held.update(sealed.facts["users"])
         return sorted(held)
 
-    def _newest(self, session: Session, broadcast: Broadcast) -> Records:
-        found: Records = {}
+    def _newest(self, session: Session, broadcast: Broadcast) -> NodeMemory:
+        found: NodeMemory = {}
         wanted = set(broadcast.members)
         files = [file for file in self._files() if file.counts(session)]
         for file in sorted(files, key=lambda file: -file.round):
@@ -118,12 +118,12 @@ class Memory:
                 yield _File(path, int(match[1]), match[2], match[3])
 
 
-def _take(found: Records, sealed: Sealed, users: set[int]) -> None:
+def _take(found: NodeMemory, sealed: Sealed, users: set[int]) -> None:
     """Add the users' share of a file: rows where a record lists users, else records named so.
 
     Rows of users for whom the file's node does not act are those of surrogates, and come with any.
     """
-    records: Records = {}
+    records: NodeMemory = {}
     for full, value in sealed.arrays.items():
         name, _, key = full.partition("/")
         records.setdefault(name, {})[key] = value
@@ -136,7 +136,7 @@ def _take(found: Records, sealed: Sealed, users: set[int]) -> None:
             found[name] = record
 
 
-def _joined(before: Record | None, share: Record) -> Record:
+def _joined(before: ClientMemory | None, share: ClientMemory) -> ClientMemory:
     """Return the rows of two records, ascending by user; of a user in both the first one's."""
     if before is None:
         return share
