@@ -18,6 +18,10 @@ Aggregation = Callable[[Tensor], Tensor]
 """From the accepted rows ``(m, d)``, ordered by user, to the direction ``(d,)`` of descent."""
 
 
+PARAMETERS = {"krum-selected": "selected", "clipping-radius": "radius"}
+"""Keys that single rules read, and what these call them."""
+
+
 def total(rows: Tensor) -> Tensor:
     """Return the sum over users, the paper's rule."""
     return rows.sum(dim=0)
@@ -32,14 +36,12 @@ def configured_rule(settings: RunSettings) -> Aggregation:
         If a rule of one's own cannot be imported, or its options are wrong.
     """
     name = settings.aggregation
-    keys = {"krum-selected": "selected", "clipping-radius": "radius"}
-    values = {"selected": settings.krum_selected, "radius": settings.clipping_radius}
-    read = [keys[key] for key in AGGREGATIONS.row(name).reads]
+    read = AGGREGATIONS.row(name).reads
     return bind(
         AGGREGATIONS.load(name),
         tolerance=settings.tolerance(),
         mixing=settings.aggregation_mixing,
-        **{parameter: values[parameter] for parameter in read},
+        **{PARAMETERS[key]: getattr(settings, key.replace("-", "_")) for key in read},
         **AGGREGATIONS.options(name, settings.aggregation_options),
     )
 

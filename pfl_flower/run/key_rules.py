@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pfl_flower.attacks.poisoning.table import POISONINGS
+from pfl_flower.attacks.poisoning.table import EVERY_LOSS, POISONINGS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.tables import TABLES, chosen
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.extensions import Refusal, Table
 
 
@@ -43,6 +44,23 @@ def _broken(rules: Iterable[Rule]) -> Iterator[Refusal]:
 def poisons(config: Settings) -> bool:
     """Return whether the run fabricates data."""
     return ATTACKS.row(config.attack).told_by == POISONINGS.point
+
+
+def check_loss(config: Settings, loss: str) -> None:
+    """Refuse what cannot serve a loss, which data of one's own tell when they are there.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such loss, or the run's poisoning makes no data for it.
+    """
+    if loss not in EVERY_LOSS:
+        right = f"a source with a loss among {', '.join(EVERY_LOSS)}, and it is {loss!r}"
+        raise ConfigError(f"dataset = {config.dataset}: expected {right}")
+    if poisons(config) and loss not in POISONINGS.row(config.poisoning).losses:
+        names = [name for name, row in POISONINGS.items() if loss in row.losses]
+        right = f"{', '.join(names)}, for a {loss} loss"
+        raise ConfigError(f"poisoning = {config.poisoning}: expected {right}")
 
 
 def _unread(config: Settings, table: Table[Any]) -> Iterator[Refusal]:

@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.sources import Source
@@ -23,7 +22,7 @@ from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.key_rules import poisons
+from pfl_flower.run.key_rules import check_loss
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.memo import Memo, remembered
@@ -216,7 +215,7 @@ def build_problem(config: RunConfig) -> Problem:
         raise ConfigError(
             f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
         )
-    _check_loss(config, source)
+    check_loss(config, source.loss)
     model = _build_model(config, source)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
@@ -243,17 +242,3 @@ def _build_model(config: RunConfig, source: Source) -> Model:
             f"and {config.dataset} has {model.dim}"
         )
     return model
-
-
-def _check_loss(config: RunConfig, source: Source) -> None:
-    """Refuse what does not serve the loss of data that only now tell it."""
-    if source.loss not in LOSSES:
-        raise ConfigError(
-            f"dataset = {config.dataset}: expected a loss among {', '.join(LOSSES)}, "
-            f"and it is {source.loss!r}"
-        )
-    if poisons(config) and source.loss not in POISONINGS.row(config.poisoning).losses:
-        names = [name for name, row in POISONINGS.items() if source.loss in row.losses]
-        raise ConfigError(
-            f"poisoning = {config.poisoning}: expected {', '.join(names)}, for a {source.loss} loss"
-        )

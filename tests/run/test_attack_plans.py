@@ -20,7 +20,7 @@ from pfl_flower.attacks.poisoning.repeated import repeated
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.client_app import node_clients
 from pfl_flower.run.at_equilibrium import attacked_equilibrium
-from pfl_flower.run.attack_plans import fabricate, plan
+from pfl_flower.run.attack_plans import fabricate, plan, reach
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers.equilibrium import equilibrium
@@ -69,6 +69,7 @@ def test_the_three_attacks_share_a_limit_where_the_target_is_out_of_reach(
     gradient, model, data = limits
     honest = equilibrium(problem.population((0, 1, 2, 3))).rho
     assert float(torch.linalg.vector_norm(honest - gradient)) > 1e-3
+    assert torch.equal(gradient, reach(problem, 4).rho)
     assert torch.allclose(model, gradient, atol=1e-6)
     assert torch.allclose(data, model, atol=1e-8)
 
