@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from experiments.defences.tables import draw
-from experiments.paper.runs import Keys, exact_limit
+from experiments.paper.attack_limits import exact_limit
+from experiments.paper.protocols import Keys
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower import client_app

@@ -79,43 +79,43 @@ STUDIES: Mapping[str, Listed] = {
         "Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
     ),
     "fig1-cga": Listed(
-        f"{PAPER}.cga:STUDY",
+        f"{PAPER}.figure_1_cga:STUDY",
         "Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",
     ),
     "fig2-model-attack": Listed(
-        f"{PAPER}.model:STUDY",
+        f"{PAPER}.figure_2_model_attack:STUDY",
         "Figure 2: the model attack of Proposition 3 on MNIST, from both sources of theta_spade",
     ),
     "fig3-data-poisoning": Listed(
-        f"{PAPER}.data:STUDY",
+        f"{PAPER}.figure_3_data_poisoning:STUDY",
         "Figure 3: 2,000 indifference points on MNIST, for 250 rounds and in the end",
     ),
     "table1-sum-vs-mean": Listed(
-        f"{PAPER}.sums:TABLE1",
+        f"{PAPER}.table_1_sums_and_means:TABLE1",
         "Table 1, Figures 8 and 9: sums of losses beat means on noisy FashionMNIST",
     ),
     "fig4-13-lambda": Listed(
-        f"{PAPER}.sums:LAMBDA",
+        f"{PAPER}.table_1_sums_and_means:LAMBDA",
         "Figures 4 to 13: sums against means for lam from 0.01 to 100",
     ),
     "fig14-15-no-noise": Listed(
-        f"{PAPER}.sums:NO_NOISE",
+        f"{PAPER}.table_1_sums_and_means:NO_NOISE",
         "Figures 14 and 15: sums against means without label noise, 1,000 rounds",
     ),
     "fig17-cifar-cga": Listed(
-        f"{PAPER}.cifar:CGA",
+        f"{PAPER}.figures_17_to_19_cifar:CGA",
         "Figure 17: CGA on the last layer of a VGG13-BN, CIFAR-10",
     ),
     "fig18-cifar-model": Listed(
-        f"{PAPER}.cifar:MODEL",
+        f"{PAPER}.figures_17_to_19_cifar:MODEL",
         "Figure 18: the model attack of CGA's last gradient, CIFAR-10",
     ),
     "fig19-cifar-data": Listed(
-        f"{PAPER}.cifar:DATA",
+        f"{PAPER}.figures_17_to_19_cifar:DATA",
         "Figure 19: 100,000 indifferent embeddings, CIFAR-10",
     ),
     "inversion-cifar": Listed(
-        f"{PAPER}.inversion:STUDY",
+        f"{PAPER}.inversion_cifar:STUDY",
         "Images whose embeddings the data attack needs, by feature inversion (Appendix J.3)",
     ),
 }

@@ -12,8 +12,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.paper import cga, cifar, data, model, runs, sums
-from experiments.paper.runs import curve, run_variants, slug
+from experiments.paper import (
+    attack_limits,
+    curves,
+    figure_1_cga,
+    figure_2_model_attack,
+    figure_3_data_poisoning,
+    figures_17_to_19_cifar,
+    runs,
+    sums_and_means,
+    table_1_sums_and_means,
+)
+from experiments.paper.curves import COLUMNS, curve
+from experiments.paper.protocols import Keys
+from experiments.paper.runs import run_variants, slug
+from experiments.paper.sums_and_means import LINES, REDUCTIONS, sums_beat_means
+from experiments.paper.table_1_sums_and_means import LAMS, MODELS, OnCpu
 from experiments.running.options import Options
 from experiments.studies.study import Setting, Study, run_study
 from pfl_flower.run.config import parse_config
@@ -53,7 +67,7 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
     lines = ["round,accuracy_true,norm_rho"] + [f"{t},{t / 5000},1" for t in range(5001)]
     (tmp_path / "rounds.csv").write_text("\n".join(lines))
     kept = curve(tmp_path / "rounds.csv")["accuracy_true"]
-    assert 0.8 * runs.MOST_POINTS < len(kept["round"]) <= runs.MOST_POINTS
+    assert 0.8 * curves.MOST_POINTS < len(kept["round"]) <= curves.MOST_POINTS
     assert kept["round"][:8] == [0, 1, 2, 3, 4, 5, 6, 7]
     assert max(b - a for a, b in itertools.pairwise(kept["round"])) <= 26
     assert (kept["round"][0], kept["round"][-1], kept["value"][-1]) == (0, 5000, 1.0)
@@ -62,9 +76,13 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
 def test_every_variant_of_every_figure_is_a_valid_configuration(tmp_path: Path) -> None:
     for quick in (True, False):
         asked = Setting(seed=1, quick=quick, folder=tmp_path)
-        figures = [cga.variants(asked)]
-        for lams, noise, rounds in (((1.0,), 0.6, 200), (sums.LAMS, 0.6, 200), ((1.0,), 0.0, 1000)):
-            figures.append(sums.variants(sums.MODELS, lams, noise, rounds))
+        figures = [figure_1_cga.variants(asked)]
+        for lams, noise, rounds in (
+            ((1.0,), 0.6, 200),
+            (LAMS, 0.6, 200),
+            ((1.0,), 0.0, 1000),
+        ):
+            figures.append(sums_and_means.variants(MODELS, lams, noise, rounds))
         for variants in figures:
             assert len({slug(label) for label in variants}) == len(variants)
             for keys in variants.values():
@@ -83,22 +101,30 @@ def test_set_reaches_the_runs_of_a_study_and_no_others(tmp_path: Path) -> None:
 
 
 FIGURES = {
-    cga: (cga.STUDY,),
-    model: (model.STUDY,),
-    data: (data.STUDY,),
-    cifar: (cifar.CGA, cifar.MODEL, cifar.DATA),
-    sums: (sums.TABLE1, sums.LAMBDA, sums.NO_NOISE),
+    figure_1_cga: (figure_1_cga.STUDY,),
+    figure_2_model_attack: (figure_2_model_attack.STUDY,),
+    figure_3_data_poisoning: (figure_3_data_poisoning.STUDY,),
+    figures_17_to_19_cifar: (
+        figures_17_to_19_cifar.CGA,
+        figures_17_to_19_cifar.MODEL,
+        figures_17_to_19_cifar.DATA,
+    ),
+    table_1_sums_and_means: (
+        table_1_sums_and_means.TABLE1,
+        table_1_sums_and_means.LAMBDA,
+        table_1_sums_and_means.NO_NOISE,
+    ),
 }
 
 
-def made_up(asked: Setting, variants: Mapping[str, runs.Keys]) -> dict[str, Any]:
+def made_up(asked: Setting, variants: Mapping[str, Keys]) -> dict[str, Any]:
     """Return what runs of the variants would leave, without running them."""
     rows = {"round": [0, 1, 2, 3, 4], "value": [0.1, 0.2, 0.3, 0.4, 0.5]}
     for label, keys in variants.items():
         runs.configured(asked, label, keys)
     return {
         "metrics": {f"{label}: {key}": 0.5 for label in variants for key in runs.ENDINGS},
-        "curves": {label: dict.fromkeys(runs.COLUMNS, rows) for label in variants},
+        "curves": {label: dict.fromkeys(COLUMNS, rows) for label in variants},
     }
 
 
@@ -117,7 +143,7 @@ def test_claims_and_printed_numbers_are_of_what_is_measured(
         "exact_limit": lambda *_: "",
         "read_rounds": lambda _: [{"round": 250.0, **dict.fromkeys(runs.ENDINGS, 0.5)}],
         "at_rest": lambda _, label, *__: {
-            f"{label}, equilibrium: {key}": 0.5 for key in runs.YARDSTICKS
+            f"{label}, equilibrium: {key}": 0.5 for key in attack_limits.WORTH
         },
     }
     for name, fake in fakes.items():
@@ -137,7 +163,7 @@ def test_claims_and_printed_numbers_are_of_what_is_measured(
 def test_two_layers_run_on_a_cpu_where_the_study_says_and_are_judged_there_alone(
     tmp_path: Path,
 ) -> None:
-    on_cpu = sums.OnCpu(seeds=1, lams=(1.0,))
+    on_cpu = OnCpu(seeds=1, lams=(1.0,))
     cpu = Options(device="cpu")
     assert on_cpu.covers(Setting(seed=1, folder=tmp_path, options=cpu)) == (1.0,)
     assert on_cpu.covers(Setting(seed=2, folder=tmp_path, options=cpu)) == ()
@@ -147,14 +173,14 @@ def test_two_layers_run_on_a_cpu_where_the_study_says_and_are_judged_there_alone
         f"{model}, lam {lam:g}, {reduction}: {column}": {"sum": 0.8, "mean": 0.5}[reduction]
         for model, lams in both.items()
         for lam in lams
-        for reduction in sums.REDUCTIONS
-        for column, _ in sums.LINES
+        for reduction in REDUCTIONS
+        for column, _ in LINES
     }
     other = {key: value for key, value in metrics.items() if key.startswith("linear")}
-    checks = sums.sums_beat_means([{"metrics": metrics}, {"metrics": other}], sums.MODELS, (1, 10))
+    checks = sums_beat_means([{"metrics": metrics}, {"metrics": other}], MODELS, (1, 10))
     assert len(checks) == 9
     assert all(check.passed for check in checks)
     metrics["two-layer, lam 1, mean: accuracy_true"] = 0.9
-    checks = sums.sums_beat_means([{"metrics": metrics}], sums.MODELS, (1, 10))
+    checks = sums_beat_means([{"metrics": metrics}], MODELS, (1, 10))
     failed = [check.name for check in checks if not check.passed]
     assert failed == ["two-layer, lam 1: global, sum above mean"]

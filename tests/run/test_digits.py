@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.paper.runs import PAPER
+from experiments.paper.protocols import PAPER
 from experiments.running.options import Options
 from experiments.running.preset_runs import run_preset
 

@@ -7,7 +7,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from experiments.paper import cifar, inversion
+from experiments.paper import figures_17_to_19_cifar as figures
+from experiments.paper import inversion_cifar
 from experiments.running.options import Options
 from experiments.studies.study import Study, run_study
 from pfl_flower.attacks.poisoning.image_inversion import (
@@ -108,10 +109,15 @@ def options(network: VGG13, tmp_path_factory: pytest.TempPathFactory) -> Options
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PFL_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-    monkeypatch.setattr(inversion, "QUICK_STEPS", 3)
+    monkeypatch.setattr(inversion_cifar, "QUICK_STEPS", 3)
 
 
-STUDIES = [cifar.CGA, cifar.MODEL, cifar.DATA, inversion.STUDY]
+STUDIES = [
+    figures.CGA,
+    figures.MODEL,
+    figures.DATA,
+    inversion_cifar.STUDY,
+]
 
 
 @pytest.mark.slow
@@ -123,11 +129,11 @@ def test_the_studies_of_appendix_j_run_and_draw(study: Study, options: Options) 
         assert (folder / f"{study.name}.{ending}").stat().st_size > 10_000
     assert all(check["value"] == check["value"] for check in summary["checks"])
     measured = {name: metric["mean"] for name, metric in summary["metrics"].items()}
-    if study is inversion.STUDY:
-        for method in inversion.QUICK_RESTED:
+    if study is inversion_cifar.STUDY:
+        for method in inversion_cifar.QUICK_RESTED:
             rest = [
                 measured[f"{method}, {form}, equilibrium: distance_to_target"]
-                for form in inversion.FORMS
+                for form in inversion_cifar.FORMS
             ]
             assert len(set(rest)) == len(rest)
     else:

@@ -14,18 +14,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.paper.runs import (
-    MNIST,
-    PROTOCOLS,
-    QUICK_POINTS,
-    THREAT_MODEL,
-    Keys,
-    at_rest,
-    cga_limit,
-    draw_curve,
-    exact_limit,
-    run_variants,
-)
+from experiments.paper.attack_limits import at_rest, cga_limit, exact_limit
+from experiments.paper.curves import draw_curve
+from experiments.paper.protocols import MNIST, PROTOCOLS, QUICK_POINTS, THREAT_MODEL, Keys
+from experiments.paper.runs import run_variants
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save

@@ -17,17 +17,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.paper.runs import (
-    MNIST,
-    PAPER,
-    QUICK_POINTS,
-    THREAT_MODEL,
-    Keys,
-    cga_limit,
-    draw_curve,
-    run_variants,
-    shared,
-)
+from experiments.paper.attack_limits import cga_limit
+from experiments.paper.curves import draw_curve
+from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
+from experiments.paper.runs import run_variants, shared
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, at_most

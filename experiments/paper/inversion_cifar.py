@@ -11,7 +11,6 @@ anew; matching's labels and weights stay as they were designed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,39 +19,23 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from experiments.paper.cifar import CIFAR, CONSTANT_ADAM
-from experiments.paper.runs import (
-    QUICK_POINTS,
-    Keys,
-    at_rest,
-    configured,
-    exact_limit,
-)
+from experiments.paper.attack_limits import at_rest, exact_limit
+from experiments.paper.figures_17_to_19_cifar import CIFAR, CONSTANT_ADAM
+from experiments.paper.inverted_images import FORMS, SHOWN, Gallery, invert_data
+from experiments.paper.protocols import QUICK_POINTS, Keys
+from experiments.paper.runs import configured
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
-from pfl_flower.attacks.poisoning.image_inversion import invert, nearest, relative_distance
 from pfl_flower.attacks.poisoning.recipe import Recipe
-from pfl_flower.data.embeddings import embed, weights_file
-from pfl_flower.data.image_sets import read_images
-from pfl_flower.data.vgg import VGG13, load_weights
-from pfl_flower.objective.models import augment
-from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.checks import Claim, at_least, at_most
-from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import PALETTE, save
-from pfl_flower.run.problem import build_problem
 from pfl_flower.support.files import replacing
-from pfl_flower.support.folders import data_folder
 
 POINTS, QUICK_POINTS_INVERTED = 48, 8
 STEPS, QUICK_STEPS = 200, 40
-NEIGHBOURS = 5000
-"""Training images among which each inversion finds its start."""
 WEIGHT = 100.0
 """Labels that each indifferent point counts for."""
-SHOWN = 8
 WORTH = "equilibrium: accuracy_target"
 REST_STEPS, QUICK_REST_STEPS = 300, 60
 """Most steps of L-BFGS to where rho rests."""
@@ -67,7 +50,6 @@ METHODS: Mapping[str, Keys] = {
 }
 QUICK_RESTED = ("matching",)
 """Methods whose data the quick form lets rho rest with: eight indifferent points hold nothing."""
-FORMS = ("embeddings", "images", "natural images")
 KINDS = {"natural": "before", "inverted": "after"}
 
 
@@ -86,13 +68,14 @@ def measure(setting: Setting) -> dict[str, Any]:
     """Invert both methods' embeddings, and find where rho rests with each form of the data."""
     base: Keys = {**CIFAR, **CONSTANT_ADAM, **QUICK_POINTS}
     source: Keys = {**base, "attack-model": exact_limit(setting, base)}
-    gallery = _gallery(configured(setting, "gallery", base))
+    gallery = Gallery.of(configured(setting, "gallery", base))
+    steps = QUICK_STEPS if setting.quick else STEPS
     metrics: dict[str, float] = {}
     pictures: dict[str, Any] = {}
     for method, keys in METHODS.items():
         count = QUICK_POINTS_INVERTED if setting.quick else POINTS
         attack = {**source, **keys, "attack": "data", "poisoning-points": count}
-        forms, near, shown = _forms(setting, method, attack, gallery)
+        forms, near, shown = invert_data(setting, method, attack, gallery, steps)
         metrics |= near
         pictures[method] = shown
         if setting.quick and method not in QUICK_RESTED:
@@ -108,76 +91,6 @@ def measure(setting: Setting) -> dict[str, Any]:
             rest = QUICK_REST_STEPS if setting.quick else REST_STEPS
             metrics |= at_rest(setting, label, run, rest)
     return {"metrics": metrics, "pictures": pictures}
-
-
-Data = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Gallery:
-    """The network, and the natural images among which inversions start, with their embeddings."""
-
-    network: VGG13
-    images: Tensor
-    embeddings: Tensor
-
-
-def _gallery(config: RunConfig) -> _Gallery:
-    images = read_images(config.dataset, data_folder(config.data_dir)).train
-    network = load_weights(weights_file(config.embedding_weights))
-    some = images[:NEIGHBOURS]
-    return _Gallery(network, some, embed(network, some, torch.device("cpu")).float())
-
-
-def _forms(
-    setting: Setting, method: str, attack: Keys, gallery: _Gallery
-) -> tuple[dict[str, Data], dict[str, float], dict[str, Any]]:
-    """Return a method's data in each form, how near images get, and some of them to show."""
-    config = configured(setting, method, attack)
-    problem = build_problem(config).in_double
-    made = fabricate(problem, min(config.strategic()))
-    wanted = made.features[:, :-1].float()
-    points, inverse = torch.unique(wanted, dim=0, return_inverse=True)
-    close = nearest(points, gallery.embeddings)
-    starts, natural = gallery.images[close], gallery.embeddings[close]
-    steps = QUICK_STEPS if setting.quick else STEPS
-    found = invert(
-        gallery.network,
-        points,
-        starts,
-        steps=steps,
-        watch=lambda done, gap: setting.say(
-            f"{method}, inverting {done}/{len(points)}, relative distance {gap:.3f}"
-        ),
-    )
-    embeddings = {
-        "embeddings": made.features,
-        "images": augment(found.embeddings[inverse].double()),
-        "natural images": augment(natural[inverse].double()),
-    }
-    forms, model = {}, plan(problem, min(config.strategic())).attack_model[None]
-    for form, features in embeddings.items():
-        labels = made.labels
-        if labels.ndim == 2:
-            labels = torch.softmax(problem.model.scores(model, features[None])[0], dim=-1)
-        forms[form] = {"features": features, "labels": labels, "weights": made.weights}
-    before = relative_distance(natural, points)
-    metrics = {
-        f"{method}: points": float(len(points)),
-        f"{method}: labels": made.total_weight,
-        f"{method}: distance, inverted": float(found.distances.median()),
-        f"{method}: distance, nearest natural": float(before.median()),
-        f"{method}: negative part wanted": float(
-            points.clamp(max=0).norm(dim=1).div(points.norm(dim=1)).median()
-        ),
-    }
-    shown = {
-        "natural": starts[:SHOWN].tolist(),
-        "inverted": found.images[:SHOWN].tolist(),
-        "before": before[:SHOWN].tolist(),
-        "after": found.distances[:SHOWN].tolist(),
-    }
-    return forms, metrics, shown
 
 
 def _nearer(metrics: Mapping[str, float], *, method: str) -> float:

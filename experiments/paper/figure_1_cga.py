@@ -15,13 +15,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.paper.runs import (
-    MNIST,
-    PROTOCOLS,
-    Keys,
-    draw_curve,
-    run_variants,
-)
+from experiments.paper.curves import draw_curve
+from experiments.paper.protocols import MNIST, PROTOCOLS, Keys
+from experiments.paper.runs import run_variants
 from experiments.studies.study import Printed, Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.objective.table import REGULARIZERS

@@ -15,20 +15,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.paper.runs import (
-    MNIST,
-    PAPER,
-    QUICK_POINTS,
-    THREAT_MODEL,
-    YARDSTICKS,
-    Keys,
-    at_rest,
-    cga_limit,
-    configured,
-    draw_curve,
-    exact_limit,
-    run_variants,
-)
+from experiments.paper.attack_limits import WORTH, at_rest, cga_limit, exact_limit
+from experiments.paper.curves import draw_curve
+from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
+from experiments.paper.runs import configured, run_variants
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
@@ -68,7 +58,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     for name, keys in variants.items():
         rows = read_rounds(configured(setting, name, keys).folder() / "rounds.csv")
         early = {row["round"]: row for row in rows}[PAPER_ROUNDS]
-        wanted = (*YARDSTICKS, "gradient_norm", "worst_residual")
+        wanted = (*WORTH, "gradient_norm", "worst_residual")
         metrics |= {f"{name}, round 250: {column}": early[column] for column in wanted}
         if not setting.control:
             steps = QUICK_STEPS if setting.quick else STEPS
