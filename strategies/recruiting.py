@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
@@ -181,11 +182,11 @@ def ask_nodes(
         if node is None or node in known:
             continue
         if reply.has_error():
-            log(WARNING, "node %d cannot take part: %s", node, reply.error.reason)
+            log(WARNING, "node %d cannot take part: %s", node, one_line(reply.error.reason))
             continue
         said = unpack_introduction(reply.content)
         if said.role not in ROLES:
-            log(WARNING, "node %d cannot take part: role %.20r", node, said.role)
+            log(WARNING, "node %d cannot take part: role %s", node, one_line(said.role, 40))
             continue
         known[node] = said
     return known

@@ -18,6 +18,7 @@ from pfl_flower.aggregation.reports import (
     check_form,
 )
 from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.training_replies import largest_reply, unpack_report
 from strategies.questions import Question
@@ -100,7 +101,7 @@ def read_replies(
         try:
             report = _read(answer, users, form)
         except ReportError as error:
-            detail = " ".join(error.detail.split())[:DETAIL_CHARACTERS]
+            detail = one_line(error.detail, DETAIL_CHARACTERS)
             found.rejections += [Rejection(user, error.reason, detail) for user in users]
             continue
         parts.append(Rows(ids(report.users), report.gradients))

@@ -22,6 +22,7 @@ from experiments.benchmark.measure import Bench, Row
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import write_json
+from pfl_flower.support.console import place
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.hardware import hardware
@@ -61,7 +62,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             _write(folder, rows, bench, device)
     _print(rows, console)
     for path in sorted(folder.iterdir()):
-        console.print(f"  {path}", soft_wrap=True)
+        console.print(place(path), soft_wrap=True)
     return 0
 
 

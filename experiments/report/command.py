@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.report.rendering import page, read_report, table
 from experiments.studies.catalogue import check_names
+from pfl_flower.support.console import plain
 from pfl_flower.support.files import replace_file
 
 
@@ -34,7 +35,5 @@ def report(output: Path, names: Sequence[str], console: Console) -> tuple[Path, 
         replace_file(path, text)
     for entry in shown.studies:
         if entry.status != "passed":
-            console.print(
-                f"{entry.name}: {entry.status}  {entry.problem}".rstrip(), markup=False, style="red"
-            )
+            console.print(plain(f"{entry.name}: {entry.status}  {entry.problem}", "red"))
     return paths

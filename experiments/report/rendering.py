@@ -1,6 +1,7 @@
 r"""The page and the table, from templates: text cannot become markup in either.
 
 On the page Jinja escapes whatever is put in; in the table ``plain`` does, on every expression.
+Neither lets through a character that does not show.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from experiments.report.kept import Status, origins
 from experiments.report.runs import RunEntry, own_folders, read_run
 from experiments.report.sweeps import SweepEntry, read_sweep
 from experiments.report.text import number, short_commit
+from pfl_flower.support.foreign_text import legible, one_line
 
 HEADINGS = (*GROUPS.values(), BEYOND)
 TENS, POWER = re.compile(r"(?<=\d)e([+-]?)0*(\d+)\b"), re.compile(r"\^(-?\d+(?:\.\d+)?)")
 """Matched in escaped text: neither can begin or end inside a character reference."""
+LONGEST = 5000
+"""Characters of what is put in at one place."""
 SPECIAL = re.compile(r"([\\`*_\[\]<>|~$&])")
 
 
@@ -88,7 +92,14 @@ def plain(text: object) -> str:
     >>> print(plain("|x_1| < 2"))
     \|x\_1\| \< 2
     """
-    return SPECIAL.sub(r"\\\1", " ".join(str(text).split()))
+    return SPECIAL.sub(r"\\\1", one_line(str(text), LONGEST))
+
+
+def shown(text: Any) -> Any:
+    """Return what Jinja may escape: text in which every character shows; markup is ready."""
+    if isinstance(text, Markup) or not isinstance(text, str):
+        return text
+    return legible(text) if len(text) <= LONGEST else one_line(text, LONGEST)
 
 
 def maths(text: str) -> Markup:
@@ -98,7 +109,7 @@ def maths(text: str) -> Markup:
     Markup('2·10<sup>-8</sup> &lt; n<sup>-0.6</sup>')
     """
     # As str: what is put into a Markup by joining, which re does, would be escaped once more.
-    tens = TENS.sub(r"·10<sup>\1\2</sup>", str(escape(text)))
+    tens = TENS.sub(r"·10<sup>\1\2</sup>", str(escape(shown(text))))
     return Markup(POWER.sub(r"<sup>\1</sup>", tens))
 
 
@@ -114,7 +125,7 @@ def table(report: Report) -> str:
 
 @cache
 def _pages() -> Environment:
-    return _environment(autoescape=True)
+    return _environment(autoescape=True, finalize=shown)
 
 
 @cache

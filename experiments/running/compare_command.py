@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.running.printing import print_table
+from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
 
 
@@ -25,12 +25,12 @@ def compare(parsed: argparse.Namespace, console: Console) -> int:
     rows = found.table()
     table = Table(box=SIMPLE)
     for name in rows.columns:
-        table.add_column(escape(name.replace("_", " ")), overflow="fold")
+        table.add_column(plain(name.replace("_", " ")), overflow="fold")
     for row in zip(*(rows[name].tolist() for name in rows.columns), strict=True):
-        first, *others = (escape(str(cell)) for cell in row)
-        table.add_row(first.replace("_", " "), *others)
+        first, *others = row
+        table.add_row(plain(str(first).replace("_", " ")), *map(plain, others))
     print_table(console, table)
     if parsed.output:
         for path in found.save(parsed.output, *parsed.metrics):
-            console.print(f"  {path}", markup=False, soft_wrap=True)
+            console.print(place(path), soft_wrap=True)
     return 0

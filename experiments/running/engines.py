@@ -99,7 +99,7 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
     text = log_path.read_text()
     status = run_status(text, environment)
     if status != COMPLETED:
-        plain = re.sub(r"\x1b\[\d*m", "", text)
+        plain = re.sub(r"\x1b\[[\d;]*m", "", text)
         errors = re.findall(r"ERROR\s*:\s*(.*)", plain) or plain.splitlines()[-1:]
         said = errors[0].strip() if errors else "no output"
         raise RunFailedError(f"the run ended as {status}, see {log_path}: {said}")

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.running.parser import called
 from experiments.studies.catalogue import STUDIES
 from pfl_flower.run.presets import description, preset_names
 from pfl_flower.run.tables import TABLES
+from pfl_flower.support.console import plain
 
 
 def show_names(parsed: argparse.Namespace, console: Console) -> int:
@@ -34,5 +34,5 @@ def _show(console: Console, title: str, heading: str, entries: Mapping[str, str]
     table.add_column("name", no_wrap=True)
     table.add_column(heading)
     for name, text in entries.items():
-        table.add_row(escape(name), escape(text))
+        table.add_row(plain(name), plain(text))
     console.print(table)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from experiments.running.engines import run_once
 from experiments.running.options import Options
@@ -22,6 +23,7 @@ from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
+from pfl_flower.support.console import place, plain
 from pfl_flower.support.versions import commit
 
 PRESET_SEEDS = (1,)
@@ -78,17 +80,18 @@ def final_metrics(config: RunConfig) -> dict[str, float]:
 
 def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print metrics, checks and where the files are."""
-    table = Table(title=str(summary["experiment"]))
+    table = Table(title=plain(summary["experiment"]))
     for column in ("metric", "mean", "std"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric, value in summary["metrics"].items():
-        table.add_row(metric, f"{value['mean']:.4g}", f"{value['std']:.2g}")
+        table.add_row(plain(metric), f"{value['mean']:.4g}", f"{value['std']:.2g}")
     console.print(table)
     for check in summary["checks"]:
-        word = "[green]passed[/]" if check["passed"] else "[red]FAILED[/]"
+        word = Text("passed", "green") if check["passed"] else Text("FAILED", "red")
         shown = check["value"]
         shown = f"{shown:.4g}" if isinstance(shown, float) else shown
-        console.print(f"{word}  {check['name']} = {shown}, expected {check['expected']}")
+        said = plain(f"{check['name']} = {shown}, expected {check['expected']}")
+        console.print(word.append("  ").append_text(said))
     if summary.get("control"):
         every, some = "every claim of success failed, as it must", "a claim of success held"
         console.print(f"control, nobody attacks: {every if summary['passed'] else some}")
@@ -98,7 +101,7 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         console.print(f"steps of rho are {', '.join(summary['behaviour'])}")
     for path in sorted(folder.iterdir()):
         if path.is_file() and not path.name.startswith("."):
-            console.print(f"  {path}", soft_wrap=True)
+            console.print(place(path), soft_wrap=True)
 
 
 def finished(config: RunConfig, options: Options) -> bool:

@@ -11,6 +11,7 @@ from rich.console import Console
 from experiments.running.options import Options, check_keys, parse_seeds, parse_settings
 from experiments.studies.catalogue import STUDIES, check_names
 from pfl_flower.run.presets import preset, preset_names
+from pfl_flower.support.console import place
 from pfl_flower.support.errors import ConfigError
 
 
@@ -42,7 +43,7 @@ def report_studies(parsed: argparse.Namespace, console: Console) -> int:
     from experiments.report.command import report
 
     for path in report(output, names, console):
-        console.print(f"  {path}", markup=False, soft_wrap=True)
+        console.print(place(path), soft_wrap=True)
     return 0
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.running.options import SWEPT, parse_over, parse_seeds, parse_settings
@@ -16,6 +15,7 @@ from experiments.running.printing import print_table
 from pfl_flower.run.grid import cells
 from pfl_flower.run.metrics import spread, telling
 from pfl_flower.run.presets import preset, preset_names
+from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.plugins import shown
 
@@ -58,7 +58,7 @@ def sweep(parsed: argparse.Namespace, console: Console) -> int:
     written = [folder / "sweep.csv", *save(found.plot(), folder, "sweep")]
     show(found, console)
     for path in written:
-        console.print(f"  {path}", markup=False, soft_wrap=True)
+        console.print(place(path), soft_wrap=True)
     return int(not found.passed)
 
 
@@ -74,15 +74,15 @@ def show(found: Sweep, console: Console) -> None:
     for point, members in found.points():
         cells_of = [rows[i] for i in members]
         measured = [spread([one[name] for one in cells_of if name in one]) for name in metrics]
-        settings = [escape(shown(value)) for value in point.values()]
-        table.add_row(*settings, str(len(members)), *measured)
+        settings = [plain(shown(value)) for value in point.values()]
+        table.add_row(*settings, plain(len(members)), *map(plain, measured))
     print_table(console, table)
     for i, row in enumerate(rows):
         if not row["passed"]:
             where = ", ".join(f"{key} = {shown(row.get(key, ''))}" for key in found.keys)
             why = found.errors.get(i, "a check failed, see its summary.json")
-            console.print(f"{where}, seed {row['seed']}: {why}", markup=False, style="red")
-    console.print(f"{found!r}", markup=False)
+            console.print(plain(f"{where}, seed {row['seed']}: {why}", "red"))
+    console.print(plain(repr(found)))
 
 
 def _settings(parsed: argparse.Namespace) -> dict[str, object]:

@@ -18,8 +18,8 @@ from rich.text import Text
 from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
 from experiments.studies.study import find_study, run_study
-from pfl_flower.support.errors import one_line
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.foreign_text import one_line
 
 ERROR_FILE = "error.txt"
 """In a study's folder: why its last run broke off, in one line, and the traceback."""

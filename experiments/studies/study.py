@@ -197,7 +197,7 @@ def _measured(
     if kept is not None:
         console.print(f"{study.name}, seed {seed}: kept from before")
         return kept
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(f"{study.name}, seed {seed}")
 

@@ -34,6 +34,7 @@ from pfl_flower.data.image_sets import read_images
 from pfl_flower.data.vgg import LEAST_PIXELS
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import write_json
+from pfl_flower.support.console import place
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import data_folder
 from pfl_flower.support.versions import commit, versions
@@ -133,7 +134,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         if made not in (None, json.dumps(asdict(recipe))):
             raise ConfigError(f"--output {output}: made by another recipe; --fresh replaces it")
         if made and not stopped:
-            console.print(f"kept from before: {output}", soft_wrap=True)
+            console.print("kept from before:", place(output), soft_wrap=True)
             return 0
     report = train(images, recipe, output, device=device, console=console)
     text = f"test accuracy {report['test_accuracy']:.4f}, epochs: {recipe.epochs}"
@@ -141,7 +142,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         text += f", a reduced schedule: {EPOCHS['cuda']} are a full one"
     console.print(text)
     for path in (output, output.with_suffix(".json")):
-        console.print(f"  {path}", soft_wrap=True)
+        console.print(place(path), soft_wrap=True)
     return 0
 
 

@@ -12,6 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pfl_flower.support.foreign_text import cell as csv_cell
+from pfl_flower.support.foreign_text import from_cell, one_line
+
 Column = NDArray[Any]
 SHOWN_ROWS = 12
 """Rows of a longer table that are printed: half from the top, half from the end."""
@@ -54,9 +57,10 @@ class Table:
     def from_csv(cls, text: str) -> Self:
         """Return the table of a CSV text with a header; columns without any entry are left out."""
         reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows = [{name: _value(cell) for name, cell in row.items() if cell} for row in reader]
+        names = {name: from_cell(name) for name in reader.fieldnames or ()}
+        rows = [{names[name]: _value(cell) for name, cell in row.items() if cell} for row in reader]
         filled = {name for row in rows for name in row}
-        return cls.from_rows(rows, [name for name in reader.fieldnames or () if name in filled])
+        return cls.from_rows(rows, [name for name in names.values() if name in filled])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -98,11 +102,15 @@ class Table:
         return [(dict(zip(names, values, strict=True)), rows) for values, rows in found.items()]
 
     def to_csv(self) -> str:
-        """Return the table as CSV: numbers to the last digit, empty cells for what is absent."""
+        """Return the table as CSV: numbers to the last digit, empty cells for what is absent.
+
+        A quote stands before text that a spreadsheet would compute; ``from_csv`` takes it away.
+        """
         buffer = io.StringIO(newline="")
         writer = csv.DictWriter(buffer, self.columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows())
+        writer.writerow({name: _written(name) for name in self.columns})
+        for row in self.rows():
+            writer.writerow({name: _written(value) for name, value in row.items()})
         return buffer.getvalue()
 
     def to_pandas(self) -> Any:
@@ -117,7 +125,7 @@ class Table:
 
     def __str__(self) -> str:
         """Return the table as it is printed: a long one without its middle."""
-        lines = [list(self.columns), *self._shown()]
+        lines = [self._heads(), *self._shown()]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         left = [self[name].dtype == object for name in self.columns]
         return "\n".join(
@@ -138,7 +146,10 @@ class Table:
             return f"<tr>{inner}</tr>"
 
         body = "".join(line(cells, "td") for cells in self._shown())
-        return f"<table>{line(self.columns, 'th')}{body}</table>"
+        return f"<table>{line(self._heads(), 'th')}{body}</table>"
+
+    def _heads(self) -> list[str]:
+        return [one_line(name) for name in self.columns]
 
     def _shown(self) -> list[list[str]]:
         rows = list(range(len(self)))
@@ -169,7 +180,11 @@ def _value(cell: str) -> bool | int | float | str:
             return kind(cell)
         except ValueError:
             continue
-    return cell
+    return from_cell(cell)
+
+
+def _written(value: Any) -> Any:
+    return csv_cell(value) if isinstance(value, str) else value
 
 
 def _empty(value: Any) -> bool:
@@ -179,4 +194,4 @@ def _empty(value: Any) -> bool:
 def _text(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return "" if value != value else f"{value:.4g}"
-    return str(value)
+    return one_line(value)

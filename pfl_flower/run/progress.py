@@ -15,7 +15,7 @@ from pfl_flower.run.rounds import Watch
 def round_bar(console: Console, title: str, total: int) -> Iterator[Watch]:
     """Show a bar of ``total`` rounds while the body runs, which tells it of each round."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[measured]}"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.foreign_text import cell
 
 Row = Mapping[str, float | int | str | None]
 """What is said of a round; an entry that is None, or absent, is an empty cell."""
@@ -143,6 +144,8 @@ def _line(cells: Mapping[str, str]) -> str:
 def _cell(value: float | int | str | None) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return cell(value)
     return repr(value) if isinstance(value, float) else str(value)
 
 

@@ -21,8 +21,9 @@ from pfl_flower.run.metrics import telling
 from pfl_flower.run.outcome import SUMMARY_FILE
 from pfl_flower.run.results import write_json
 from pfl_flower.run.rounds import numbers
-from pfl_flower.support.errors import ConfigError, one_line
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.workers import Done, Task, in_processes
 
 if TYPE_CHECKING:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from pfl_flower.support.foreign_text import one_line
 
-class ConfigError(ValueError):
+LONGEST = 2000
+"""Characters of a message: some list all that would be right."""
+
+
+class _OneLine(Exception):
+    """An error whose message is one line, whatever is quoted in it."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message), LONGEST))
+
+
+class ConfigError(_OneLine, ValueError):
     """A configuration that cannot be run: one line with the key, the value and what is right."""
 
 
-class DataError(ValueError):
+class DataError(_OneLine, ValueError):
     """The data cannot be had, or cannot serve the run: one line that says why."""
 
 
-class RunFailedError(RuntimeError):
+class RunFailedError(_OneLine, RuntimeError):
     """A run did not finish."""
 
 
-class NodesMissingError(RuntimeError):
+class NodesMissingError(_OneLine, RuntimeError):
     """Fewer nodes than the run needs came within the time limit."""
-
-
-def one_line(error: BaseException) -> str:
-    r"""Return the error's kind and the first line of what it says.
-
-    >>> one_line(ValueError("too small\nat line 3"))
-    'ValueError: too small'
-    """
-    said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__

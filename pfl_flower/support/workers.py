@@ -27,7 +27,8 @@ from typing import IO, Any
 
 import cloudpickle
 
-from pfl_flower.support.errors import ConfigError, one_line
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.foreign_text import one_line
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 Task = tuple[Callable[..., Any], tuple[Any, ...]]

@@ -18,9 +18,11 @@ from typing import Any, TypeVar, cast
 
 from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.logger import log
+from flwr.common.logger import log as flowers_log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from pfl_flower.support.foreign_text import one_line
 
 __all__ = [
     "CLIENT_APP_RAISED",
@@ -43,7 +45,15 @@ NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
 CLIENT_APP_RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 """The code of the error reply of a node whose ClientApp raised."""
 
+LONGEST_LINE = 2000
+"""Characters of a line in the log."""
+
 Object = TypeVar("Object")
+
+
+def log(level: int, message: str, *values: object) -> None:
+    """Log one line as Flower does, in which every character shows, whoever wrote the values."""
+    flowers_log(level, "%s", one_line(message % values if values else message, LONGEST_LINE))
 
 
 def identify_process(run: int) -> None:

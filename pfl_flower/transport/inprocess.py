@@ -2,8 +2,8 @@
 
 The same ServerApp and ClientApp objects run on it. Messages and states are copied at every
 boundary, all but the bytes of their arrays, which nobody can change: so a node can mutate neither
-the server's memory nor another node's. A client's exception becomes the error reply that Flower's
-simulation sends, and its change of state is dropped.
+the server's memory nor another node's. A client's exception becomes an error reply with the code
+that Flower's simulation gives it, and its change of state is dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.run.keys import Scalar
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.flower_internals import (
     CLIENT_APP_RAISED,
     NODE_UNAVAILABLE,
@@ -136,8 +137,8 @@ class InProcessGrid(Grid):
             reply = copied(self.client_app(delivered, context))
             self.contexts[node] = context
         except (Exception, SystemExit) as error:
-            log(ERROR, "node %d: %s: %s", node, type(error).__name__, error)
-            reason = f"{type(error)}:<'{error}'>"
+            reason = one_line(error)
+            log(ERROR, "node %d: %s", node, reason)
             failed = Error(CLIENT_APP_RAISED, reason)
             reply = Message(failed, reply_to=copied(message))
         return self._sign(reply)

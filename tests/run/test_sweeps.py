@@ -148,7 +148,10 @@ def test_a_plug_in_of_other_code_is_run_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "jobs", "why"),
-    [(broken, 1, "ValueError: first line"), (lost, 2, "its process ended: exit code 5")],
+    [
+        (broken, 1, "ValueError: first line second line"),
+        (lost, 2, "its process ended: exit code 5"),
+    ],
 )
 def test_a_cell_that_breaks_off_is_a_row_and_the_others_are_run(
     rule: Callable[[Tensor], Tensor], jobs: int, why: str, tmp_path: Path

@@ -44,7 +44,7 @@ def test_each_task_ends_by_itself_and_none_takes_another_with_it() -> None:
     assert {i: one.value for i, one in done.items() if not one.error} == {0: 8, 4: 11, 5: 27}
     assert {i: one.error for i, one in done.items() if one.error} == {
         1: "its process ended: exit code 7",
-        2: "ValueError: first line",
+        2: "ValueError: first line second line",
         3: f"its process ended: signal {signal.SIGKILL.value}",
     }
     assert "second line" in done[2].trace
