@@ -95,5 +95,5 @@ def test_the_library_as_readme_shows_it(tmp_path: Path, monkeypatch: pytest.Monk
     result, grid = names["result"], names["grid"]
     assert result.rho.shape == (650,)  # type: ignore[attr-defined]
     assert len(result.rounds["round"]) == 3  # type: ignore[attr-defined]
-    assert len(grid.table()) == 12  # type: ignore[attr-defined]
+    assert len(grid.table()) == 6  # type: ignore[attr-defined]
     assert (tmp_path / "sweep").is_dir()

@@ -2,13 +2,14 @@
 
 Claim: with ``h = ghat + (rho_t - target)/eta``, Equation 6's minimiser over GRAD(rho_t) is h for
 squared l2 and ``h min(1, lam/||h||)`` for l2 and smooth l2. Measured: for random rounds, how far
-the report is from the minimiser that SciPy's SLSQP finds for Equation 6 knowing nothing of
-projections, and whether any of a thousand random plausible reports does better.
+the report can be from Equation 6's minimiser by the KKT conditions, which know nothing of
+projections, and whether any of a thousand random plausible reports does better. No solver is asked:
+on these problems SciPy's SLSQP ends with a failed line search one time in five, up to 2e-8 outside
+the ball, at other points on other processors.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from scipy.optimize import minimize
 from torch import Tensor
 
 from experiments.studies.study import Result, Setting, Study
@@ -29,10 +29,12 @@ from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.seeding import generator
 
 INSTANCES, RIVALS, DIM = 40, 1000, 6
+TOLERANCE = 1e-12
+"""On a report of length 1: its entries are rounded after differences over a step of 0.1 or more."""
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """Return, per regulariser, the worst distance to SLSQP's minimiser and the best rival."""
+    """Return, per regulariser, the worst distance to the minimiser and the best rival."""
     metrics: dict[str, float] = {}
     excess: dict[str, list[float]] = {}
     for name in REGULARIZERS:
@@ -49,7 +51,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 def _instance(
     regularizer: Regularizer, setting: Setting, draw: torch.Generator
 ) -> tuple[float, list[float]]:
-    """Return the relative gap to SLSQP's minimiser, and the excess distances of the rivals."""
+    """Return the relative gap to the minimiser, and the excess distances of the rivals."""
     rho, target, others, past = torch.randn((4, DIM), generator=draw, dtype=torch.float64)
     eta = float(torch.rand((), generator=draw, dtype=torch.float64)) + 0.1
     # So that one half of the instances needs the projection and the other half does not.
@@ -65,34 +67,40 @@ def _instance(
     def distance(gradient: Tensor) -> float:
         return float(torch.linalg.vector_norm(rho - eta * (others + gradient) - target))
 
-    best = _slsqp(regularizer, rho, eta, others, target)
-    gap = float(torch.linalg.vector_norm(report - best) / (1 + torch.linalg.vector_norm(best)))
+    slope = _slope(report, rho, eta, others, target)
+    gap = _gap(slope, report, regularizer.radius) / (1 + float(torch.linalg.vector_norm(report)))
     rivals = torch.randn((RIVALS, DIM), generator=draw, dtype=torch.float64)
     rivals = regularizer.project(report + shrink * rivals * past.abs())
     return gap, [distance(rival) - distance(report) for rival in rivals]
 
 
-def _slsqp(
-    regularizer: Regularizer, rho: Tensor, eta: float, others: Tensor, target: Tensor
-) -> Tensor:
-    wanted = ((rho - target) / eta - others).numpy()
-    ball = {"type": "ineq", "fun": lambda g: regularizer.radius**2 - g @ g, "jac": lambda g: -2 * g}
-    found = minimize(
-        lambda g: 0.5 * ((g - wanted) ** 2).sum(),
-        np.zeros(len(wanted)),
-        jac=lambda g: g - wanted,
-        method="SLSQP",
-        constraints=[] if math.isinf(regularizer.radius) else [ball],
-        options={"maxiter": 1000, "ftol": 1e-16},
-    )
-    return torch.from_numpy(found.x)
+def _slope(report: Tensor, rho: Tensor, eta: float, others: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient of ``f(g) = ||rho - eta (others + g) - target||^2 / (2 eta^2)``."""
+    leaf = report.clone().requires_grad_()
+    distance = ((rho - eta * (others + leaf) - target) ** 2).sum() / (2 * eta**2)
+    (slope,) = torch.autograd.grad(distance, leaf)
+    return slope
+
+
+def _gap(slope: Tensor, report: Tensor, radius: float) -> float:
+    """Return at most how far a report is from the minimiser of f over ``||g|| <= radius``.
+
+    The Hessian of f is 1. With ``e = grad f(g) + mu g`` for some ``mu >= 0``, g minimises
+    ``f - <e, .>`` over the ball through g, and f has its minimiser there within ``||e||`` of g. On
+    the ball of the given radius it is at most the difference of the radii farther away.
+    """
+    norm = torch.linalg.vector_norm(report)
+    mu = (-(slope @ report) / (norm**2).clamp(min=1e-300)).clamp(min=0.0)
+    inside = torch.linalg.vector_norm(slope) + (norm - radius).clamp(min=0.0)
+    on_the_sphere = torch.linalg.vector_norm(slope + mu * report) + (norm - radius).abs()
+    return float(torch.minimum(inside, on_the_sphere))
 
 
 SUCCESS = tuple(
     claim
     for name in REGULARIZERS
     for claim in (
-        Claim(f"gap_{name}", at_most(1e-6), f"{name}: gap to SLSQP"),
+        Claim(f"gap_{name}", at_most(TOLERANCE), f"{name}: gap to the minimiser"),
         Claim(f"rival_{name}", at_least(-1e-12), f"{name}: best rival"),
     )
 )
@@ -123,7 +131,7 @@ STUDY = Study(
         "target (Equation 6)."
     ),
     words=lambda m: (
-        f"A solver that knows nothing of projections finds the same report to "
+        f"The optimality conditions bound its distance to the minimiser by "
         f"{m.high('gap_*'):.0e}; the best of the random plausible reports leaves rho "
         f"{m.low('rival_*'):.0e} farther from the target."
     ),

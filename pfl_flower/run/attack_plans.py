@@ -121,9 +121,7 @@ def _plan(problem: Problem, shift: int, allies: int) -> Plan:
     if unattained and problem.config.attack_model == "exact":
         # Lemma 15's model only comes close. Its data are made for where it holds rho itself.
         population = problem.population(honest_users(problem))
-        near = equilibrium(population, attack_models=model.repeat(allies, 1), start=rho)
-        rho = near.rho
-        gradient = allies * coupling.grad_rho(rho, model)
+        rho = equilibrium(population, attack_models=model.repeat(allies, 1), start=rho).rho
     reported = nearest_gradient(coupling, rho, model, gradient / allies)
     return Plan(rho, model, reported, converted.residual)
 

@@ -157,6 +157,10 @@ class _Shared:
         # Everybody at a kink of l2 where L_n is flat: nothing but tiny is left to divide by.
         ridge = RIDGE * hessian.diagonal().mean() + torch.finfo(hessian.dtype).tiny
         step: Tensor = torch.linalg.solve(hessian + ridge * identity, point.gradient)
+        if not bool(point.gradient @ step > 0):
+            # Where an envelope is straight its curvature is what rounding left, of either sign.
+            values, vectors = torch.linalg.eigh(hessian)
+            step = vectors @ ((vectors.T @ point.gradient) / values.abs().clamp(min=ridge))
         # An envelope of l2 is straight towards its user, and a Newton step along it has no length.
         reach = torch.linalg.vector_norm(point.rho - point.theta, dim=-1).max()
         return shortened(step, reach)

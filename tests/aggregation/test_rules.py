@@ -13,12 +13,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation.combination import combine, total
 from pfl_flower.aggregation.rows import Rows
-from pfl_flower.aggregation.rules import (
-    bind,
-    mixed,
-    multi_krum,
-    trimmed_mean,
-)
+from pfl_flower.aggregation.rules import bind, mixed, multi_krum, trimmed_mean
 from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated
 from pfl_flower.support.seeding import generator
 from tests.support import reference_rules
@@ -144,8 +139,8 @@ def test_finite_rows_never_silence_the_others(data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", [name for name in AGGREGATIONS if name != "sum"])
 @pytest.mark.parametrize("seed", range(4))
 def test_rules_agree_with_slow_ones(name: str, count: int, seed: int) -> None:
-    # The geometric median is smoothed, by 1e-4 of the spread.
-    tolerance = 1e-4 if name == "geometric-median" else 1e-12
+    # The geometric median is where an iteration rests that gains a digit in some ten steps.
+    tolerance = 1e-9 if name == "geometric-median" else 1e-12
     rows = sample(seed, count)
     slow = getattr(reference_rules, name.replace("-", "_"))
     expected = torch.from_numpy(np.asarray(slow(rows.numpy(), F)))

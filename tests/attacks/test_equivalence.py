@@ -87,7 +87,8 @@ def test_squared_l2_attains_any_gradient():
 def test_l2_attains_its_sphere():
     target, gradient = normal(5, seed=1), 1.3 * unit(5, seed=2)
     made = model_from_gradient(L2(lam=1.3), target, gradient)
-    assert made.residual <= 1e-15
+    # A few roundings of five entries.
+    assert made.residual <= 1e-14
     assert norm(made.value - target) == pytest.approx(1.0)
     assert float((target - made.value) @ gradient) == pytest.approx(1.3)
 

@@ -27,6 +27,22 @@ def step(problem: Problem, users: tuple[int, ...], state: RecordDict, round: int
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize(("round", "lr"), [(1, 0.08), (2, 0.04), (3, 0.02), (4, 0.015), (9, 0.015)])
+def test_the_step_of_a_round_is_local_lr_decayed_from_round_1(
+    solver: str, round: int, lr: float
+) -> None:
+    schedule = {"local_lr": 0.08, "local_lr_decay": 0.5, "local_lr_floor": 0.015}
+    problem = build_problem(configure(local_solver=solver, points_per_user="50", **schedule))
+    theta = problem.local_start((2,))
+    gradient = problem.population((2,)).gradient(theta)
+    gradient = gradient - problem.regularizer.grad_rho(problem.initial, theta)
+    # The first step of Adam is a sign, up to its epsilon of 1e-8 in the gradient.
+    direction = gradient.sign() if solver == "adam" else gradient
+    moved = step(problem, (2,), RecordDict(), round) - theta
+    torch.testing.assert_close(moved, -lr * direction, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
 @pytest.mark.parametrize("others", [(1, 2), (0, 1, 2), (1, 3), (2, 3), (3,)])
 def test_users_keep_their_models_and_new_ones_start_anew(
     solver: str, others: tuple[int, ...]

@@ -116,6 +116,8 @@ def test_of_several_minima_no_random_start_finds_a_lower_one() -> None:
         minimize(loss, 20 * torch.randn(shape, generator=draw).double().numpy().ravel(), jac=True)
         for _ in range(10)
     ]
+    # They rest, whatever the solver says: LOSS differs by 1,000 between start and end.
+    assert max(np.linalg.norm(end.jac) for end in ends) <= 1e-3
     assert min(end.fun for end in ends) >= lowest - 1e-6 * abs(lowest)
     assert max(end.fun for end in ends) > lowest + 1
 
@@ -147,9 +149,11 @@ def test_descent_on_the_sphere_finds_the_worst_direction(radius: float) -> None:
     # min g^T u + r u^T H u on the sphere: (2 r H + 2 r mu) u = -g with H + mu >= 0 and ||u|| = 1.
     low = -float(values[0]) + 1e-12
     mu = brentq(lambda mu: float(shift(mu).norm()) - 1, low, low + 1e9)
-    exact = pull @ shift(mu) + radius * shift(mu) @ (values * shift(mu))
-    assert float(found) >= float(exact) - 1e-9 * abs(float(exact))
-    assert float(found) <= float(exact) + 0.02 * abs(float(exact))
+    # Whatever mu > -H is, by weak duality nothing on the sphere is below this.
+    bound = float(pull @ shift(mu) + radius * (shift(mu) @ ((values + mu) * shift(mu)) - mu))
+    assert float(found) >= bound - 1e-9 * abs(bound)
+    # The descent turns by no less than 0.025 at a time: a square of that is left.
+    assert float(found) <= bound + 0.025**2 * abs(bound)
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.3, 1.0, 10.0])

@@ -14,13 +14,15 @@ from torch import Tensor
 from clients.honest import HonestClient
 from clients.poisoned import PoisonedClient
 from pfl_flower import client_app, server_app
+from pfl_flower.attacks.equivalence import honest_sum
 from pfl_flower.attacks.model import ModelAttackState
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.poisoning.repeated import repeated
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.client_app import node_clients
+from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.at_equilibrium import attacked_equilibrium
-from pfl_flower.run.attack_plans import fabricate, plan, reach
+from pfl_flower.run.attack_plans import fabricate, honest_users, plan, reach
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers.equilibrium import equilibrium
@@ -45,7 +47,8 @@ def run(folder: Path, **changes: Any) -> dict[str, float]:
 def test_the_three_attacks_hold_the_target_of_squared_l2(
     dataset: str, attack: str, tmp_path: Path
 ) -> None:
-    found = run(tmp_path, dataset=dataset, attack=attack, rounds=80)
+    # The slowest, data of synthetic-logistic, gains a digit in eleven rounds: 5e-8 after 80.
+    found = run(tmp_path, dataset=dataset, attack=attack, rounds=100)
     assert found["distance_to_target"] < REACHED
     assert found["equilibrium_distance_to_target"] < REACHED
     assert found["equilibrium_gap"] < REACHED
@@ -70,8 +73,28 @@ def test_the_three_attacks_share_a_limit_where_the_target_is_out_of_reach(
     honest = equilibrium(problem.population((0, 1, 2, 3))).rho
     assert float(torch.linalg.vector_norm(honest - gradient)) > 1e-3
     assert torch.equal(gradient, reach(problem, 4).rho)
-    assert torch.allclose(model, gradient, atol=1e-6)
-    assert torch.allclose(data, model, atol=1e-8)
+    # Epsilon over the curvature, and the tolerance of two equilibria.
+    assert torch.allclose(model, gradient, rtol=0, atol=5e-6)
+    assert torch.allclose(data, model, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("strategic", ["4", "3,4"])
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("dataset", ["synthetic-linear", "synthetic-logistic"])
+def test_data_are_made_for_where_the_honest_sum_cancels_their_gradient(
+    dataset: str, regularizer: str, strategic: str
+) -> None:
+    """Of Lemma 15's model that is where it holds rho itself, not the limit that it comes near."""
+    problem = build_problem(
+        configure(dataset=dataset, regularizer=regularizer, strategic_users=strategic)
+    )
+    made, limit = plan(problem, 4), reach(problem, 4)
+    others = honest_sum(problem.population(honest_users(problem)), made.rho)
+    pull = problem.config.allies(4) * made.gradient
+    # The equilibrium's tolerance is 1e-9, a local solve's 1e-10; the limit misses by 1e-6.
+    assert float(torch.linalg.vector_norm(others.value + pull)) <= 3e-9
+    moved = float(torch.linalg.vector_norm(made.rho - limit.rho))
+    assert (moved > 1e-7) == (regularizer == "smooth-l2")
 
 
 class Idle:

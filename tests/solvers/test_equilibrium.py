@@ -11,11 +11,14 @@ from pfl_flower.attacks.reachable import reachable_limit
 from pfl_flower.objective.losses import Logistic
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import SmoothL2
+from pfl_flower.solvers import equilibrium as equilibrium_newton
 from pfl_flower.solvers.equilibrium import Equilibrium, equilibrium
 from pfl_flower.solvers.population import Population
 from tests.support import problems, reference
 
 SMOOTH = ["squared-l2", "smooth-l2"]
+ALLOWED = 2 * reference.SMOOTHING
+"""Most of it is for the smoothing of l2, whatever the regulariser."""
 
 
 def norm(vector: Tensor) -> float:
@@ -70,8 +73,8 @@ class TestAgainstScipy:
         assert answer.residual <= 1e-9
         assert answer.local_residual <= 1e-10
         expected, thetas = reference.joint_minimum(users, name, lam)
-        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=1e-6)
-        torch.testing.assert_close(answer.theta, thetas, rtol=0, atol=1e-6)
+        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=ALLOWED)
+        torch.testing.assert_close(answer.theta, thetas, rtol=0, atol=ALLOWED)
         check_first_order(answer, users, name, lam)
 
     def test_model_attack(self, case: problems.LossCase, name: str) -> None:
@@ -80,7 +83,7 @@ class TestAgainstScipy:
         answer = equilibrium(population, attack_models=models)
         assert answer.converged
         expected, _ = reference.joint_minimum(users, name, 1.0, attack_models=models)
-        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=ALLOWED)
         attack = sum(
             reference.gradient(lambda rho, m=m: reference.coupling(name, 1.0, rho, m), answer.rho)
             for m in models
@@ -94,7 +97,7 @@ class TestAgainstScipy:
         answer = equilibrium(population, attack_gradient=attack)
         assert answer.converged
         expected, _ = reference.joint_minimum(users, name, 1.0, attack_gradient=attack)
-        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(answer.rho, expected, rtol=0, atol=ALLOWED)
         check_first_order(answer, users, name, 1.0, attack)
         assert norm(answer.rho - equilibrium(population).rho) > 0.05
 
@@ -158,6 +161,31 @@ def test_a_single_user_gets_its_own_optimum(case: problems.LossCase, name: str) 
         expected = reference.minimise(user.loss, torch.zeros_like(answer.rho))
         torch.testing.assert_close(answer.rho, expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(answer.theta[0], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rounding", [-3.0, 3.0])
+@pytest.mark.parametrize("case", problems.LOSSES)
+def test_a_straight_envelope_is_left_whatever_sign_rounding_gives_its_curvature(
+    case: problems.LossCase, rounding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far from its user an envelope of l2 is straight, but for 1e-14 in which processors differ."""
+    exact = equilibrium_newton._envelope_hessian
+
+    def rounded(*arguments: Tensor) -> Tensor:
+        _, _, rho, theta, _ = arguments
+        hessian, z = exact(*arguments), rho - theta
+        if not bool(z.any()):
+            return hessian
+        unit = z / norm(z)
+        left = rounding * 1e-13 * hessian.diagonal().mean() - unit @ hessian @ unit
+        return hessian + left * torch.outer(unit, unit)
+
+    monkeypatch.setattr(equilibrium_newton, "_envelope_hessian", rounded)
+    for seed in range(41, 46):
+        population, _ = problems.small_population(
+            case, "l2", users=1, nu=0.02, seed=problems.generator(seed)
+        )
+        assert equilibrium(population).converged, seed
 
 
 @pytest.mark.parametrize("factor", [2.9, 3.1])

@@ -13,6 +13,7 @@ from pfl_flower.run.at_equilibrium import attacked_equilibrium, with_poison
 from pfl_flower.run.attack_plans import plan
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers import equilibrium_lbfgs
+from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 from pfl_flower.solvers.population import Population
 from tests.support import problems
@@ -20,19 +21,24 @@ from tests.support.runs import configure
 
 
 @pytest.mark.parametrize("regularizer", ["squared-l2", "smooth-l2"])
-def test_the_joint_minimum_is_the_equilibrium(regularizer: str) -> None:
-    for attack in ("data", "model"):
-        problem = build_problem(configure(attack=attack, regularizer=regularizer))
+@pytest.mark.parametrize("models", [0, 1, 2], ids=["data", "a model", "two models"])
+def test_the_joint_minimum_is_the_equilibrium(models: int, regularizer: str) -> None:
+    attack = "model" if models else "data"
+    problem = build_problem(configure(attack=attack, regularizer=regularizer))
+    options = {"tolerance": 1e-7, "max_iterations": 5000}
+    if models:
+        honest = problem.population((0, 1, 2, 3))
+        held = plan(problem, 4).attack_model
+        held = torch.stack([held, held.flip(0)])[:models]
+        exact = equilibrium(honest, attack_models=held)
+        found = joint_minimum(honest, attack_models=held, **options)
+    else:
         exact = attacked_equilibrium(problem)
-        if attack == "data":
-            found = joint_minimum(with_poison(problem), tolerance=1e-7, max_iterations=5000)
-        else:
-            models = plan(problem, 4).attack_model[None]
-            honest = problem.population((0, 1, 2, 3))
-            found = joint_minimum(honest, attack_models=models, tolerance=1e-7, max_iterations=5000)
-        assert found.converged
-        gap = float((found.rho - exact.rho).norm()) / (1 + float(exact.rho.norm()))
-        assert gap < 1e-5
+        found = joint_minimum(with_poison(problem), **options)
+    assert exact.converged
+    assert found.converged
+    gap = float((found.rho - exact.rho).norm()) / (1 + float(exact.rho.norm()))
+    assert gap < 1e-5
 
 
 def users() -> list[UserData]:
@@ -63,18 +69,24 @@ def test_the_joint_minimum_wants_a_smooth_convex_problem(
         joint_minimum(population)
 
 
-@pytest.mark.parametrize(("limit", "most"), [(2000, 300), (0, 1000)], ids=["factors", "widths"])
 def test_the_joint_minimum_does_not_mind_the_scale_of_features(
-    limit: int, most: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """L-BFGS in the coordinates of rho and theta misses this goal in 2,000 steps."""
-    monkeypatch.setattr(equilibrium_lbfgs, "FACTOR_LIMIT", limit)
+    """L-BFGS in the coordinates of rho and theta misses this goal in 4,000 steps."""
     population = Population(
         users(), model=Linear(inputs=12, outputs=3), loss=Softmax(), regularizer=SquaredL2(lam=0.5)
     )
-    seen: list[int] = []
-    found = joint_minimum(population, tolerance=1e-7, watch=lambda step, _: seen.append(step))
-    assert found.converged
-    assert max(found.residual, found.local_residual) < 1e-3
-    assert seen == list(range(1, found.iterations + 1))
-    assert found.iterations < most
+    steps = {}
+    for name, limit in (("factors", 2000), ("widths", 0)):
+        monkeypatch.setattr(equilibrium_lbfgs, "FACTOR_LIMIT", limit)
+        seen: list[int] = []
+        found = joint_minimum(
+            population, tolerance=1e-7, watch=lambda step, _, seen=seen: seen.append(step)
+        )
+        assert found.converged
+        assert max(found.residual, found.local_residual) < 1e-3
+        assert seen == list(range(1, found.iterations + 1))
+        steps[name] = found.iterations
+    # Processors differ by a fifth in what L-BFGS needs; factors halve it, widths take a tenth.
+    assert steps["widths"] < 1000
+    assert steps["factors"] < 0.75 * steps["widths"]

@@ -23,13 +23,18 @@ CASES = [
     (3, {2}, {7: "honest", 8: "auto"}, {7: (0, 1), 8: (2,)}, {2}),
     (3, {2}, {7: "honest", 8: "honest"}, {7: (0, 2), 8: (1,)}, set()),
     (4, {2, 3}, {5: "auto", 6: "auto", 7: "auto", 8: "auto"}, None, {2, 3}),
+    # However many users are strategic, a node is left to the honest ones.
+    (11, set(range(1, 11)), {7: "auto", 8: "auto"}, {7: (0,), 8: tuple(range(1, 11))}, None),
+    (11, set(range(10)), {7: "auto", 8: "auto"}, {7: (10,), 8: tuple(range(10))}, None),
+    (4, {1, 2, 3}, {5: "auto", 6: "auto", 7: "auto"}, {5: (0,), 6: (1, 3), 7: (2,)}, None),
+    (4, {1, 2, 3}, {5: "auto", 6: "honest", 7: "auto"}, {6: (0,), 5: (1, 3), 7: (2,)}, None),
 ]
 
 
 @pytest.mark.parametrize(("users", "strategic", "roles", "layout", "chosen"), CASES)
 def test_the_layout(users, strategic, roles, layout, chosen) -> None:  # type: ignore[no-untyped-def]
     roster = assign_users(users, strategic, roles)
-    assert roster.strategic == chosen
+    assert roster.strategic == (strategic if chosen is None else chosen)
     if layout is not None:
         assert roster.nodes == layout
     assert sorted(user for group in roster.nodes.values() for user in group) == list(range(users))

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import scipy.optimize
 import scipy.stats
+import torch
 from numpy.typing import NDArray
+
+from tests.support.reference import minimise
 
 Rows = NDArray[np.float64]
 
@@ -31,17 +33,17 @@ def trimmed_mean(rows: Rows, f: int) -> Rows:
 
 
 def geometric_median(rows: Rows, f: int) -> Rows:
-    """Minimise the sum of distances with SciPy, and from the best of the rows."""
-
-    def total(z: Rows) -> float:
-        return sum(distance(row, z) for row in rows)
-
-    def slope(z: Rows) -> Rows:
-        return np.sum([(z - row) / max(distance(row, z), 1e-300) for row in rows], axis=0)
-
-    start = np.mean(rows, axis=0)
-    found = scipy.optimize.minimize(total, start, jac=slope, method="BFGS").x
-    return min((*rows, found), key=total)
+    """Minimise the sum of distances: at a row that the others do not pull away, or between rows."""
+    for row in rows:
+        others = [other for other in rows if distance(row, other) > 0]
+        pull = np.sum([(other - row) / distance(row, other) for other in others], axis=0)
+        if distance(pull, np.zeros_like(row)) <= len(rows) - len(others):
+            return row
+    points = torch.from_numpy(rows)
+    found = minimise(
+        lambda z: torch.linalg.vector_norm(points - z, dim=1).sum(), points.mean(dim=0)
+    )
+    return found.numpy()
 
 
 def scores(rows: Rows, f: int) -> list[float]:

@@ -66,8 +66,9 @@ def test_inversion_comes_nearer_than_its_start_and_reports_what_bytes_reach(
     assert bool((found.distances < 0.9 * before).all())
     with torch.no_grad():
         again = network.embed(unit(found.images, torch.device("cpu")))
-    assert torch.allclose(again, found.embeddings, atol=1e-5)
-    assert torch.allclose(found.distances, relative_distance(again, wanted), atol=1e-5)
+    # Single precision through 13 layers, three images at once instead of two.
+    assert torch.allclose(again, found.embeddings, rtol=0, atol=1e-4 * float(again.abs().max()))
+    assert torch.allclose(found.distances, relative_distance(again, wanted), rtol=0, atol=1e-4)
     assert [step[0] for step in said] == [2] * 13 + [3] * 13
 
 

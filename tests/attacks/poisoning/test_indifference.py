@@ -20,13 +20,21 @@ from tests.support.small_games import CLASSIFIERS, aim_for, name, norm, normal
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("loss", CLASSIFIERS, ids=name)
-def test_projected_queries_are_indifferent(loss, bias):
+@pytest.mark.parametrize(
+    ("loss", "apart"),
+    [(Logistic(), 1.0), (Softmax(), 1.0), (Softmax(), 1e-6)],
+    ids=["two classes", "five classes", "four classes nearly the same"],
+)
+def test_projected_queries_are_indifferent(loss, apart, bias):
+    """Classes 1 to 4 can be nearly the same: one pass of Gram-Schmidt leaves 1e-10 of the first."""
     aim = aim_for(loss, free=6, bias=bias, classes=5)
+    rows = aim.theta.clone()
+    rows[1:] = rows[-1] + apart * (rows[1:] - rows[-1])
+    aim = replace(aim, attack_model=rows.reshape(-1))
     subspace = indifference_subspace(aim)
-    gram = subspace.normals @ subspace.normals.T
-    assert len(gram) == (4 if aim.model.outputs > 1 else 1)
-    torch.testing.assert_close(gram, gram.diagonal().diag(), rtol=0, atol=1e-12)
+    unit = torch.nn.functional.normalize(subspace.normals, dim=1)
+    assert len(unit) == (4 if aim.model.outputs > 1 else 1)
+    torch.testing.assert_close(unit @ unit.T, torch.eye(len(unit)).double(), rtol=0, atol=1e-14)
     points = normal(9, 6, seed=4)
     projected = subspace.project(points)
     queries = augment(projected) if bias else projected
@@ -36,7 +44,7 @@ def test_projected_queries_are_indifferent(loss, bias):
     torch.testing.assert_close(scores, torch.zeros_like(scores), rtol=0, atol=1e-12)
     torch.testing.assert_close(subspace.project(projected), projected, rtol=0, atol=1e-13)
     # Orthogonal: what the projection removed lies in span(y_a), as does the noise.
-    onto = torch.linalg.pinv(subspace.normals) @ subspace.normals
+    onto = unit.T @ unit
     for moved in (points - projected, subspace.noise(9, 0.3, generator=generator(0, "xi"))):
         torch.testing.assert_close(moved @ onto, moved, rtol=0, atol=1e-12)
     many = subspace.noise(50_000, 0.3, generator=generator(0, "xi"))
