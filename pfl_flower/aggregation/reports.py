@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.objective.radial import EDGE
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.vectors import finite
 
@@ -105,7 +106,7 @@ class RowCheck:
     """
 
     regularizer: Regularizer
-    rtol: float = 1e-6
+    rtol: float = EDGE
     max_norm: float = 0.0
 
     def fault(self, user: int, row: Tensor) -> Rejection:

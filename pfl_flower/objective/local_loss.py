@@ -71,6 +71,7 @@ class LocalLoss(WeightedPoints):
         if not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise ValueError("weights: expected non-negative finite numbers")
         total = weights.sum(dim=1)
+        # A mean over points that all weigh 0 is 0.
         tiny = torch.finfo(total.dtype).tiny
         scale = torch.ones_like(total) if reduction == "sum" else 1 / total.clamp(min=tiny)
         return cls(
@@ -97,6 +98,7 @@ class LocalLoss(WeightedPoints):
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
         if isinstance(self.model, TwoLayer):
             return self.model.backward(theta, self.features, self._slope) + 2 * self.nu * theta
+        # One backward pass for all users: a user's theta has no part in another's loss.
         if not isinstance(self.model, Linear):
             gradient: Tensor = torch.func.grad(lambda t: self.value(t).sum())(theta)
             return gradient
@@ -115,6 +117,7 @@ class LocalLoss(WeightedPoints):
         def sum_of(users: slice, part: LocalLoss) -> Tensor:
             scores = part.scores(theta[users])
             pulled = part.pull_back(self.loss.gradient(scores, part.labels))
+            # One tensor from each part: values go along as a column.
             return torch.cat([part._sum_of_values(scores)[:, None], pulled], dim=1)
 
         both = self.sum_parts(sum_of)
@@ -147,6 +150,8 @@ class LocalLoss(WeightedPoints):
 
     def hessian(self, theta: Tensor) -> Tensor:
         """``Hess L_n(theta_n)`` as dense matrices ``(k, d, d)``; linear models only."""
+        # diag(a) (x) Q Q^T fills the blocks on the diagonal, b b^T (x) Q Q^T is one product of the
+        # matrix with rows sqrt(w) b (x) Q with itself: neither makes a tensor (n, d, d).
         diagonal, rank_one = self.loss.factors(self.model.scores(theta, self.features))
         weight = self.point_weights[..., None]
         users, points, inputs = self.features.shape
@@ -183,6 +188,7 @@ class LocalLoss(WeightedPoints):
 
     def smoothness(self) -> Tensor:
         """Upper bound ``2 nu + s_n bound ||X^T W X||_2`` on each L_n's curvature, ``(k,)``."""
+        # A singular value decomposition of each user's features: once a run, for its step size.
         weight = self.point_weights.sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2

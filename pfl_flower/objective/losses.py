@@ -8,6 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+CERTAIN = 40
+"""Score beyond which softplus is taken for the identity: what that leaves out, e^-40, is below the
+last digit of 40 in double precision; at torch's default of 20 it is 2e-9, a step that a line search
+sees."""
+
 
 class PointLoss(ABC):
     """A convex loss of scores ``(..., n, c)`` against labels, and its derivatives in the scores."""
@@ -69,7 +74,7 @@ class Logistic(PointLoss):
 
     def values(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``softplus(-A s)``."""
-        return functional.softplus(-labels * scores[..., 0])
+        return functional.softplus(-labels * scores[..., 0], threshold=CERTAIN)
 
     def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return ``-A sigma(-A s)``."""
@@ -81,11 +86,12 @@ class Logistic(PointLoss):
 
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``a = sigma(s) sigma(-s)``."""
+        # Not p (1 - p), which is 0 from a score of 37 on, where p rounds to 1.
         return torch.sigmoid(scores) * torch.sigmoid(-scores), None
 
     @property
     def curvature_bound(self) -> float:
-        """1/4."""
+        """1/4, at a score of 0."""
         return 0.25
 
 
@@ -104,6 +110,7 @@ class Softmax(PointLoss):
 
     def values(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``logsumexp(s) - <y, s>``."""
+        # Largest score taken out first, or exp overflows from 710 on (89 in single precision).
         log_norm = torch.logsumexp(scores, dim=-1)
         if labels.is_floating_point():
             return log_norm - (labels * scores).sum(dim=-1)
@@ -114,6 +121,7 @@ class Softmax(PointLoss):
         probabilities = _softmax(scores)
         if labels.is_floating_point():
             return probabilities - labels
+        # One entry of each row changes: no one-hot matrix as large as the scores is made.
         minus_one = probabilities.new_full((), -1.0).expand((*labels.shape, 1))
         return probabilities.scatter_add_(-1, labels[..., None], minus_one)
 
@@ -130,7 +138,7 @@ class Softmax(PointLoss):
 
     @property
     def curvature_bound(self) -> float:
-        """1/2."""
+        """1/2, where two classes share all probability."""
         return 0.5
 
 

@@ -87,7 +87,8 @@ class Linear(Model):
 
 
 POINTS_AT_ONCE = 4096
-"""Points whose hidden units are held at a time while a gradient is summed."""
+"""Points whose hidden units are held at a time while a gradient is summed: 13 MB of 784 in single
+precision, in place of 188 MB for 60,000 points."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ class TwoLayer(Model):
             back = slope(scores, part)
             second_sum[..., :-1] += back.mT @ hidden
             second_sum[..., -1] += back.sum(dim=1)
+            # relu'(0) = 0, as torch has it.
             back = (back @ second[..., :-1]).masked_fill_(hidden == 0, 0.0)
             first_sum += back.mT @ points
         return gradient

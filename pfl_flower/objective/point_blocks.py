@@ -22,6 +22,7 @@ BLOCK = 2**20
 
 def pays(features: Tensor) -> bool:
     """Whether each user's ``features (k, n, q)`` are on the CPU and fill two blocks or more."""
+    # Of one user, not of all: a user's sums must not depend on who else is on the node.
     return features.is_cpu and features.shape[1] * features.shape[2] >= 2 * BLOCK
 
 
@@ -31,6 +32,7 @@ def block_slices(features: Tensor) -> list[tuple[slice, slice]]:
     >>> [points for _, points in block_slices(torch.empty((1, 5000, 500)))]
     [slice(0, 1667, None), slice(1667, 3334, None), slice(3334, 5000, None)]
     """
+    # As few blocks as BLOCK allows, and of equal sizes: a short last one would leave a thread idle.
     users, points, inputs = features.shape
     size = -(-points // -(-points * inputs // BLOCK))
     return [

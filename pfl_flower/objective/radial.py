@@ -21,6 +21,13 @@ from torch import Tensor
 
 from pfl_flower.objective.vectors import finite, length
 
+EDGE = 1e-6
+"""Relative width of the edge of GRAD, within which a norm counts as its radius.
+
+A projection ends on the sphere but for rounding: 3e-16 of the radius in double, and in single
+precision up to 3e-7 for the 7,850 parameters of MNIST.
+"""
+
 
 class UnattainableGradientError(ValueError):
     """The gradient is outside GRAD(rho), or on a part of its boundary that no theta attains."""
@@ -99,6 +106,7 @@ class Regularizer(ABC):
 
     def hessian_product(self, rho: Tensor, theta: Tensor, direction: Tensor) -> Tensor:
         """``(w I + (phi'' - w) u u^T) v``: the second derivative in theta times ``(..., d)``."""
+        # At z = 0, where u has no direction, phi'' = w but for l2, and u = 0 will do.
         z = rho - theta
         r = length(z)
         unit = z / r.clamp(min=torch.finfo(r.dtype).tiny)
@@ -106,8 +114,12 @@ class Regularizer(ABC):
         along = (self.second(r) - weight) * (unit * direction).sum(dim=-1, keepdim=True)
         return weight * direction + along * unit
 
-    def contains(self, gradient: Tensor, rtol: float = 1e-6) -> Tensor:
+    def contains(self, gradient: Tensor, rtol: float = EDGE) -> Tensor:
         """Whether each gradient is finite and lies in GRAD(rho), up to ``rtol`` of its radius.
+
+        Of many parameters in single precision up to ``eps sqrt(d)`` if that is more: what one
+        processor takes for the sphere another, which sums squares in another order, does not. At
+        623,000 parameters that was 3e-5.
 
         Returns
         -------
@@ -117,7 +129,8 @@ class Regularizer(ABC):
         if math.isinf(self.radius):
             return finite(gradient)
         norm = length(gradient)[..., 0]
-        return finite(gradient) & (norm <= self.radius * (1 + rtol))
+        wider = torch.finfo(norm.dtype).eps * math.sqrt(gradient.shape[-1])
+        return finite(gradient) & (norm <= self.radius * (1 + max(rtol, wider)))
 
     def project(self, gradient: Tensor) -> Tensor:
         """Orthogonal projection on GRAD(rho) (Proposition 1): ``g min(1, radius/||g||)``.
@@ -130,6 +143,7 @@ class Regularizer(ABC):
         if math.isinf(self.radius):
             return gradient.clone()
         norm = length(gradient)
+        # Inside the ball the factor is 1 to the bit, and nothing changes.
         return gradient * (self.radius / norm.clamp(min=self.radius))
 
     def attain(self, rho: Tensor, gradient: Tensor) -> Tensor:

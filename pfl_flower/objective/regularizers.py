@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.radial import Regularizer, UnattainableGradientError
+from pfl_flower.objective.radial import EDGE, Regularizer, UnattainableGradientError
 
 __all__ = ["L2", "Regularizer", "SmoothL2", "SquaredL2", "UnattainableGradientError"]
 
@@ -83,6 +83,7 @@ class L2(Regularizer):
 
     def weight(self, r: Tensor) -> Tensor:
         """``lam / r``, and 0 at ``r = 0``."""
+        # Both branches are computed: without the clamp the one that is not taken divides by 0.
         return torch.where(r > 0, self.lam / r.clamp(min=torch.finfo(r.dtype).tiny), 0.0)
 
     def second(self, r: Tensor) -> Tensor:
@@ -92,14 +93,13 @@ class L2(Regularizer):
     def attains(self, norm: Tensor) -> Tensor:
         """Return the whole closed ball: the sphere by any ``c > 0``, the inside by ``theta = rho``.
 
-        Norms within ``1e-6`` of lam count as the sphere, since a projection in floating point lands
-        there.
+        Norms within ``EDGE`` of lam count as the sphere, where projections in floating point land.
         """
-        return norm <= self.lam * (1 + 1e-6)
+        return norm <= self.lam * (1 + EDGE)
 
     def inverse_slope(self, slope: Tensor) -> Tensor:
         """``r = 1`` on the sphere (any positive r would do), 0 inside it."""
-        return (slope >= self.lam * (1 - 1e-6)).to(slope.dtype)
+        return (slope >= self.lam * (1 - EDGE)).to(slope.dtype)
 
     def envelope_smoothness(self, num_users: int) -> float:
         """``inf``: the constant is the sum of the losses' own, so none holds for all of them."""
@@ -128,6 +128,7 @@ class SmoothL2(Regularizer):
 
     def inverse_slope(self, slope: Tensor) -> Tensor:
         """``r = s / sqrt(lam^2 - s^2)``, factored so that it keeps its digits near the sphere."""
+        # Near lam the difference of squares has lost what lam - s, exact there, still has.
         return slope / torch.sqrt((self.lam - slope) * (self.lam + slope))
 
     def envelope_smoothness(self, num_users: int) -> float:

@@ -12,7 +12,7 @@ from pfl_flower.objective.models import Linear, Model, accuracy
 from pfl_flower.objective.sparse_features import Compressed
 
 SCORES_AT_ONCE = 2**21
-"""Scores, or hidden units, held at a time while many models are judged."""
+"""Scores, or hidden units, held at a time while many models are judged: 16 MiB in double."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def padded_size(points: int) -> int:
     >>> [padded_size(n) for n in (1, 10, 17, 500, 60000)]
     [1, 10, 18, 512, 61440]
     """
+    # Sizes keep their four leading binary digits: few stacks for users of many sizes.
     step: int = 2 ** max(0, int(math.log2(max(points, 1))) - 3)
     return math.ceil(points / step) * step
 
@@ -100,6 +101,7 @@ def _fill(
 def stack(users: Sequence[UserData], dtype: torch.dtype) -> list[Stack]:
     """Return datasets of any sizes as stacks, the smallest first."""
     by_size: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
+    # By size and then by row: an order that the data alone decide.
     for row, user in enumerate(users):
         weights = None if user.weights is None else user.weights[None]
         one = UserData(user.features[None], user.labels[None], weights)

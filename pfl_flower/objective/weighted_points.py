@@ -108,6 +108,7 @@ class WeightedPoints:
     def minibatch(self, index: Tensor, sizes: Tensor) -> Self:
         """Estimate from points ``index (k, b)``, unbiased when uniform among ``sizes (k,)``."""
         rows = torch.arange(self.users, device=index.device)[:, None]
+        # A sum over all of a user's points, estimated from b of them; padding is never drawn.
         stretch = (sizes / index.shape[1]).to(self.weights.dtype)[:, None]
         return replace(
             self,

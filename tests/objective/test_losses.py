@@ -183,6 +183,22 @@ def test_scores_of_a_thousand_do_not_overflow(name: str) -> None:
     assert torch.isfinite(loss.curvature(scores, torch.ones_like(scores))).all()
 
 
+@pytest.mark.parametrize("score", [-700.0, -41.0, -38.0, -30.0, -20.5, -19.5, 0.0, 20.5, 41.0])
+def test_no_digit_is_lost_far_from_zero(score: float) -> None:
+    """-ln sigma(s) and sigma(s) sigma(-s), in which small terms stand beside large ones."""
+    small = math.exp(-abs(score))
+    value, curvature = max(0.0, -score) + math.log1p(small), small / (1 + small) ** 2
+    scores = torch.tensor([[score]], dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    logistic, softmax = losses.Logistic(), losses.Softmax()
+    assert float(logistic.values(scores, one)) == pytest.approx(value, rel=4e-16, abs=0)
+    assert float(logistic.factors(scores)[0]) == pytest.approx(curvature, rel=2e-14, abs=0)
+    pair = torch.tensor([[score, 0.0]], dtype=torch.float64)
+    assert float(softmax.values(pair, torch.tensor([0]))) == pytest.approx(
+        value, rel=1e-15, abs=1e-15
+    )
+
+
 def test_two_layer_has_the_papers_dimension() -> None:
     assert TwoLayer(inputs=785, outputs=10, hidden=784).dim == 785 * 784 + 785 * 10
 

@@ -24,6 +24,26 @@ def gradients(lam: float, count: int, seed: int, dim: int = 4) -> Tensor:
     return direction * lam * 10 ** problems.normal(count, 1, seed=source)
 
 
+@pytest.mark.parametrize("name", ["l2", "smooth-l2"])
+@pytest.mark.parametrize(
+    ("dim", "dtype", "excess", "expected"),
+    [
+        (10, torch.float32, 5e-7, True),
+        (10, torch.float32, 3e-5, False),
+        (623_000, torch.float32, 3e-5, True),
+        (623_000, torch.float32, 3e-4, False),
+        (623_000, torch.float64, 3e-5, False),
+    ],
+)
+def test_the_sphere_is_as_wide_as_lengths_are_uncertain(
+    name: str, dim: int, dtype: torch.dtype, excess: float, expected: bool
+) -> None:
+    """Another processor adds the squares in another order: honest rows may end outside by that."""
+    row = torch.zeros(dim, dtype=dtype)
+    row[:2] = torch.tensor([0.6, -0.8], dtype=dtype) * (1 + excess)
+    assert bool(build(name, 1.0).contains(row)) == expected
+
+
 @pytest.mark.parametrize("lam", STRENGTHS)
 @pytest.mark.parametrize("name", problems.REGULARIZERS)
 class TestGrad:
