@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -42,6 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept", file=sys.stderr)
         return INTERRUPTED
+
+
+def console() -> int:
+    """Run the command line as ``pfl-flower``: plug-ins in the current folder are found too.
+
+    ``python -m`` puts that folder first. Here it comes last, so that no folder of the user's is
+    taken for one of ours.
+    """
+    sys.path.append(os.getcwd())
+    return main()
 
 
 if __name__ == "__main__":

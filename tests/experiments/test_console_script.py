@@ -57,6 +57,17 @@ def test_a_folder_of_that_name_is_not_in_its_way(script: Path, tmp_path: Path) -
     assert (mine / "out" / "digits-l2-over-lam" / "sweep.png").exists()
 
 
+def test_a_plug_in_beside_the_user_is_found(script: Path, tmp_path: Path) -> None:
+    """Under a name that nothing of ours has; one that has is ours, as above."""
+    (tmp_path / "my_rule.py").write_text("def double(rows):\n    return 2 * rows.sum(dim=0)\n")
+    small = ("--rounds", "1", "--output", "out", "--set", "dataset=synthetic-logistic")
+    own = run(script, tmp_path, "run", "digits-l2", *small, "aggregation=my_rule:double")
+    assert own.returncode == 0, own.stderr
+    absent = run(script, tmp_path, "run", "digits-l2", *small, "aggregation=my_rul:double")
+    assert absent.returncode == 2
+    assert absent.stderr.startswith("aggregation = my_rul:double: expected")
+
+
 def test_python_with_the_package_says_how_it_was_called() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "experiments", "--help"],
