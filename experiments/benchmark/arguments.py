@@ -8,12 +8,12 @@ from typing import Any
 ROOM = "experiments.benchmark"
 
 COMPARISONS: Mapping[str, str] = {
-    "figure-1": f"{ROOM}.figure_1:against_loops",
-    "simulation": f"{ROOM}.comparisons:against_simulation",
-    "messages": f"{ROOM}.comparisons:large_messages",
-    "growth": f"{ROOM}.comparisons:growth",
-    "target": f"{ROOM}.comparisons:to_the_target",
-    "gpu": f"{ROOM}.figure_1:on_the_card",
+    "figure-1": f"{ROOM}.figure_1_round:against_loops",
+    "simulation": f"{ROOM}.overhead:against_simulation",
+    "messages": f"{ROOM}.overhead:large_messages",
+    "growth": f"{ROOM}.growth:against_linear",
+    "target": f"{ROOM}.time_to_target:against_exact_solves",
+    "gpu": f"{ROOM}.figure_1_round:on_the_card",
 }
 """What is compared, and the function that measures it."""
 

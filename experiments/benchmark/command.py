@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from experiments.benchmark.arguments import COMPARISONS
-from experiments.benchmark.measure import Bench, Row
+from experiments.benchmark.side_by_side import Comparison, Conditions
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import write_json
@@ -46,32 +46,32 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
         raise ConfigError(f"--repeats {parsed.repeats}: expected at least 1")
     folder = Path(parsed.output).expanduser().absolute() / "benchmark"
     device = choose_device(parsed.device).type
-    rows: list[Row] = []
+    rows: list[Comparison] = []
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("benchmark")
-        bench = Bench(
+        conditions = Conditions(
             quick=parsed.quick,
             device=device,
             repeats=1 if parsed.quick else parsed.repeats,
             say=lambda line: bar.update(task, description=line),
         )
         for name in names:
-            rows += find("NAME", name, COMPARISONS[name])(bench)
+            rows += find("NAME", name, COMPARISONS[name])(conditions)
             # After each, so that what was measured is there if the next one is stopped.
-            _write(folder, rows, bench, device)
+            _write(folder, rows, conditions, device)
     _print(rows, console)
     for path in sorted(folder.iterdir()):
         console.print(place(path), soft_wrap=True)
     return 0
 
 
-def _write(folder: Path, rows: Sequence[Row], bench: Bench, device: str) -> None:
+def _write(folder: Path, rows: Sequence[Comparison], conditions: Conditions, device: str) -> None:
     content = {
         "rows": [asdict(row) for row in rows],
-        "curves": bench.points,
-        "quick": bench.quick,
-        "repeats": bench.repeats,
+        "curves": conditions.points,
+        "quick": conditions.quick,
+        "repeats": conditions.repeats,
         "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
@@ -82,10 +82,10 @@ def _write(folder: Path, rows: Sequence[Row], bench: Bench, device: str) -> None
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     replace_file(folder / "benchmark.csv", table.getvalue())
-    _draw(rows, bench.points, folder)
+    _draw(rows, conditions.points, folder)
 
 
-def _print(rows: Sequence[Row], console: Console) -> None:
+def _print(rows: Sequence[Comparison], console: Console) -> None:
     table = Table(title=f"benchmark on {hardware()}")
     for column in ("", "work", "ours", "the alternative", "ratio", "note"):
         table.add_column(column, justify="right" if column == "ratio" else "left", overflow="fold")
@@ -95,7 +95,7 @@ def _print(rows: Sequence[Row], console: Console) -> None:
     console.print(table)
 
 
-def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
+def _draw(rows: Sequence[Comparison], curves: Mapping[str, Any], folder: Path) -> None:
     """Draw the ratios, the growth and the ways to the target."""
     shown = [row for row in rows if not math.isnan(row.ratio) and row.key != "c"][::-1]
     figure = Figure(figsize=(15.0, 1.5 + 0.55 * len(shown)), layout="constrained")
@@ -129,6 +129,6 @@ def _draw(rows: Sequence[Row], curves: Mapping[str, Any], folder: Path) -> None:
     save(figure, folder, "benchmark")
 
 
-def _label(row: Row) -> str:
+def _label(row: Comparison) -> str:
     what = textwrap.fill(f"({row.key}) {row.what}", 48)
     return f"{what}\nagainst {row.rival.split(':')[0]}"

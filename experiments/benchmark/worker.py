@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.benchmark.measure import output_of, scratch
+from experiments.benchmark.side_by_side import output_of, scratch
 from experiments.running.options import Options
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.rounds import read_rounds
@@ -56,8 +56,8 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
 
 
 def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
-    """Run Figure 1's workload as a researcher would write it, see ``rivals.py``."""
-    from experiments.benchmark.rivals import Workload, federated
+    """Run Figure 1's workload as a researcher would write it, see ``loops_and_vmap.py``."""
+    from experiments.benchmark.loops_and_vmap import Workload, federated
     from pfl_flower.run.attack_plans import honest_users
     from pfl_flower.run.problem import build_problem
     from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
@@ -84,8 +84,8 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
 
 
 def mathematics(*, settings: Mapping[str, Any]) -> Measured:
-    """Compute what a run's rounds compute, and nothing else, see ``mathematics.py``."""
-    from experiments.benchmark.mathematics import rounds
+    """Compute what a run's rounds compute, and nothing else, see ``bare_mathematics.py``."""
+    from experiments.benchmark.bare_mathematics import rounds
 
     rho, seconds = rounds(parse_config({**settings, "name": "mathematics"}))
     return {"seconds": seconds, "rho": rho.double().tolist() if len(rho) < 10_000 else []}

@@ -17,12 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.defences.tables import draw
+from experiments.defences.presentation import draw
 from experiments.paper.attack_limits import exact_limit
 from experiments.paper.protocols import Keys
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower import client_app
+from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.attacks.table import ATTACKS as ATTACK_TABLE
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Check, Claim, at_least, at_most
 from pfl_flower.run.config import RunConfig
@@ -44,25 +46,40 @@ BASE: Keys = {
     "aggregation-tolerance": 2,
     "evaluate-every": 0,
 }
-ATTACKS: Mapping[str, Keys] = {
-    "none": {"strategic-users": "none"},
-    "CGA": {"attack": "cga"},
-    "model": {"attack": "model"},
-    "label flip": {"attack": "label-flip"},
-    "sign flip": {"attack": "sign-flip", "attack-strength": 5.0},
-    "Gaussian": {"attack": "gaussian", "attack-strength": 100.0},
-    "little is enough": {"attack": "little-is-enough", "attack-strength": 1.5},
-    "inner product": {"attack": "inner-product"},
-    "min-max": {"attack": "min-max"},
+STRENGTHS = {"sign-flip": 5.0, "gaussian": 100.0, "little-is-enough": 1.5}
+"""Of attacks whose own strength is not the one that is tried."""
+PROPER = {
+    "cga": "CGA",
+    "gaussian": "Gaussian",
+    "krum": "Krum",
+    "min-max": "min-max",
+    "multi-krum": "Multi-Krum",
 }
+"""Members whose names in a table are more than words with hyphens."""
+
+
+def called(name: str) -> str:
+    """Return what the study calls a member of a table.
+
+    >>> called("trimmed-mean"), called("multi-krum")
+    ('trimmed mean', 'Multi-Krum')
+    """
+    return PROPER.get(name, name.replace("-", " "))
+
+
+def _attacks() -> dict[str, Keys]:
+    """Return all attacks but poisoned data, which hold what the model attack does, at more cost."""
+    found: dict[str, Keys] = {"none": {"strategic-users": "none"}}
+    for name in ATTACK_TABLE:
+        if name != "data":
+            own = {"attack-strength": STRENGTHS[name]} if name in STRENGTHS else {}
+            found[called(name)] = {"attack": name, **own}
+    return found
+
+
+ATTACKS: Mapping[str, Keys] = _attacks()
 DEFENCES: Mapping[str, Keys] = {
-    "sum": {},
-    "median": {"aggregation": "median"},
-    "trimmed mean": {"aggregation": "trimmed-mean"},
-    "geometric median": {"aggregation": "geometric-median"},
-    "Krum": {"aggregation": "krum"},
-    "Multi-Krum": {"aggregation": "multi-krum"},
-    "centred clipping": {"aggregation": "centred-clipping"},
+    **{called(name): {"aggregation": name} for name in AGGREGATIONS},
     "mixing, trimmed mean": {"aggregation": "trimmed-mean", "aggregation-mixing": True},
 }
 OPEN = "squared-l2"

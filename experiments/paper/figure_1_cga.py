@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import MNIST, PROTOCOLS, Keys
 from experiments.paper.runs import run_variants
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Printed, Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.objective.table import REGULARIZERS
@@ -81,8 +82,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
             axes.set(xlabel="round", ylabel=title, yscale=scale)
             axes.grid(alpha=0.3)
         row[0].set(ylim=(-0.03, 1.03), title=f"{protocol}'s protocol")
-    handles, labels = row[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    legend_above(figure, row[0], len(REGULARIZERS))
     save(figure, folder, "fig1-cga")
 
 

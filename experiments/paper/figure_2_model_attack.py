@@ -18,6 +18,7 @@ from experiments.paper.attack_limits import at_rest, cga_limit, exact_limit
 from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import MNIST, PROTOCOLS, QUICK_POINTS, THREAT_MODEL, Keys
 from experiments.paper.runs import run_variants
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
@@ -88,8 +89,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         for axes in row:
             axes.set(xlabel="round")
             axes.grid(alpha=0.3)
-    handles, labels = row[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    legend_above(figure, row[0], 3)
     save(figure, folder, "fig2-model-attack")
 
 

@@ -19,6 +19,7 @@ from experiments.paper.attack_limits import WORTH, at_rest, cga_limit, exact_lim
 from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
 from experiments.paper.runs import configured, run_variants
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Printed, Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
@@ -126,8 +127,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         axes.grid(alpha=0.3)
     left.set(ylabel="accuracy on the attacker's labels", ylim=(-0.03, 1.03))
     right.set(ylabel="distance of rho to the target")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    legend_above(figure, left, 3)
     save(figure, folder, "fig3-data-poisoning")
 
 

@@ -21,6 +21,7 @@ from experiments.paper.attack_limits import cga_limit
 from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
 from experiments.paper.runs import run_variants, shared
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, at_most
@@ -130,8 +131,7 @@ def _draw(name: str, protocols: Sequence[str]) -> Callable[[Sequence[Result], Pa
             for axes in (left, right):
                 axes.set(xlabel="round")
                 axes.grid(alpha=0.3)
-        handles, labels = grid[0][1].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+        legend_above(figure, grid[0][1], 4)
         save(figure, folder, name)
 
     return draw

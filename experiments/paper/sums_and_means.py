@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import Keys
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Result
 from pfl_flower.run.checks import Check, above
 from pfl_flower.run.figures import save
@@ -112,6 +113,5 @@ def draw_reductions(
             axes.set(xlabel="round", ylim=(0, 1), title=title)
             axes.grid(alpha=0.3)
         row[0].set(ylabel="test accuracy")
-    handles, labels = grid[0][1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    legend_above(figure, grid[0][1], 3)
     save(figure, folder, name)

@@ -53,6 +53,7 @@ from experiments.poisoning_budget.trials import (
     bound_by_hand,
     compare,
 )
+from experiments.studies.drawing import shade
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
@@ -190,8 +191,7 @@ def _panel(axes: Axes, played: Sequence[Mapping[str, Any]]) -> None:
             values = np.array([[point[when] for point in row] for row in rows])
             axes.plot(labels, values.mean(axis=0), style, color=colour, **_line(method))
             if when == "equilibrium":
-                low, high = values.min(axis=0), values.max(axis=0)
-                axes.fill_between(labels, low, high, color=colour, alpha=0.2, linewidth=0)
+                shade(axes, labels, values, colour=colour, alpha=0.2)
     axes.axhline(np.mean([one["start"] for one in played]), color="black", linestyle=":")
     bound = np.exp(np.mean(np.log([one["bound"] for one in played])))
     axes.axvline(bound, color="black", linewidth=0.8)

@@ -40,6 +40,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.drawing import legend_above, shade
 from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.honest_users import draw_scenario
@@ -141,8 +142,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     for axes, noise in zip(panels, NOISES, strict=True):
         _panel(axes, results, str(noise))
     panels[0].set(ylabel=r"least weight $\alpha$ of a label")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    legend_above(figure, panels[0], 3, fontsize=9)
     save(figure, folder, "alpha-grows-with-n")
 
 
@@ -152,8 +152,7 @@ def _panel(axes: Axes, results: Sequence[Result], noise: str) -> None:
     for colour, (name, label) in zip(PALETTE, CRITERIA.items(), strict=False):
         values = _weights(results, noise, name)
         axes.plot(sizes, np.exp(np.log(values).mean(axis=0)), "o-", color=colour, label=label)
-        low, high = values.min(axis=0), values.max(axis=0)
-        axes.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
+        shade(axes, sizes, values, colour=colour, alpha=0.2)
     predicted = np.exp(np.log(_weights(results, noise, "predicted")).mean(axis=0))
     if not np.isnan(values).any():
         axes.plot(sizes, predicted, ":", color="black", label=r"predicted: $18\lambda/h$", zorder=3)

@@ -34,6 +34,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.studies.drawing import legend_above, shade
 from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.attacks_compared import (
@@ -192,17 +193,14 @@ def draw(results: Sequence[Result], folder: Path) -> None:
             axes.plot(
                 sizes, np.median(values, axis=0), style, color=colour, label=case.replace("/", ", ")
             )
-            axes.fill_between(
-                sizes, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
-            )
+            shade(axes, sizes, values, colour=colour)
         guide = 0.03 * (sizes / sizes[0]) ** -0.5
         axes.plot(sizes, guide, ":", color="black", label=r"$|\mathcal{D}_s|^{-1/2}$")
         axes.set(xscale="log", yscale="log", xlabel=r"points of the sampled $\mathcal{D}_s$")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(r"$\|\rho^*(\mathcal{D}) - \rho_\infty\|$")
     panels[1].set_ylabel(r"$\max_n \|\theta_n^*(\mathcal{D}) - \theta_n^*(\theta_\spadesuit)\|$")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    legend_above(figure, panels[0], 3)
     save(figure, folder, "thm1-equivalence")
 
 

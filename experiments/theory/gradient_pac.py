@@ -30,6 +30,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.drawing import legend_above
 from experiments.studies.power_law import exponent
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.gradient_sample import QUERIES, Sample
@@ -186,8 +187,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     _draw_deficits(panels[0], results)
     for axes, loss in zip(panels[1:], QUERIES, strict=True):
         _draw_slopes(axes, results, loss)
-    handles, labels = panels[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=5, frameon=False)
+    legend_above(figure, panels[1], 5, loc="outside upper right")
     save(figure, folder, NAME)
 
 

@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.studies.drawing import legend_above
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.attacks_compared import counter_gradient, few_honest_users
 from experiments.theory.gradient_descent import Descent, descend, envelope_smoothness
@@ -172,8 +173,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(r"$\|\rho_t - \theta^\dagger\|$")
     panels[0].plot([], [], "--", color="grey", label="at its exact equilibrium")
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False)
+    legend_above(figure, panels[0], 2)
     save(figure, folder, "prop3-model-attack")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.drawing import legend_above, shade
 from experiments.studies.study import Result
 from experiments.studies.wording import Measured
 from experiments.theory.pac import ENOUGH, Case
@@ -109,8 +110,7 @@ def draw_pac(results: Sequence[Result], cases: Mapping[str, Case], folder: Path,
     panels[1].set_ylabel(
         r"$\|\theta_h^*(\mathcal{D}) - \mathrm{argmin}\,\mathcal{L}_h(\theta, \mathcal{D}_h)\|$"
     )
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    legend_above(figure, panels[0], 6)
     save(figure, folder, name)
 
 
@@ -123,8 +123,7 @@ def _band(axes: Axes, sizes: Values, values: Values, index: int, label: str) -> 
     colour, style = PALETTE[index], ("-", "--", ":", "-.")[index]
     width = 2.6 - 0.3 * index
     axes.plot(sizes, np.median(values, axis=0), style, color=colour, linewidth=width, label=label)
-    low, high = values.min(axis=0), values.max(axis=0)
-    axes.fill_between(sizes, low, high, color=colour, alpha=0.12, linewidth=0)
+    shade(axes, sizes, values, colour=colour, alpha=0.12)
 
 
 def _draw_alone(

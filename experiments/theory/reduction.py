@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from experiments.studies.drawing import legend_above, shade
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.honest_users import draw_scenario
 from experiments.theory.scenario import Scenario, relative, settled
@@ -175,19 +176,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
             values = np.array([result["curves"][f"{case}: {loss}"] for result in results])
             style = "--" if case == AT_KINK else "-"
             axes.plot(shifts, np.median(values, axis=0), style, color=colour, label=case)
-            axes.fill_between(
-                shifts,
-                values.min(axis=0),
-                values.max(axis=0),
-                color=colour,
-                alpha=0.15,
-                linewidth=0,
-            )
+            shade(axes, shifts, values, colour=colour)
         axes.set(title=loss, xlabel=LABEL)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(r"$\|\rho^*(\theta_\spadesuit) - \rho^*(\mathcal{D})\|$, relative")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
+    legend_above(figure, panels[0], 4)
     save(figure, folder, "lemma1-reduction")
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from experiments.benchmark.measure import (
-    Bench,
-    Row,
+from experiments.benchmark.roofline import Round
+from experiments.benchmark.side_by_side import (
+    Comparison,
+    Conditions,
     both_times,
     milliseconds,
     ratio,
@@ -21,7 +22,6 @@ from experiments.benchmark.measure import (
     take_turns,
     worker,
 )
-from experiments.benchmark.roofline import Round
 from experiments.benchmark.worker import FIGURE_1
 from pfl_flower.objective.sparse_features import pays
 from pfl_flower.run.config import parse_config
@@ -30,21 +30,22 @@ from pfl_flower.run.problem import build_problem
 MIB = 2**20
 
 
-def _figure_1(bench: Bench, **more: Any) -> dict[str, Any]:
-    size = {"dataset": "digits", "points-per-user": "500"} if bench.quick else {"dataset": "mnist"}
-    rounds = 10 if bench.quick else 30
-    return {**FIGURE_1, **size, "device": bench.device, "rounds": rounds, **more}
+def _figure_1(conditions: Conditions, **more: Any) -> dict[str, Any]:
+    digits, mnist = {"dataset": "digits", "points-per-user": "500"}, {"dataset": "mnist"}
+    size = digits if conditions.quick else mnist
+    rounds = 10 if conditions.quick else 30
+    return {**FIGURE_1, **size, "device": conditions.device, "rounds": rounds, **more}
 
 
-def against_loops(bench: Bench) -> list[Row]:
+def against_loops(conditions: Conditions) -> list[Comparison]:
     """Compare Figure 1's round with loop and vmap (a), its bound (d), its memory (e)."""
-    settings = _figure_1(bench)
+    settings = _figure_1(conditions)
     sides = {
         "ours": partial(worker, "in-process", settings=settings),
         "loop": partial(worker, "rival", settings=settings, name="loop"),
         "vmap": partial(worker, "rival", settings=settings, name="vmap"),
     }
-    found = take_turns(bench, "Figure 1's round", sides)
+    found = take_turns(conditions, "Figure 1's round", sides)
     times = {name: [round_seconds(one) for one in runs] for name, runs in found.items()}
     peaks = {name: [one["peak"] for one in runs] for name, runs in found.items()}
     gaps = {name: _gap(found["ours"][0]["rho"], found[name][0]["rho"]) for name in ("loop", "vmap")}
@@ -52,7 +53,7 @@ def against_loops(bench: Bench) -> list[Row]:
     rows = []
     for name, text in named.items():
         rows.append(
-            Row.of_times(
+            Comparison.of_times(
                 "a",
                 f"Figure 1's round, {settings['dataset']}",
                 ("batched", times["ours"]),
@@ -60,10 +61,10 @@ def against_loops(bench: Bench) -> list[Row]:
                 f"rho differs by {gaps[name]:.1g} (relative)",
             )
         )
-    rows.append(_roofline(bench, settings, times["ours"]))
+    rows.append(_roofline(conditions, settings, times["ours"]))
     mean, spread = ratio(peaks["loop"], peaks["ours"])
     rows.append(
-        Row(
+        Comparison(
             key="e",
             what="peak memory of the process",
             ours=f"{statistics.fmean(peaks['ours']) / MIB:.0f} MiB",
@@ -80,8 +81,8 @@ def _gap(ours: list[float], other: list[float]) -> float:
     return float((one - two).norm() / one.norm()) if len(one) else math.nan
 
 
-def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> Row:
-    found = worker("machine", device=bench.device)
+def _roofline(conditions: Conditions, settings: Mapping[str, Any], ours: list[float]) -> Comparison:
+    found = worker("machine", device=conditions.device)
     problem = build_problem(parse_config({**settings, "name": "sizes"}))
     work = Round(
         users=10,
@@ -96,7 +97,7 @@ def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> R
     whole, work = work.bound(*rates), replace(work, share=share)
     bound = work.bound(*rates)
     mean, spread = ratio([bound] * len(ours), ours)
-    return Row(
+    return Comparison(
         key="d",
         what="roofline of Figure 1's round",
         ours=milliseconds(ours),
@@ -105,17 +106,17 @@ def _roofline(bench: Bench, settings: Mapping[str, Any], ours: list[float]) -> R
         spread=spread,
         note=(
             f"{work.bytes / 1e6:.0f} MB, {work.flops / 1e9:.2f} Gflop without the zeros, with them "
-            f"{1e3 * whole:.3g} ms; {bench.device}: {found['bandwidth'] / 1e9:.1f} GB/s, "
+            f"{1e3 * whole:.3g} ms; {conditions.device}: {found['bandwidth'] / 1e9:.1f} GB/s, "
             f"{found['rate'] / 1e9:.0f} Gflop/s"
         ),
     )
 
 
-def on_the_card(bench: Bench) -> list[Row]:
+def on_the_card(conditions: Conditions) -> list[Comparison]:
     """Compare Figure 1's round on the GPU with the CPU (g), where there is a GPU."""
     if not torch.cuda.is_available():
         return [
-            Row(
+            Comparison(
                 key="g",
                 what="GPU against CPU",
                 ours="-",
@@ -123,14 +124,14 @@ def on_the_card(bench: Bench) -> list[Row]:
                 note="torch sees no CUDA device",
             )
         ]
-    cuda, cpu = (_figure_1(bench, device=device, rounds=200) for device in ("cuda", "cpu"))
+    cuda, cpu = (_figure_1(conditions, device=device, rounds=200) for device in ("cuda", "cpu"))
     sides = {
         "cuda": partial(worker, "in-process", settings=cuda),
         "cpu": partial(worker, "in-process", settings=cpu),
     }
-    ours, theirs = both_times(bench, "GPU against CPU", sides)
+    ours, theirs = both_times(conditions, "GPU against CPU", sides)
     return [
-        Row.of_times(
+        Comparison.of_times(
             "g",
             "Figure 1's round",
             (torch.cuda.get_device_name(), ours),

@@ -1,4 +1,4 @@
-"""Rows of the benchmark, and measurements in processes of their own, side by side."""
+"""Two ways of doing the same, measured in turns in processes of their own, side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WARM_UP = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Comparison:
     """One line of the table: what was measured against what.
 
     Attributes
@@ -54,10 +54,10 @@ class Row:
         ours: tuple[str, Sequence[float]],
         rival: tuple[str, Sequence[float]],
         note: str = "",
-    ) -> Row:
+    ) -> Comparison:
         """Return the row of two ways' names and seconds over repeats.
 
-        >>> row = Row.of_times("b", "a round", ("here", [0.001]), ("there", [0.002]))
+        >>> row = Comparison.of_times("b", "a round", ("here", [0.001]), ("there", [0.002]))
         >>> row.ours, row.rival, row.ratio
         ('here: 1 ms', 'there: 2 ms', 2.0)
         """
@@ -69,7 +69,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Conditions:
     """How to measure.
 
     Attributes
@@ -110,13 +110,13 @@ def worker(case: str, **arguments: Any) -> dict[str, Any]:
 
 
 def take_turns(
-    bench: Bench, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
+    conditions: Conditions, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
 ) -> dict[str, list[dict[str, Any]]]:
     """Measure every side once a repeat, one after another, so that noise meets all alike."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for repeat in range(bench.repeats):
+    for repeat in range(conditions.repeats):
         for name, side in sides.items():
-            bench.say(f"{what}: {name}, {repeat + 1}/{bench.repeats}")
+            conditions.say(f"{what}: {name}, {repeat + 1}/{conditions.repeats}")
             found[name].append(side())
     return found
 
@@ -138,10 +138,10 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> tuple[float, float]
 
 
 def both_times(
-    bench: Bench, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
+    conditions: Conditions, what: str, sides: Mapping[str, Callable[[], dict[str, Any]]]
 ) -> tuple[list[float], list[float]]:
     """Return our round times, which come first, and the other side's, over repeats."""
-    found = take_turns(bench, what, sides)
+    found = take_turns(conditions, what, sides)
     ours, theirs = ([round_seconds(one) for one in found[name]] for name in sides)
     return ours, theirs
 
@@ -158,17 +158,6 @@ def milliseconds(seconds: Sequence[float]) -> str:
 def scratch() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that is gone afterwards."""
     return tempfile.TemporaryDirectory(prefix="pfl-benchmark-")
-
-
-def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Return the exponent p of ``seconds ~ size^p``: least squares on logarithms.
-
-    >>> round(slope([1, 10, 100], [2.0, 20.0, 200.0]), 6)
-    1.0
-    """
-    xs, ys = ([math.log(value) for value in values] for values in (sizes, seconds))
-    fitted: float = statistics.linear_regression(xs, ys).slope
-    return fitted
 
 
 def output_of(folder: str) -> Path:

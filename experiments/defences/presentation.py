@@ -1,4 +1,4 @@
-"""The table of ``defences``: heat maps, Markdown, and the terminal."""
+"""How the cells of ``defences`` are shown: heat maps, Markdown, and the terminal."""
 
 from __future__ import annotations
 
