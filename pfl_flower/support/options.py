@@ -79,7 +79,8 @@ def _object(key: str, text: str) -> dict[str, Any]:
 
 
 def _fault(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    # A misspelt option is also one that is missing: what was given says more.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = [field.alias or name for name, field in model.model_fields.items()]

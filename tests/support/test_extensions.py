@@ -111,6 +111,11 @@ REFUSED = [
     ),
     (
         "my_rules:scaled",
+        '{"gian": 2}',
+        'rule-options = {"gian": 2}: gian: expected gain, kind, model_copy',
+    ),
+    (
+        "my_rules:scaled",
         '{"gain": 1, "kind": "c"}',
         'rule-options = {"gain": 1, "kind": "c"}: kind = "c": expected \'a\' or \'b\'',
     ),
