@@ -98,12 +98,14 @@ class CounterGradient:
 
     def estimate(self, state: CGAState, observation: Observation) -> Tensor:
         """Return ghat, the estimated sum ``(d,)`` of the gradients from outside the coalition."""
+        # eta_a is 0 before the first round alone: a server's step sizes are positive.
         if float(state.eta) == 0:
             return torch.zeros_like(observation.rho)
         if self.estimator == "oracle":
             if observation.honest_sum is None:
                 raise ValueError("estimator = oracle: the broadcast carries no honest sum")
             return observation.honest_sum
+        # Scalars in double: eta_sum grows while the difference that divides stays one step's size.
         own = float(state.eta) * self.coalition * observation.accepted
         steps = observation.eta_sum - float(state.eta_sum)
         return (state.rho - observation.rho - own) / steps

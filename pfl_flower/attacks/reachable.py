@@ -88,10 +88,12 @@ def reachable_limit(
     if not radius > 0:
         raise ValueError(f"radius = {radius}: expected a positive number")
     others = honest_sum(population, target, start=start)
+    # No slack at the edge: a target that is out of reach by rounding ends in a limit next to it.
     if math.isinf(radius) or float(torch.linalg.vector_norm(others.value)) <= radius:
         good = others.residual <= population.tolerance
         return Limit(target, -others.value, True, 0.0, others.residual, good)
     honest = equilibrium(population, tolerance=tolerance)
+    # First from where F alone has its minimum, then from the other end of the way.
     for beginning in (honest.rho, target):
         found = equilibrium(
             population,

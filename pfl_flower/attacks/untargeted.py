@@ -162,10 +162,13 @@ class MinMax(Untargeted):
         square = away @ away
         if square == 0:
             return mean
+        # Row by row: a tensor of all differences would be (m, m, d).
         diameter = max(torch.linalg.vector_norm(rows - row, dim=1).max() for row in rows)
         apart = mean - rows
         along = apart @ away
         room = (diameter**2 - apart.square().sum(dim=1)).clamp(min=0)
+        # ||mean - row_i + gamma away||^2 = D^2 in gamma; at gamma = 0 every row is within D, so the
+        # larger root is not negative, and room below 0 is rounding.
         roots = (torch.sqrt(along**2 + square * room) - along) / square
         return mean + roots.min() * away
 

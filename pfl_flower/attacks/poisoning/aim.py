@@ -22,7 +22,8 @@ from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
 
 TOLERANCE = 1e-8
-"""First-order residual, relative to ``1 + ||g||``, at which data count as feasible."""
+"""First-order residual, relative to ``1 + ||g||``, at which data count as feasible: ten times what
+``cheapest_combination.CLOSE`` lets a linear programme leave over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +143,19 @@ class PoisonedData:
     ) -> PoisonedData:
         """Return the dataset without its points of weight 0, with its residual computed."""
         kept = weights > 0
+        # A user without points has no loss: the first one stays, weighing nothing.
         if not bool(kept.any()):
             kept = torch.arange(len(weights)) < 1
         features, labels, weights = features[kept], labels[kept], weights[kept]
         residual = float(torch.linalg.vector_norm(local_gradient(aim, features, labels, weights)))
+        # 1 + ||g||: of an empty pull, g = 0, no relative residual can be asked.
         scale = 1 + float(torch.linalg.vector_norm(aim.gradient))
         return cls(
             method=method,
             features=features,
             labels=labels,
             weights=weights,
+            # To the bit: a query repeated by ``hard`` is the same row.
             distinct=len(torch.unique(features, dim=0)),
             total_weight=float(weights.sum()),
             residual=residual,

@@ -11,15 +11,19 @@ from scipy.optimize import linprog, nnls
 Array = NDArray[np.float64]
 
 CLOSE = 1e-9
-"""Relative residual at which a combination counts as exact."""
+"""Relative residual at which a combination counts as exact: least squares of the columns in use
+leave less unless these are nearly dependent, HiGHS alone stops at 1e-7."""
 WEAK = 1e-8
 """Norm below which a column is left out: its label is certain, its weight would be absurd."""
 BALLAST = 1e-9
-"""Relative residual that a unit of weight must save in a least squares solution."""
+"""Relative residual that a unit of weight must save in a least squares solution: no more than
+``CLOSE``, so that it decides between combinations that are equally exact and spoils none."""
 LARGE = 200
 """Number of equations from which the interior point method is faster than the simplex method."""
 MAX_ITERATIONS = 100_000
 """Most iterations of the linear programme, which then counts as unsolved."""
+IN_USE = 1e-12
+"""Share of the largest weight below which a weight is what a solver's arithmetic left of a 0."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ def least_combination(columns: Array, demand: Array) -> Combination:
     # In these units a tolerance means the same for long columns and for short ones.
     unit, goal = columns[:, strong] / norms[strong], demand / size
     solved = _vertex(1 / norms[strong], unit, goal)
+    # Without a vertex that checks out the least residual is the answer, and no price is known.
     shares, prices = (
         (_least_squares(size / norms[strong], unit, goal), None) if solved is None else solved
     )
@@ -98,7 +103,7 @@ def _vertex(cost: Array, unit: Array, goal: Array) -> tuple[Array, Array] | None
 
 def _polish(unit: Array, goal: Array, weights: Array) -> Array:
     """Solve the equations again for the columns in use, if that keeps the weights non-negative."""
-    used = np.flatnonzero(weights > 1e-12 * weights.max(initial=0))
+    used = np.flatnonzero(weights > IN_USE * weights.max(initial=0))
     if len(used) == 0:
         return weights
     polished = np.zeros_like(weights)
@@ -110,6 +115,7 @@ def _least_squares(cost: Array, unit: Array, goal: Array) -> Array:
     """Minimise ``||G w - b||^2 + (BALLAST <cost, w>)^2``, ``w >= 0``; 0 if the method gives up."""
     heavy = np.vstack([unit, BALLAST * cost])
     try:
+        # Each iteration moves one column in or out: after ten times as many it goes in circles.
         weights: Array = nnls(heavy, np.append(goal, 0.0), maxiter=10 * unit.shape[1])[0]
     except RuntimeError:
         return np.zeros(unit.shape[1])

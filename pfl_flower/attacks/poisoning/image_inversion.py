@@ -19,7 +19,11 @@ from torch import Tensor
 from pfl_flower.data.vgg import VGG13, unit
 
 MARGIN = 0.02
-"""Distance from 0 and 1 at which pixels start, where the sigmoid still has a slope."""
+"""Distance from 0 and 1 at which pixels start: five grey levels, where the sigmoid still has a
+thirteenth of its largest slope."""
+STEPS, RATE = 200, 0.05
+"""Of Adam on ``z = logit(x)``: a step changes a pixel by three grey levels at most, all of them can
+take it from black to white."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ def invert(
     wanted: Tensor,
     start: Tensor,
     *,
-    steps: int = 200,
-    lr: float = 0.05,
+    steps: int = STEPS,
+    lr: float = RATE,
     smoothness: float = 0.05,
     batch: int = 32,
     watch: Callable[[int, float], None] | None = None,
@@ -114,6 +118,7 @@ def invert(
             smoothness=smoothness,
             watch=say,
         )
+        # What is judged are bytes: to a network rounding is noise of a 500th.
         parts.append((pixels * 255).round().to(torch.uint8))
     images = torch.cat(parts)
     with torch.no_grad():
@@ -139,6 +144,7 @@ def _descend(
         pixels = torch.sigmoid(free)
         gaps = relative_distance(network.embed(pixels), goal) ** 2
         objective = gaps + smoothness * total_variation(pixels)
+        # Adam's steps are long whatever the objective: the last image need not be the best.
         with torch.no_grad():
             lower = objective < lowest
             lowest = torch.where(lower, objective, lowest)

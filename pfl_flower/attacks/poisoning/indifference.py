@@ -18,7 +18,11 @@ from pfl_flower.objective.losses import Logistic, Softmax
 from pfl_flower.objective.models import augment
 
 DEPENDENT = 1e-10
-"""Relative norm below which a y_a counts as a combination of those before it."""
+"""Relative norm below which a y_a counts as a combination of those before it: of one that is, two
+passes leave 1e-16, and normals made of that would be noise."""
+SWEEPS = 500
+"""Of Dykstra's projections. Of random points in boxes of 4 to 64 features half are on V to rounding
+after 50 at most; the slowest, where V cuts a corner, are off by 3e-9 after 100."""
 
 Box = tuple[float, float]
 
@@ -50,11 +54,12 @@ class Indifference:
             points.addr_(excess, normal, alpha=-1)
         return points
 
-    def project_in_box(self, points: Tensor, box: Box, *, sweeps: int = 500) -> Tensor:
+    def project_in_box(self, points: Tensor, box: Box, *, sweeps: int = SWEEPS) -> Tensor:
         """Project on V within the box by Dykstra's alternating projections, ending in the box.
 
         Where V misses the box, the points end in the box near V.
         """
+        # V needs no correction of its own: it is affine. The box comes last, as it must be kept.
         correction = torch.zeros_like(points)
         for _ in range(sweeps):
             inside = (self.project(points) + correction).clamp(*box)
@@ -98,6 +103,7 @@ def indifference_subspace(aim: Aim) -> Indifference:
         if torch.linalg.vector_norm(normal) > DEPENDENT * torch.linalg.vector_norm(row):
             normals.append(normal)
             offsets.append(offset)
+        # 0 = c': the tie of this label with the first is implied, or with c' != 0 impossible.
         elif float(offset.abs()) > DEPENDENT * float(1 + bias.abs()):
             raise ValueError("attack_model: no query makes all labels equally probable")
     if not normals:

@@ -20,14 +20,23 @@ from torch import Tensor
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData, check_queries, rounded
 from pfl_flower.attacks.poisoning.cheapest_combination import Combination, least_combination
 from pfl_flower.attacks.poisoning.indifference import indifference_subspace
-from pfl_flower.attacks.poisoning.query_design import Design, Reduction, Task, with_integers
+from pfl_flower.attacks.poisoning.integer_weights import with_integers
+from pfl_flower.attacks.poisoning.query_design import Design, Reduction, Task
 from pfl_flower.attacks.poisoning.query_search import Box, Search
 from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.attacks.poisoning.repeated import label_bound
 from pfl_flower.objective.models import augment
 
 POOL = 1500
-"""Pairs not in use that are kept for the next programme: they steady the prices."""
+"""Pairs not in use that are kept for the next programme: they steady the prices, and a programme of
+this many more columns takes a fraction of a second."""
+FIRST = 200
+"""Queries of the first programme without limits, each with every label: for ten classes 2,000 pairs
+in 90 equations, which nearly always have a solution."""
+SPREAD = 2.0
+"""Deviation of first queries along theta_spade's rows, in scores: between ties and certainty."""
+CUTS = 1e-9
+"""How much more than 1 a pair must be worth to be added: more than the rounding of a worth."""
 
 
 def matching(
@@ -92,7 +101,7 @@ def _unlimited(
 ) -> PoisonedData:
     reduction = Reduction.of(aim)
     search = Search(reduction.task)
-    start = search.start(200, generator)
+    start = search.start(FIRST, generator)
     design = reduction.completed(_generate(search, start, generator, rounds, gap))
     exact = with_integers(reduction.task, design, generator=generator) if integer else None
     if exact is not None:
@@ -111,9 +120,10 @@ def _first_in_box(aim: Aim, box: Box, generator: torch.Generator) -> Tensor:
     Others pull so little that their weights would be astronomical.
     """
     reduction, subspace = Reduction.of(aim), indifference_subspace(aim)
+    # Four times as many as affinely span the space: at the box's edges many are nearly dependent.
     count, rank = 4 * aim.model.inputs, len(reduction.along)
     uniform = Search(Task.of(aim), box).start(count, generator)
-    spread = 2 * torch.randn((count, rank), generator=generator, dtype=torch.float64)
+    spread = SPREAD * torch.randn((count, rank), generator=generator, dtype=torch.float64)
     points = uniform[:, :-1] if aim.bias else uniform
     points = subspace.project_in_box(points, box) + spread.to(points) @ reduction.along
     return augment(points.clamp(*box)) if aim.bias else points.clamp(*box)
@@ -186,6 +196,7 @@ def _generate(
     bound = _Bound(inner, float(wanted @ inner))
     for _ in range(rounds):
         exact = programme.answer.exact
+        # No user can save less than a label.
         if exact and float(programme.weights.sum()) <= max(1.0, (1 + gap) * bound.value):
             break
         outer = programme.prices
@@ -198,9 +209,10 @@ def _generate(
             generator,
         )
         if exact:
+            # Scaled until the best pair found is worth 1: feasible, as far as the search can tell.
             feasible = prices / worth.max().clamp(min=1)
             bound.improve(feasible, float(wanted @ feasible))
-        good = worth > (1 + 1e-9 if exact else 0)
+        good = worth > (1 + CUTS if exact else 0)
         if not exact and not bool(good.any()):
             break
         programme.add(points[good], labels[good])

@@ -9,7 +9,6 @@ matches the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,10 +17,12 @@ from torch.nn import functional
 
 from pfl_flower.attacks.poisoning.aim import Aim
 from pfl_flower.objective.losses import Logistic, PointLoss, Softmax
-from pfl_flower.solvers.line_search import line_search
 
 RANK = 1e-10
-"""Singular values of theta_spade below this fraction of the largest count as 0."""
+"""Singular values of theta_spade below this fraction of the largest count as 0: queries along them
+would be 1e10 times as long, with rounding of 1e-6 in their scores."""
+LIFT_RANK = 1e-12
+"""The same for the labels' pulls in a lift, a few rows that are independent or exactly not."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Task:
         identity = torch.eye(size, dtype=self.theta.dtype, device=self.theta.device)
         if isinstance(self.loss, Logistic):
             return identity
+        # All singular values are 1 but the last, of equal entries, which is 0.
         return torch.linalg.svd(identity - 1 / size)[0][:, : size - 1]
 
     def residuals(self, points: Tensor, labels: Tensor) -> Tensor:
@@ -180,58 +182,6 @@ class Reduction:
         """
         coordinates = design.points[:, :-1] if self.task.bias else design.points
         rates = self.task.residuals(design.points, design.labels) * design.weights[:, None]
-        across = torch.linalg.pinv(rates.T, rtol=1e-12) @ self.across
+        across = torch.linalg.pinv(rates.T, rtol=LIFT_RANK) @ self.across
         queries = (coordinates - self.shift) @ self.along + across
         return torch.cat([queries, design.points[:, -1:]], dim=1) if self.task.bias else queries
-
-
-def with_integers(task: Task, design: Design, *, generator: torch.Generator) -> Design | None:
-    """Round the weights up to integers and move the points so that the demand is still met.
-
-    The equations ``F(z) = sum w (y - p) point^T - demand = 0`` are far fewer than the points'
-    coordinates: Gauss-Newton steps of least norm, halved until F decreases. At the optimum of
-    ``matching`` F is flat in the direction of its prices, so the first step starts beside it.
-
-    Returns
-    -------
-    Design or None
-        None if the iteration did not end at rounding error.
-    """
-    weights = design.weights.ceil()
-    fixed = design.points[:, design.points.shape[1] - int(task.bias) :]
-    free = design.points[:, : design.points.shape[1] - int(task.bias)]
-    noise = torch.randn(free.shape, generator=generator, dtype=torch.float64).to(free)
-    goal = task.wanted()
-
-    def misses(moving: Tensor) -> Tensor:
-        points = torch.cat([moving, fixed], dim=1)
-        return task.columns(points, design.labels) @ weights - goal
-
-    moving = free + 0.1 * free.abs().mean() * noise
-    error = misses(moving)
-    for _ in range(100):
-        norm = torch.linalg.vector_norm(error)
-        if norm <= 1e-13 * torch.linalg.vector_norm(goal):
-            break
-        jacobian = torch.func.jacrev(misses)(moving).flatten(1)
-        step = torch.linalg.pinv(jacobian, rtol=1e-9) @ error
-        # Of ||F||: ||F|| itself where the step solves the equations, less where F is flat.
-        slope = error @ (jacobian @ step) / norm
-        step = step.view_as(moving)
-        scale = _good_scale(misses, moving, step, norm, slope)
-        if scale == 0:
-            break
-        moving = moving - scale * step
-        error = misses(moving)
-    if torch.linalg.vector_norm(error) > 1e-10 * torch.linalg.vector_norm(goal):
-        return None
-    return Design(torch.cat([moving, fixed], dim=1), design.labels, weights)
-
-
-def _good_scale(
-    misses: Callable[[Tensor], Tensor], moving: Tensor, step: Tensor, norm: Tensor, slope: Tensor
-) -> float:
-    """Return how far to go along a step for ``||F||`` to fall, 0 where it does not."""
-    return float(
-        line_search(lambda s: torch.linalg.vector_norm(misses(moving - s * step)), norm, slope)
-    )

@@ -13,6 +13,10 @@ from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import Logistic, Softmax
 
+NOTHING = 1e-14
+"""Share of the sum of absolute terms below which ``<D, theta_spade>`` is their rounding: d of them
+are off by about eps sqrt(d)."""
+
 
 def label_bound(classes: int) -> float:
     r"""Return ``W((C-1)/e)``, the most that one label adds to ``sum_x w_x <y - p, s>``.
@@ -153,7 +157,7 @@ def _measure(aim: Aim, queries: Tensor, labels: list[int], weights: list[float])
 def _product(demand: Tensor, theta: Tensor) -> float:
     """Return ``<D, theta_spade>``, 0 where it is rounding error: its weight would be too."""
     product = float(demand @ theta)
-    return product if abs(product) > 1e-14 * float(demand.abs() @ theta.abs()) else 0.0
+    return product if abs(product) > NOTHING * float(demand.abs() @ theta.abs()) else 0.0
 
 
 def _sigmoid(value: float) -> float:
@@ -165,6 +169,8 @@ def _margin(share: float) -> float:
     best = 1 + label_bound(2)
     if share >= label_bound(2):
         return best
+    # Below 0 sigma(-t) is at least 1/2: at t = 4 share the left side is at most 2 share. From share
+    # = 0 up, -1 is below any.
     low = min(-1.0, 4 * share)
     return float(brentq(lambda t: t * _sigmoid(-t) - share, low, best, xtol=1e-15, rtol=1e-15))
 

@@ -64,6 +64,8 @@ def draw_labels(
     if isinstance(loss, Logistic):
         return torch.where(uniform < torch.sigmoid(scores[:, 0]), 1, -1)
     if isinstance(loss, Softmax):
+        # Drawn by inversion in double on the CPU, so that a card draws the same labels; sums of
+        # probabilities may end below 1 by rounding, and then the last label has what is missing.
         cumulative = torch.softmax(scores, dim=-1).cumsum(dim=-1)
         below = (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(dim=-1)
         return below.clamp(max=scores.shape[1] - 1)
