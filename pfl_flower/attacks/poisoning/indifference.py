@@ -121,7 +121,7 @@ def indifference(
     draws: int = 1,
     weight: float = 1.0,
     box: Box | None = None,
-    sweeps: int = 500,
+    sweeps: int = SWEEPS,
 ) -> PoisonedData:
     """Return queries near V with theta_spade's own labels (Equation 179).
 
@@ -204,7 +204,7 @@ def _answers(
     return torch.ones_like(probabilities[:, :1]), probabilities[:, None, :]
 
 
-def by_indifference(aim: Aim, recipe: Recipe, *, sweeps: int = 500) -> PoisonedData:
+def by_indifference(aim: Aim, recipe: Recipe, *, sweeps: int = SWEEPS) -> PoisonedData:
     """Return what the keys of a run ask for; ``sweeps`` are Dykstra's."""
     settings = recipe.settings
     return indifference(
