@@ -8,9 +8,10 @@ coordinates in which it is not: ``rho sqrt(w N)`` and, for each user, ``W_n C_n`
 and ``w = phi''(0)`` of the regulariser; of more than ``FACTOR_LIMIT`` features, the diagonal of the
 right-hand side alone. The C_n are made anew as the theta_n move.
 
-The line search is L-BFGS-B's own (More and Thuente) and not ``line_search``'s: pairs of steps and
-gradients build curvature only if slopes flatten (the strong Wolfe conditions), which halvings of a
-step do not see to, and every value here comes with its gradient.
+The line search is L-BFGS-B's own (Moré and Thuente, *Line search algorithms with guaranteed
+sufficient decrease*, 1994) and not ``line_search``'s: pairs of steps and gradients build curvature
+only if slopes flatten (the strong Wolfe conditions), which halvings of a step do not see to, and
+every value here comes with its gradient.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ ROUNDINGS = 4
 POINTS = 10**6
 """Most points of a user: a sum over n of them is off by up to ``n eps |f|``, whatever its order."""
 HALVINGS = 60
-"""Most halvings; values tell no more after fewer unless f is 0, and 2^-35 is the least seen."""
+"""Most halvings, for a value of 0, which never rounds; the shortest step seen has 35 of them."""
 SHORTEST_BY_GRADIENT = 2.0**-4
 """Shortest scale judged by gradients: a shorter one asks for less than the rounding they carry."""
 LONGEST = 10.0

@@ -156,7 +156,13 @@ class Population:
         return self._gather(estimate)
 
     def hessian(self, row: int, theta: Tensor) -> Tensor:
-        """``Hess L_n(theta)`` of one user, ``(d, d)``, for ``theta (d,)``; linear models only."""
+        """``Hess L_n(theta)`` of one user, ``(d, d)``, for ``theta (d,)``; linear models only.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
         for bucket in self._buckets:
             found = (bucket.rows == row).nonzero()
             if len(found):

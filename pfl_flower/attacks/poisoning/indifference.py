@@ -57,7 +57,8 @@ class Indifference:
     def project_in_box(self, points: Tensor, box: Box, *, sweeps: int = SWEEPS) -> Tensor:
         """Project on V within the box by Dykstra's alternating projections, ending in the box.
 
-        Where V misses the box, the points end in the box near V.
+        (Boyle, Dykstra, *A method for finding projections onto the intersection of convex sets in
+        Hilbert spaces*, 1986.) Where V misses the box, the points end in the box near V.
         """
         # V needs no correction of its own: it is affine. The box comes last, as it must be kept.
         correction = torch.zeros_like(points)

@@ -185,10 +185,11 @@ def _generate(
 ) -> Design:
     """Solve the programme, adding pairs for some rounds, by in-out separation.
 
-    Pairs are sought at prices halfway between the bound's and the programme's: a pair worth more
-    than 1 there cuts the programme's prices off, and otherwise the bound has improved. Sought at
-    the programme's own prices, which swing from round to round, pairs of the digits cost a third
-    more after as many rounds.
+    (Ben-Ameur, Neto, *Acceleration of cutting-plane and column generation algorithms*, 2007.) Pairs
+    are sought at prices halfway between the bound's and the programme's: a pair worth more than 1
+    there cuts the programme's prices off, and otherwise the bound has improved. Sought at the
+    programme's own prices, which swing from round to round, pairs of the digits cost a third more
+    after as many rounds.
     """
     task, programme = search.task, _Programme(search.task, queries)
     wanted, classes = task.wanted(), len(task.classes)
