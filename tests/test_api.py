@@ -62,6 +62,14 @@ def test_a_run_is_arrays_numbers_and_a_table_and_leaves_nothing(
     assert not list(nowhere.iterdir())
 
 
+def test_the_nodes_of_this_process_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asleep(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s")
+
+    monkeypatch.setattr("time.sleep", asleep)
+    assert pfl.run(**SMALL).passed
+
+
 def test_the_number_of_nodes_changes_nothing() -> None:
     alone, many = pfl.run(**SMALL, nodes=1), pfl.run(**SMALL, nodes=5)
     assert np.allclose(alone.rho, many.rho, rtol=0, atol=1e-9)

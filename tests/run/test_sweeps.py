@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -30,6 +31,17 @@ def median(rows: Tensor) -> Tensor:
 
 def broken(rows: Tensor) -> Tensor:
     raise ValueError("first line\nsecond line")
+
+
+def moody(rows: Tensor) -> Tensor:
+    if "MOODY" in os.environ:
+        raise OSError("no more space")
+    return rows.sum(dim=0)
+
+
+def on_two_threads(rows: Tensor) -> Tensor:
+    assert torch.get_num_threads() == 2
+    return rows.sum(dim=0)
 
 
 def lost(rows: Tensor) -> Tensor:
@@ -172,6 +184,27 @@ def test_a_cell_that_breaks_off_is_a_row_and_the_others_are_run(
     mended, said = told(tmp_path, {"aggregation": ["sum", median]})
     assert "kept from before: 2 of 2" in said
     assert mended.passed
+
+
+def test_a_cell_that_fails_when_it_is_run_again_is_no_longer_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert told(tmp_path, {"aggregation": [moody]})[0].passed
+    monkeypatch.setenv("MOODY", "1")
+    assert told(tmp_path, {"aggregation": [moody]})[0].passed
+    assert not told(tmp_path, {"aggregation": [moody]}, fresh=True)[0].passed
+    loaded = pfl.load(tmp_path)
+    assert isinstance(loaded, pfl.Sweep)
+    assert loaded.errors == {0: "OSError: no more space"}
+    assert "kept" not in told(tmp_path, {"aggregation": [moody]})[1]
+
+
+@pytest.mark.parametrize(("threads", "broke"), [(1, True), (2, False)])
+def test_a_cell_has_its_number_of_threads(threads: int, broke: bool) -> None:
+    before = torch.get_num_threads()
+    found = sweep({"aggregation": [on_two_threads]}, threads=threads)
+    assert bool(found.errors) == broke
+    assert torch.get_num_threads() == before
 
 
 BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [

@@ -26,6 +26,11 @@ def end(how: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def interrupted(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
 def fail() -> None:
     raise ValueError("first line\nsecond line")
 
@@ -38,10 +43,12 @@ def test_each_task_ends_by_itself_and_none_takes_another_with_it() -> None:
         (fail, ()),
         (end, ("kill",)),
         (lambda: base + int(os.environ["OMP_NUM_THREADS"]), ()),
+        # Control-C goes to the whole group: a worker is not to take its task for broken.
+        (interrupted, (4,)),
         (cube, (3,)),
     ]
     done = {one.index: one for one in in_processes(tasks, jobs=2, threads=1)}
-    assert {i: one.value for i, one in done.items() if not one.error} == {0: 8, 4: 11, 5: 27}
+    assert {i: one.value for i, one in done.items() if not one.error} == {0: 8, 4: 11, 5: 4, 6: 27}
     assert {i: one.error for i, one in done.items() if one.error} == {
         1: "its process ended: exit code 7",
         2: "ValueError: first line second line",
