@@ -22,7 +22,9 @@ from pfl_flower.run.problem import build_problem
 from pfl_flower.run.progress import round_bar
 from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.run.rounds import Watch, unwatched
-from pfl_flower.run.sweeps import SWEEP_FILE, Sweep, read_seeds, read_sweep, run_cells
+from pfl_flower.run.sweep_book import SWEEP_FILE, read_seeds, read_sweep
+from pfl_flower.run.sweeping import run_cells
+from pfl_flower.run.sweeps import Sweep
 from pfl_flower.run.tables import check_imports
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import pfl_flower as pfl
 from pfl_flower.run.checks import Claim, at_least
 from pfl_flower.run.preset_claims import CLAIMS, NO_CLAIM, claims_of, preset_of
 from pfl_flower.run.presets import preset, preset_names
+from strategies import recruiting
 from tests.support.runs import TINY
 
 SMALL: dict[str, Any] = {key.replace("-", "_"): value for key, value in TINY.items()}
+
+
+class Nothing(NamedTuple):
+    """Nothing is remembered."""
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +74,7 @@ def test_the_nodes_of_this_process_are_not_waited_for(monkeypatch: pytest.Monkey
     def asleep(seconds: float) -> None:
         raise AssertionError(f"waited {seconds} s")
 
-    monkeypatch.setattr("time.sleep", asleep)
+    monkeypatch.setattr(recruiting, "time", SimpleNamespace(monotonic=time.monotonic, sleep=asleep))
     assert pfl.run(**SMALL).passed
 
 
@@ -101,6 +109,33 @@ def test_a_picture_shows_itself_and_a_bar_where_it_is_asked_for(
     assert isinstance(picture, Figure)
     assert picture._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     assert "matplotlib.pyplot" not in sys.modules or picture.number is None  # type: ignore[attr-defined]
+
+
+class Push:
+    """Reports what leads away from the target."""
+
+    def __init__(self, user: Any, *, gain: float = 1.0) -> None:
+        self.target, self.gain = user.target, gain
+
+    def init(self, rho: Tensor) -> Nothing:
+        return Nothing()
+
+    def update(self, state: Nothing, seen: Any) -> tuple[Tensor, Nothing]:
+        return self.gain * (self.target - seen.rho), state
+
+
+def test_plug_ins_are_python_objects_with_options() -> None:
+    push, twice = (
+        pfl.run(**SMALL, attack=Push, attack_options={"gain": gain}) for gain in (1.0, 2.0)
+    )
+    assert not np.array_equal(push.rho, twice.rho)
+    assert "under tests.test_api:Push attack" in push.title
+    summed = pfl.run(**SMALL)
+    halved = pfl.run(**{**SMALL, "rounds": 1}, aggregation=lambda rows: rows.sum(dim=0) / 2)
+    assert np.allclose(2 * halved.rho, pfl.run(**{**SMALL, "rounds": 1}).rho, rtol=1e-12)
+    assert not np.array_equal(summed.rho, push.rho)
+    with pytest.raises(pfl.ConfigError, match="gains: expected gain"):
+        pfl.run(**SMALL, attack=Push, attack_options={"gains": 2.0})
 
 
 BAD = [
