@@ -87,6 +87,11 @@ class Kept:
         return f"{sum(row.check.passed for row in rows)} of {len(rows)} passed" if rows else "-"
 
     @property
+    def left_out(self) -> list[str]:
+        """What was there and did not count, a line for each kind."""
+        return [str(one) for one in self.summary.left_out] if self.summary is not None else []
+
+    @property
     def pictures(self) -> list[Picture]:
         """Every picture beside the summary."""
         return read_pictures(self.folder)

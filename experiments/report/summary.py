@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from experiments.report.text import number, spread
+from pfl_flower.support.left_out import LeftOut
 
 
 class _Frozen(BaseModel):
@@ -56,6 +57,7 @@ class Summary(_Frozen):
     seconds: float
     hardware: str = "not recorded"
     success: tuple[str, ...] | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def read_summary(path: Path) -> tuple[Summary | None, str]:

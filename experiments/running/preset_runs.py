@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from experiments.running.progress import progress
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
+from pfl_flower.run.finished import read_result
+from pfl_flower.run.left_out import left_out_of_seeds
 from pfl_flower.run.outcome import title
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
 from pfl_flower.support.console import place, plain
+from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.versions import commit
 
 PRESET_SEEDS = (1,)
@@ -49,6 +53,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     checks = [claim.check(finals) for claim in claims_of(configs[0])]
     for config, rows in zip(configs, curves, strict=True):
         checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
+    left_out = {config.name: read_result(config.folder()).left_out for config in configs}
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
     own = {"name": name, "output-dir": str(options.output), "seed": seeds[0]}
     summary = summarise(
@@ -64,6 +69,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
             "estimator": configs[0].estimator,
             "behaviour": trends,
             "claims": claimed(configs[0]),
+            "left_out": [asdict(one) for one in left_out_of_seeds(left_out)],
         },
     )
     write_together(folder / ROUNDS_FILE, [config.folder() / ROUNDS_FILE for config in configs])
@@ -92,6 +98,8 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         shown = f"{shown:.4g}" if isinstance(shown, float) else shown
         said = plain(f"{check['name']} = {shown}, expected {check['expected']}")
         console.print(word.append("  ").append_text(said))
+    for one in summary.get("left_out", ()):
+        console.print(plain(f"left out: {LeftOut(**one)}"))
     if summary.get("control"):
         every, some = "every claim of success failed, as it must", "a claim of success held"
         console.print(f"control, nobody attacks: {every if summary['passed'] else some}")

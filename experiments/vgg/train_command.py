@@ -34,7 +34,7 @@ from pfl_flower.data.image_sets import read_images
 from pfl_flower.data.vgg import LEAST_PIXELS
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import write_json
-from pfl_flower.support.console import place
+from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import data_folder
 from pfl_flower.support.versions import commit, versions
@@ -98,6 +98,7 @@ def _report(images: ImageSet, training: Training, output: Path) -> dict[str, Any
         "sha256": file_hash(output),
         "test_accuracy": training.history[-1]["test_accuracy"],
         "test_images": len(images.test),
+        "left_out": [asdict(one) for one in images.left_out],
         "train_images": recipe.images or len(images.train),
         "reduced": recipe.epochs < EPOCHS["cuda"],
         "recipe": asdict(recipe),
@@ -125,6 +126,8 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     device = choose_device(parsed.device)
     output = _output(parsed)
     images = read_images(parsed.dataset, data_folder(parsed.data_dir))
+    for one in images.left_out:
+        console.print(plain(f"left out: {one}"))
     recipe = _recipe(parsed, images, device)
     if parsed.fresh:
         _checkpoint(output).unlink(missing_ok=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.server_steps import StepSizes
-from pfl_flower.data.sources import Source, Synthetic
+from pfl_flower.data.sources import Source
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pfl_flower.data.sources import Images, Source, Synthetic
+from pfl_flower.data.consistency import check_source
+from pfl_flower.data.idx_files import read_idx
+from pfl_flower.data.sources import Images, Source
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.data.table import DATASETS
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import data_folder
 from pfl_flower.support.seeding import generator
 
 DIGITS_TRAIN = 1437
+IDX_PARTS = ("train", "t10k")
+IDX_FILES = tuple(
+    f"{part}-{kind}-ubyte" for part in IDX_PARTS for kind in ("images-idx3", "labels-idx1")
+)
 
 
 @lru_cache(maxsize=8)
@@ -27,10 +35,12 @@ def load_source(spec: DataSpec) -> Source:
     ConfigError
         If there is no such data set, or one of one's own cannot be made.
     DataError
-        If the files are neither in the folder nor to be downloaded.
+        If the files are neither in the folder nor to be downloaded, or the data do not agree with
+        themselves.
     """
     source: Source = DATASETS.make(spec.name, spec.options, spec)
     DATASETS.expect(spec.name, source, Source)
+    check_source(spec.name, source)
     return source
 
 
@@ -49,9 +59,10 @@ def fashion_mnist(spec: DataSpec) -> Images:
     return _idx_images("FashionMNIST", spec)
 
 
-def _idx_images(files: str, spec: DataSpec) -> Images:
+def _idx_images(name: str, spec: DataSpec) -> Images:
     folder = data_folder(spec.data_dir)
-    train, test = _torchvision(files, folder, True), _torchvision(files, folder, False)
+    _download(name, folder)
+    train, test = (_read_part(folder / name / "raw", part) for part in IDX_PARTS)
     return Images(train, test, seed=spec.seed, label_noise=spec.label_noise)
 
 
@@ -85,18 +96,29 @@ def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     return (features[train], labels[train]), (features[test], labels[test])
 
 
-def _torchvision(name: str, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
+def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    images = read_idx(folder / f"{part}-images-idx3-ubyte", 3)
+    return images.flatten(1), read_idx(folder / f"{part}-labels-idx1-ubyte", 1).to(torch.int64)
+
+
+def _download(name: str, folder: Path) -> None:
+    """Have torchvision download what of a data set is not in the folder.
+
+    Raises
+    ------
+    DataError
+        If it cannot.
+    """
+    raw = folder / name / "raw"
+    missing = [file for file in IDX_FILES if not (raw / file).exists()]
+    if not missing:
+        return
     from torchvision import datasets
 
-    kind = getattr(datasets, name)
     try:
-        try:
-            images = kind(str(folder), train=train, download=False)
-        except RuntimeError:
-            images = kind(str(folder), train=train, download=True)
-    except (RuntimeError, OSError) as error:
+        getattr(datasets, name)(str(folder), download=True)
+    except (RuntimeError, OSError, EOFError, HTTPException) as error:
         raise DataError(
-            f"data-dir = {folder}: {name} is not there and could not be downloaded; put "
-            f"torchvision's {name}/raw files there, or set PFL_DATA_DIR ({type(error).__name__})"
+            f"data-dir = {folder}: {name} is not there and could not be downloaded "
+            f"({type(error).__name__}); put {', '.join(missing)} into {raw}, or set PFL_DATA_DIR"
         ) from None
-    return images.data.reshape(len(images.data), -1), images.targets.to(torch.int64)

@@ -57,6 +57,7 @@ def _source(images: ImageSet, train: Tensor, test: Tensor, key: str, spec: DataS
         seed=spec.seed,
         label_noise=spec.label_noise,
         key=key,
+        left_out=images.left_out,
     )
 
 

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tarfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.data.image_listing import PARTS, Entry
+from pfl_flower.data.image_tree import BROKEN, Folder, Tar, opened
 from pfl_flower.support.console import say
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import cache_folder
+from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-PARTS = ("train", "test")
-BROKEN = (OSError, EOFError, tarfile.TarError, zlib.error)
-"""What reading a broken tar or image raises."""
+if TYPE_CHECKING:
+    import PIL.Image
+
+OPAQUE = 255
+TRANSPARENT = "images' transparent parts, which became opaque"
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class ImageSet:
         Names, by class number.
     key : str
         Digest of where the images came from: another key, perhaps other images.
+    left_out : tuple of LeftOut
+        What lay beside them and was not read.
     """
 
     train: Tensor
@@ -53,19 +55,7 @@ class ImageSet:
     test_labels: Tensor
     classes: list[str]
     key: str
-
-
-class _Entry(NamedTuple):
-    """An image in its tree."""
-
-    part: str
-    label: str
-    name: str
-
-    @property
-    def path(self) -> str:
-        """Where the image is."""
-        return "/".join(self)
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def read_tree(path: Path) -> ImageSet:
@@ -76,118 +66,60 @@ def read_tree(path: Path) -> ImageSet:
     Raises
     ------
     DataError
-        If there is no such tree, a file is not an image of 8 bits, or the sizes differ.
+        If there is no such tree, a class has no image, a file is not an image of 8 bits, or the
+        sizes differ.
     """
-    with _opened(path) as tree:
-        key = _digest(str(path.absolute()), *tree.version())
-        cached = cache_folder() / "images" / f"{key}.pt"
+    with opened(path) as tree:
+        try:
+            key = _digest(str(path.absolute()), *tree.version())
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        cached = cache_folder() / "images" / f"{_digest(key, *tree.surroundings())}.pt"
         kept = load_tensors(cached)
         if kept is None or set(kept) != {field.name for field in fields(ImageSet)}:
-            try:
-                entries = tree.entries()
-            except BROKEN as error:
-                raise DataError(f"{path}: broken off ({error})") from None
-            classes = _classes(path, entries)
-            say(f"reading {len(entries):,} images of {path}, kept in {cached}")
-            save_tensors(cached, vars(_decode(tree, entries, classes, key)))
+            classes = tree.listing.classes(path)
+            say(f"reading {len(tree.listing.images):,} images of {path}, kept in {cached}")
+            images = _decode(tree, classes, key)
+            lists = {"left_out": [asdict(one) for one in images.left_out]}
+            save_tensors(cached, {**vars(images), **lists})
             kept = torch.load(cached, weights_only=True, mmap=True)
-    return ImageSet(**kept)
+    return _restored(kept)
+
+
+def _restored(kept: dict[str, Any]) -> ImageSet:
+    left_out = tuple(LeftOut(**one) for one in kept["left_out"])
+    return ImageSet(**{**kept, "left_out": left_out})
 
 
 def _digest(*words: object) -> str:
-    return hashlib.sha256("\n".join(map(str, words)).encode()).hexdigest()[:16]
+    # A file's name need not be text; such bytes come as lone surrogates.
+    text = "\n".join(map(str, words)).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
-class _Folder:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def version(self) -> Iterator[str]:
-        """Yield what changes when an image does: names, sizes, times."""
-        for entry in self.entries():
-            status = (self.path / entry.path).stat()
-            yield f"{entry.path}|{status.st_size}|{status.st_mtime_ns}"
-
-    def entries(self) -> list[_Entry]:
-        """Return the images in the order of their names."""
-        found = [_Entry(*file.parts[-3:]) for file in self.path.glob("*/*/*")]
-        return sorted(entry for entry in found if _is_image(entry))
-
-    def read(self, entry: _Entry) -> bytes:
-        return (self.path / entry.path).read_bytes()
-
-
-class _Tar:
-    def __init__(self, path: Path, archive: tarfile.TarFile) -> None:
-        self.path, self.archive = path, archive
-        self.members: dict[_Entry, tarfile.TarInfo] = {}
-
-    def version(self) -> Iterator[str]:
-        """Yield what changes when the tar does; its images are not looked at."""
-        status = self.path.stat()
-        yield f"{status.st_size}|{status.st_mtime_ns}"
-
-    def entries(self) -> list[_Entry]:
-        """Return the images in the tar's order, in which alone a compressed one reads fast."""
-        for member in self.archive:
-            parts = PurePosixPath(member.name).parts
-            if member.isfile() and len(parts) == 3 and _is_image(_Entry(*parts)):
-                self.members[_Entry(*parts)] = member
-        return list(self.members)
-
-    def read(self, entry: _Entry) -> bytes:
-        file = self.archive.extractfile(self.members[entry])
-        assert file is not None, "only regular files are members"
-        return file.read()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[_Folder | _Tar]:
-    if path.is_dir():
-        yield _Folder(path)
-        return
-    try:
-        archive = tarfile.open(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such folder or tar of images") from None
-    except BROKEN as error:
-        raise DataError(f"{path}: expected a folder or a tar ({error})") from None
-    with archive:
-        yield _Tar(path, archive)
-
-
-def _is_image(entry: _Entry) -> bool:
-    hidden = entry.label.startswith(".") or entry.name.startswith(".")
-    return entry.part in PARTS and entry.name.lower().endswith(SUFFIXES) and not hidden
-
-
-def _classes(path: Path, entries: list[_Entry]) -> list[str]:
-    train, test = ({entry.label for entry in entries if entry.part == part} for part in PARTS)
-    if len(train) < 2 or not test:
-        raise DataError(
-            f"{path}: expected train/CLASS/*.jpg or *.png of two classes or more, and test/CLASS/*"
-        )
-    if test - train:
-        raise DataError(f"{path}: test/{min(test - train)} is a class that train lacks")
-    return sorted(train)
-
-
-def _decode(tree: _Folder | _Tar, entries: list[_Entry], classes: list[str], key: str) -> ImageSet:
+def _decode(tree: Folder | Tar, classes: list[str], key: str) -> ImageSet:
     """Read every image into its place: the order is of the names, whatever the tar's."""
+    entries = tree.listing.images
     ordered = sorted(entries, key=lambda entry: (PARTS.index(entry.part), *entry))
     place = {entry: row for row, entry in enumerate(ordered)}
-    first = _pixels(tree, entries[0])
-    values = torch.empty((len(entries), *first.shape), dtype=torch.uint8)
+    first, _ = _pixels(tree, entries[0])
+    values = _empty(len(entries), first)
+    transparent = []
     for entry in entries:
-        pixels = _pixels(tree, entry)
+        pixels, opaque = _pixels(tree, entry)
         if pixels.shape != first.shape:
             raise DataError(
                 f"{entry.path}: {_size(pixels)}, and {entries[0].path} is {_size(first)}: "
                 "expected images of one size"
             )
         values[place[entry]] = pixels
+        if not opaque:
+            transparent.append(entry.path)
     labels = torch.tensor([classes.index(entry.label) for entry in ordered])
     count = sum(entry.part == PARTS[0] for entry in entries)
+    left_out = tree.listing.left_out()
+    if transparent:
+        left_out.append(LeftOut.of(TRANSPARENT, sorted(transparent)))
     return ImageSet(
         train=values[:count],
         train_labels=labels[:count],
@@ -195,20 +127,43 @@ def _decode(tree: _Folder | _Tar, entries: list[_Entry], classes: list[str], key
         test_labels=labels[count:],
         classes=classes,
         key=key,
+        left_out=tuple(left_out),
     )
 
 
-def _pixels(tree: _Folder | _Tar, entry: _Entry) -> Tensor:
+def _empty(count: int, first: Tensor) -> Tensor:
+    """Return room for so many images like the first."""
+    try:
+        return torch.empty((count, *first.shape), dtype=torch.uint8)
+    except RuntimeError:
+        size = count * first.numel() / 1e9
+        raise DataError(
+            f"{count:,} images of {_size(first)} take {size:,.0f} GB of memory, more than there "
+            "is; expected fewer or smaller ones"
+        ) from None
+
+
+def _pixels(tree: Folder | Tar, entry: Entry) -> tuple[Tensor, bool]:
+    """Return an image's RGB values ``(3, h, w)``, and whether it is opaque."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(tree.read(entry))) as image:
             mode, pixels = image.mode, np.array(image.convert("RGB"))
+            opaque = _opaque(image)
+    except DataError:
+        raise
     except (*BROKEN, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{entry.path}: not an image that can be read ({error})") from None
     if mode.startswith(("I", "F")):
         raise DataError(f"{entry.path}: expected 8 bits a channel, and its mode is {mode}")
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(pixels).permute(2, 0, 1), opaque
+
+
+def _opaque(image: PIL.Image.Image) -> bool:
+    if not image.mode.lower().endswith("a") and "transparency" not in image.info:
+        return True
+    return bool(np.all(np.array(image.convert("RGBA"))[..., 3] == OPAQUE))
 
 
 def _size(image: Tensor) -> str:

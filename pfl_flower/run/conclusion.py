@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pfl_flower.run.at_equilibrium import measure_equilibrium
+from pfl_flower.run.left_out import left_out_of_rounds
 from pfl_flower.run.outcome import Course, Outcome, title
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import ROUNDS_FILE
-from pfl_flower.support.console import Say
+from pfl_flower.support.console import Say, plain
 
 MEANINGS = {
     "accuracy_true": "accuracy on true labels",
@@ -69,6 +70,7 @@ def conclude(
         at_rest=at_rest,
         device=problem.device,
         seconds=time.perf_counter() - began,
+        left_out=[*problem.source.left_out, *left_out_of_rounds(course.text)],
     )
     written = () if folder is None else (folder / ROUNDS_FILE, *outcome.write(folder))
     say(f"\n{outcome.config.name}: {title(outcome.config)}")
@@ -88,6 +90,8 @@ def table(outcome: Outcome) -> str:
             rows.add_row(meaning, f"{outcome.metrics[key]:.4g}")
     rows.add_row("steps of rho are", outcome.behaviour)
     rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
+    for one in outcome.left_out:
+        rows.add_row(plain(f"left out: {one.what} ({one.where})"), f"{one.count:,}")
     console = Console(width=100, highlight=False)
     with console.capture() as printed:
         console.print(rows, end="")

@@ -23,6 +23,7 @@ from pfl_flower.run.results import LIMIT_FILE, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.left_out import LeftOut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,6 +115,11 @@ class Result:
         return str(self.summary.get("claims", ""))
 
     @property
+    def left_out(self) -> list[LeftOut]:
+        """What was there and did not count: of the data, and of what nodes sent."""
+        return [LeftOut(**one) for one in self.summary.get("left_out", ())]
+
+    @property
     def title(self) -> str:
         """One line: what attacked what."""
         try:
@@ -143,7 +149,8 @@ class Result:
         verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
         verdict += f", {NO_CLAIM}" if self.claims == NO_CLAIM else ""
         shown = [f"{key} {self.metrics[key]:.4g}" for key in SHOWN if key in self.metrics]
-        return f"Result({self.title}; {verdict}; {', '.join(shown)})"
+        without = [f"; left out: {one.count:,} {one.what}" for one in self.left_out]
+        return f"Result({self.title}; {verdict}; {', '.join(shown)}{''.join(without)})"
 
 
 def read_result(folder: Path) -> Result:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
 from pfl_flower.support.files import replacing
+from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.plugins import shown
 
 SUMMARY_FILE = "summary.json"
@@ -76,6 +77,8 @@ class Outcome:
         Where it computed.
     seconds : float
         How long it took, from the first look at the nodes to the last metric.
+    left_out : sequence of LeftOut
+        What was there and did not count: of the data, and of what nodes sent.
     """
 
     config: RunConfig
@@ -83,6 +86,7 @@ class Outcome:
     at_rest: Mapping[str, float] = field(default_factory=dict)
     device: torch.device
     seconds: float
+    left_out: Sequence[LeftOut] = ()
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -118,6 +122,7 @@ class Outcome:
                 "behaviour": self.behaviour,
                 "estimator": self.config.estimator,
                 "claims": claimed(self.config),
+                "left_out": [asdict(one) for one in self.left_out],
             },
         )
 

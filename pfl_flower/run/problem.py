@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
+from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import DATASETS
@@ -216,6 +217,7 @@ def build_problem(config: RunConfig) -> Problem:
             f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
         )
     check_loss(config, source.loss)
+    check_draw(config.dataset, source, config.points()[0], config.seed)
     model = _build_model(config, source)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)

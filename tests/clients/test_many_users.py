@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation.combination import combine
 from pfl_flower.aggregation.rows import Rows
-from pfl_flower.data.sources import Synthetic
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective import models, shared_points
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import Softmax

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pfl_flower.data.catalogue import load_source
-from pfl_flower.data.sources import Synthetic, redraw_labels
+from pfl_flower.data.sources import redraw_labels
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import data_folder
 from pfl_flower.support.seeding import generator

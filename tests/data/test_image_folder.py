@@ -93,7 +93,7 @@ def test_a_changed_tar_is_read_again(tmp_path: Path) -> None:
 def test_a_cut_cache_file_is_made_again(tmp_path: Path) -> None:
     tree = write_tree(tmp_path / "tree")
     before = read_tree(tree)
-    kept = tmp_path / "cache/images" / f"{before.key}.pt"
+    (kept,) = (tmp_path / "cache/images").iterdir()
     for content in (kept.read_bytes()[:1000], b""):
         kept.unlink()  # what is mapped stays as it is
         kept.write_bytes(content)
@@ -155,7 +155,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no test": (
         lambda tree: (tree / "test").rename(tree / "exam"),
-        r"expected train/CLASS/\*.jpg or \*.png of two classes or more, and test/CLASS/\*$",
+        r"expected train/CLASS/\*.jpg or \*.png of two classes or more, and test/CLASS/\*, and "
+        r"there is exam$",
     ),
     "one class": (
         lambda tree: (tree / "train/dog").rename(tree / "train/.dogs"),
@@ -254,7 +255,7 @@ def test_cifar10_is_the_tree_in_the_data_folder(
     if packed:
         tree = write_tar(tmp_path / "data/cifar10-imagefolder.tar", tree)
     assert same(read_images("cifar10", tmp_path / "data"), read_tree(tree))
-    assert asked == [False]
+    assert not asked
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("corrupted"), OSError("no network")])
@@ -265,7 +266,7 @@ def test_cifar10_that_cannot_be_had_is_one_line(
     with pytest.raises(DataError, match=f"data-dir = {tmp_path}: CIFAR-10 is not there") as caught:
         load_source(DataSpec("cifar10", data_dir=str(tmp_path)))
     assert "\n" not in str(caught.value)
-    assert asked == [False, True]
+    assert asked == [True]
 
 
 def test_torchvisions_cifar10_is_preferred(tmp_path: Path, monkeypatch: Patch) -> None:
@@ -283,6 +284,7 @@ def test_torchvisions_cifar10_is_preferred(tmp_path: Path, monkeypatch: Patch) -
 
     monkeypatch.setattr(vision, "CIFAR10", Fake)
     write_tree(tmp_path / "cifar10-imagefolder")
+    (tmp_path / "cifar-10-batches-py").mkdir()
     images = read_images("cifar10", tmp_path)
     assert images.key == "cifar10-torchvision"
     assert (images.train.shape, images.test.shape) == ((4, 3, 32, 32), (2, 3, 32, 32))

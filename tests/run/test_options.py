@@ -20,8 +20,9 @@ from pfl_flower.aggregation.rules import (
     trimmed_mean,
 )
 from pfl_flower.attacks.poisoning.table import EVERY_LOSS
-from pfl_flower.data.sources import Source, Synthetic
+from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.models import TwoLayer
 from pfl_flower.objective.user_data import UserData

@@ -1,0 +1,70 @@
+"""What a run left out of what nodes sent: by kind, how often, and in which rounds.
+
+Whoever leaves something out in a round counts it as a notice of that round, which ``rounds.csv``
+keeps; here it gets its words.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from pfl_flower.support.left_out import LeftOut
+
+REJECTED, NOTICES = "rejection_reasons", "notices"
+"""The columns of ``rounds.csv`` that say ``kind:count;kind:count``."""
+WORDS = {
+    "stray": "replies to no question of their round",
+    "duplicate": "further replies to one question",
+    "absurd": "entries of nodes' metrics that cannot be",
+}
+
+
+def left_out_of_rounds(text: str) -> list[LeftOut]:
+    r"""Return what the rounds left out, from the text of ``rounds.csv``.
+
+    >>> print(left_out_of_rounds("round,notices\n1,stray:2\n2,\n3,stray:1\n")[0])
+    3 replies to no question of their round (rounds 1 to 3)
+    """
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    rounds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        for column in (REJECTED, NOTICES):
+            for event in filter(None, (row.get(column) or "").split(";")):
+                kind, _, number = event.rpartition(":")
+                counts[column, kind] += int(number)
+                rounds[column, kind].append(row["round"])
+    return [
+        LeftOut(what=_words(*key), count=counts[key], where=_when(rounds[key]))
+        for key in sorted(counts)
+    ]
+
+
+def _words(column: str, kind: str) -> str:
+    return f"reports, rejected as {kind}" if column == REJECTED else WORDS.get(kind, kind)
+
+
+def _when(rounds: list[str]) -> str:
+    if len(rounds) == 1:
+        return f"round {rounds[0]}"
+    return f"rounds {rounds[0]} to {rounds[-1]}"
+
+
+def left_out_of_seeds(seeds: Mapping[str, Sequence[LeftOut]]) -> list[LeftOut]:
+    """Return what several seeds left out, by their names: once, what all of them did.
+
+    >>> same, own = LeftOut.of("hidden files", ["a"]), LeftOut.of("replies", ["b"])
+    >>> [one.what for one in left_out_of_seeds({"seed-1": [same], "seed-2": [same, own]})]
+    ['hidden files', 'seed-2: replies']
+    """
+    first = next(iter(seeds.values()), ())
+    shared = [one for one in first if all(one in found for found in seeds.values())]
+    return shared + [
+        replace(one, what=f"{name}: {one.what}")
+        for name, found in seeds.items()
+        for one in found
+        if one not in shared
+    ]
