@@ -15,6 +15,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from clients.honest import HonestClient
+from clients.node import node_clients
 from clients.poisoned import PoisonedClient
 from clients.strategic import StrategicClient
 from pfl_flower.attacks.attack import Observation
@@ -27,7 +28,6 @@ from pfl_flower.attacks.untargeted import (
     Untargeted,
     least_noticed,
 )
-from pfl_flower.client_app import node_clients
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.strategic_user import make_attack

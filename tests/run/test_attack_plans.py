@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from clients.honest import HonestClient
+from clients.node import node_clients
 from clients.poisoned import PoisonedClient
 from pfl_flower import client_app, server_app
 from pfl_flower.attacks.equivalence import honest_sum
@@ -19,7 +20,6 @@ from pfl_flower.attacks.model import ModelAttackState
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.poisoning.repeated import repeated
 from pfl_flower.attacks.setup import AttackSetup
-from pfl_flower.client_app import node_clients
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.at_equilibrium import attacked_equilibrium
 from pfl_flower.run.attack_plans import fabricate, honest_users, plan, reach

@@ -1,0 +1,125 @@
+"""What a node does with a message: its own role and memory, and the clients of its users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+
+from clients.base import Client
+from clients.honest import HonestClient
+from clients.memory import Memory
+from clients.poisoned import PoisonedClient
+from clients.strategic import StrategicClient
+from pfl_flower.aggregation.reports import Report
+from pfl_flower.aggregation.rows import Rows
+from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.keys import Scalar
+from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.support.errors import ConfigError
+from pfl_flower.transport.broadcasts import Broadcast
+from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.questions import ROLES, Introduction
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of Flower's while it answers one message.
+
+    Attributes
+    ----------
+    problem : Problem
+        The run's, on the data in the node's own ``data-path`` if it names one.
+    role : str
+        What it was started as: ``strategic``, ``honest``, or ``auto`` for the run's choice.
+    state : RecordDict
+        Flower's ``context.state``.
+    state_folder : str
+        The node's own ``state-dir``, or the run's.
+    """
+
+    problem: Problem
+    role: str
+    state: RecordDict
+    state_folder: str
+
+    @classmethod
+    def of(cls, context: Context) -> Node:
+        """Return the node of a context.
+
+        Raises
+        ------
+        ConfigError
+            If the run's configuration cannot be run, or the node's names another role.
+        DataError
+            If the data cannot be had.
+        """
+        own, keys = context.node_config, dict(context.run_config)
+        if "data-path" in own:
+            keys["data-dir"] = str(own["data-path"])
+        problem = _problem(tuple(keys.items()))
+        role = str(own.get("role", "auto"))
+        if role not in ROLES:
+            raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")
+        return cls(
+            problem, role, context.state, str(own.get("state-dir", problem.config.state_dir))
+        )
+
+    @property
+    def memory(self) -> Memory:
+        """What it keeps on its disk: in the state folder, or in the folder of the run."""
+        config, chosen = self.problem.config, self.state_folder
+        base = Path(chosen).expanduser() / config.name if chosen else config.folder() / "state"
+        return Memory(base.absolute())
+
+    def introduction(self, round: int) -> Introduction:
+        """Return its role, and the users whose memory of a round up to ``round`` it has kept."""
+        return Introduction(self.role, frozenset(self.memory.users(round)))
+
+    def report(self, broadcast: Broadcast) -> tuple[Report, NodeMetrics]:
+        """Return one gradient row per user who is asked, and what is to be said of the work."""
+        kept = bool(broadcast.session.name)
+        if kept:
+            self.memory.recall(self.state, broadcast)
+        clients = node_clients(self.problem, broadcast.members, self.role, self.state)
+        answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
+        if kept and self.problem.config.checkpoint_every:
+            self.memory.keep(self.state, broadcast)
+        rows = Rows.merge(answer.gradients for answer in answers)
+        report = Report(broadcast.round, broadcast.users, rows.values_by_user)
+        return report, NodeMetrics.merge(answer.metrics for answer in answers)
+
+    def accuracies(self, users: tuple[int, ...]) -> NodeMetrics:
+        """Return how good the users' local models are."""
+        clients = node_clients(self.problem, users, self.role, self.state)
+        found = {user: value for client in clients for user, value in client.evaluate().items()}
+        return NodeMetrics(accuracies=found)
+
+
+def node_clients(
+    problem: Problem, users: tuple[int, ...], role: str, state: RecordDict
+) -> list[Client]:
+    """Return the clients that act for a node's users; the node's own role wins over the run's."""
+    chosen = problem.config.strategic() if role == "auto" else frozenset()
+    strategic = tuple(user for user in users if user in chosen or role == "strategic")
+    honest = users
+    if strategic:
+        apart = frozenset(strategic)
+        honest = tuple(user for user in users if user not in apart)
+    clients: list[Client] = []
+    if honest:
+        clients.append(HonestClient(problem, honest, state))
+    if strategic:
+        gives = ATTACKS.row(problem.config.attack).gives
+        kind = PoisonedClient if gives == "data" else StrategicClient
+        clients.append(kind(problem, strategic, state))
+    return clients
+
+
+@lru_cache(maxsize=2)
+def _problem(items: tuple[tuple[str, Scalar], ...]) -> Problem:
+    """Return a run's problem: a node that keeps its process is told the same keys every round."""
+    return build_problem(parse_config(dict(items)))
