@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,6 +70,8 @@ COMPARED = {
 }
 """What is compared unless columns are named: the first three that some run has."""
 DASHES = ("-", "--", ":", "-.")
+LETTERS, HANDLE, LINE_HEIGHT = 12.0, 8, 0.22
+"""Of a legend: letters an inch, what a line's sample takes in letters, inches from line to line."""
 
 
 def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Picture:
@@ -84,7 +87,9 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
         if metric not in measured:
             raise ConfigError(f"y = {metric}: expected one of {', '.join(sorted(measured))}")
     chosen = metrics or [key for key in COMPARED if key in measured][:3]
-    figure = Picture(figsize=(4.3 * len(chosen) + 0.4, 3.9), layout="constrained")
+    width = 4.3 * len(chosen) + 0.4
+    columns, under = legend_size(list(runs), width)
+    figure = Picture(figsize=(width, 3.5 + under), layout="constrained")
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
     for axes, metric in zip(panels, chosen, strict=True):
         if metric.startswith(("distance", "norm")):
@@ -102,7 +107,6 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
         for axes in panels
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    columns = max(1, min(3, 120 // max(map(len, labelled))))
     figure.legend(
         list(labelled.values()),
         list(labelled),
@@ -111,6 +115,13 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
         frameon=False,
     )
     return figure
+
+
+def legend_size(labels: Sequence[str], width: float) -> tuple[int, float]:
+    """Return the columns and the height of a legend under a figure so wide, in inches."""
+    longest = max(map(len, labels), default=0)
+    columns = max(1, min(len(labels), int(width * LETTERS) // (longest + HANDLE)))
+    return columns, LINE_HEIGHT * math.ceil(len(labels) / columns)
 
 
 def draw(axes: Axes, curves: Curves, key: str, label: str, colour: int, style: str = "-") -> None:

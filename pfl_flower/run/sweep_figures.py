@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pfl_flower.run.columns import Table
 from pfl_flower.run.conclusion import MEANINGS
-from pfl_flower.run.figures import PALETTE, Picture
+from pfl_flower.run.figures import PALETTE, Picture, legend_size
 from pfl_flower.run.keys import kebab
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.plugins import shown
@@ -60,13 +60,15 @@ def draw_sweep(
     metrics = [y] if isinstance(y, str) else list(y or _best_y(measured))
     for metric in metrics:
         _known("y", metric, measured)
-    figure = Picture(figsize=(4.6 * len(metrics) + 0.6, 3.9), layout="constrained")
+    labels = [_label(point) for point, _ in rows.groups(apart)]
+    width = 4.6 * len(metrics) + 0.6
+    columns, under = legend_size(labels, width) if apart else (1, 0.0)
+    figure = Picture(figsize=(width, 3.6 + under), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         _draw_panel(axes, rows, across, apart, metric)
-    handles, labels = panels[0].get_legend_handles_labels()
     if apart:
-        columns = min(len(labels), 3)
+        handles, _ = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     seeds = len(set(rows["seed"].tolist()))
     if seeds > 1:
@@ -88,7 +90,7 @@ def _draw_panel(axes: Axes, rows: Table, across: str, apart: Sequence[str], metr
                 xs.append(places.index(value) + shift if named else value)
                 means.append(values.mean())
                 spreads.append(values.std(ddof=1) if len(values) > 1 else 0.0)
-        label = ", ".join(f"{key} = {shown(value)}" for key, value in point.items())
+        label = _label(point)
         axes.errorbar(
             xs,
             means,
@@ -106,6 +108,10 @@ def _draw_panel(axes: Axes, rows: Table, across: str, apart: Sequence[str], metr
     _scale(axes, metric, rows[metric].astype(float))
     axes.set(xlabel=across, ylabel=MEANINGS.get(metric, metric))
     axes.grid(alpha=0.3)
+
+
+def _label(point: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {shown(value)}" for key, value in point.items())
 
 
 def _place(axes: Axes, places: list[Any], named: bool) -> None:
