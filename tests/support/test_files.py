@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import json
 import os
-import re
 import resource
 import signal
 import stat
@@ -26,7 +24,6 @@ from pfl_flower.run.results import write_json, write_limit
 from pfl_flower.run.rounds import Rounds, read_rounds, write_together
 from pfl_flower.support.files import read_sealed, replace_file, replacing, write_sealed
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
-from tests.test_imports import MODULES
 
 BIG = 60_000
 """Numbers, more than the limit of ``full_disk`` holds."""
@@ -215,69 +212,3 @@ def test_rows_of_several_seeds_in_one_file(tmp_path: Path) -> None:
     assert read_rounds(tmp_path / "all.csv") == wanted
     with (tmp_path / "all.csv").open(newline="") as file:
         assert [row["notices"] for row in csv.DictReader(file)] == list(texts)
-
-
-STREAMS = ("file", "body", "buffer")
-"""What is written to in memory, or given by ``replacing``."""
-MAY = {
-    "pfl_flower.support.files": "the one way",
-    "pfl_flower.run.rounds": "rounds.csv grows line by line",
-    "experiments.running.engines": "logs grow line by line",
-    "experiments.defences.study": "logs grow line by line",
-}
-
-
-def writes(tree: ast.AST) -> list[str]:
-    """Return the calls that write a file under its own name."""
-    found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-            continue
-        called = ast.unparse(node.func)
-        modes = [
-            part.value for a in node.args for part in ast.walk(a) if isinstance(part, ast.Constant)
-        ]
-        modes += [k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)]
-        opened = node.func.attr in ("open", "fdopen") and any(
-            isinstance(mode, str) and re.fullmatch("[rwaxbt+]+", mode) and set(mode) & set("wax")
-            for mode in modes
-        )
-        if node.func.attr in ("write_text", "write_bytes", "mkstemp") or opened:
-            found.append(called)
-        if called in ("os.replace", "os.rename", "os.link"):
-            found.append(called)
-        if called in ("torch.save", "np.save", "np.savez", "np.savez_compressed"):
-            target = ast.unparse(node.args[1 if called == "torch.save" else 0])
-            if target not in STREAMS:
-                found.append(called)
-        if node.func.attr == "savefig" and ast.unparse(node.args[0]) not in STREAMS:
-            found.append(called)
-    return found
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_nobody_writes_a_file_in_another_way(name: str) -> None:
-    found = writes(ast.parse(MODULES[name].read_text()))
-    assert not found or name in MAY
-
-
-@pytest.mark.parametrize(
-    ("code", "wrong"),
-    [
-        ("path.write_text('x')", True),
-        ("path.open('w')", True),
-        ("path.open(mode='ab')", True),
-        ("path.open('a' if on else 'w')", True),
-        ("path.open()", False),
-        ("open('what.csv')", False),
-        ("tarfile.open(path)", False),
-        ("os.replace(a, b)", True),
-        ("text.replace('a', 'b')", False),
-        ("np.save(path, rho)", True),
-        ("np.save(file, rho)", False),
-        ("torch.save(state, path)", True),
-        ("figure.savefig(path, dpi=1)", True),
-    ],
-)
-def test_what_counts_as_writing(code: str, wrong: bool) -> None:
-    assert bool(writes(ast.parse(code))) == wrong
