@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from experiments.running.options import Options
 from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.support.console import logged_to
-from pfl_flower.support.errors import RunFailedError
+from pfl_flower.support.errors import ConfigError, RunFailedError
 from pfl_flower.support.files import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -140,5 +141,18 @@ def run_status(output: str, environment: dict[str, str]) -> str:
 
 
 def _script(name: str) -> str:
-    """Return a console script of this environment, which need not be on the PATH."""
-    return str(Path(sys.executable).with_name(name))
+    """Return a program of this environment, which need not be on the PATH.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither beside the interpreter nor on the PATH.
+    """
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ConfigError(
+            f"--engine simulation: expected the program {name} beside {sys.executable} or on the "
+            "PATH; pip install 'flwr[simulation]' brings it"
+        )
+    return found

@@ -11,6 +11,7 @@ from flwr.cli.build import build_fab_from_disk
 from experiments.running import engines
 from experiments.running.engines import ROOT, app_folder
 from pfl_flower.run.config import parse_config
+from pfl_flower.support.errors import ConfigError
 
 
 def test_a_checkout_is_an_app(tmp_path: Path) -> None:
@@ -27,3 +28,12 @@ def test_installed_packages_are_an_app(tmp_path: Path, monkeypatch: pytest.Monke
     for key in ("components", "publisher"):
         assert stated["tool"]["flwr"]["app"][key] == checkout["tool"]["flwr"]["app"][key]
     assert len(build_fab_from_disk(made)) > 0
+
+
+def test_where_flower_is_not_installed_one_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"^--engine simulation: expected the program flwr"):
+        engines.simulation_command(parse_config({}), 2, tmp_path)
