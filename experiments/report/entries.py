@@ -156,7 +156,7 @@ def read_entry(output: Path, name: str) -> Entry:
     summary, problem = read_summary(folder / "summary.json")
     trace = folder / ERROR_FILE
     if trace.exists() and (summary is None or _newer(trace, folder / "summary.json")):
-        problem = trace.read_text().partition("\n")[0] or "no reason was kept"
+        problem = trace.read_text(errors="replace").partition("\n")[0] or "no reason was kept"
     return Entry(
         name=name,
         study=study,

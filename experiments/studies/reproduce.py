@@ -19,7 +19,7 @@ from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
 from experiments.studies.study import find_study, run_study
 from pfl_flower.support.files import replace_file
-from pfl_flower.support.foreign_text import one_line
+from pfl_flower.support.foreign_text import legible, one_line
 
 ERROR_FILE = "error.txt"
 """In a study's folder: why its last run broke off, in one line, and the traceback."""
@@ -101,7 +101,7 @@ def _run(name: str, options: Options, console: Console) -> Outcome:
 
 
 def _keep(trace: Path, error: Exception) -> None:
-    replace_file(trace, f"{one_line(error)}\n\n{traceback.format_exc()}")
+    replace_file(trace, f"{one_line(error)}\n\n{legible(traceback.format_exc())}")
 
 
 def _missed(summary: Mapping[str, Any]) -> str:

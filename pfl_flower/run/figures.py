@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replacing
+from pfl_flower.support.foreign_text import in_figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision."""
@@ -52,7 +53,7 @@ def draw_run(curves: Curves, title: str) -> Picture:
         axes.set(xlabel="round")
         axes.grid(alpha=0.3)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(in_figure(title), fontsize=11)
     return figure
 
 
@@ -97,8 +98,8 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
         for number, (name, curves) in enumerate(runs.items()):
             if any(metric in row for row in curves[0]):
                 style = DASHES[number // len(PALETTE) % len(DASHES)]
-                draw(axes, curves, metric, name, number % len(PALETTE), style)
-        axes.set(xlabel="round", ylabel=COMPARED.get(metric, metric))
+                draw(axes, curves, metric, in_figure(name), number % len(PALETTE), style)
+        axes.set(xlabel="round", ylabel=COMPARED.get(metric) or in_figure(metric))
         axes.grid(alpha=0.3)
         if "accuracy" in metric:
             axes.set_ylim(-0.03, 1.03)

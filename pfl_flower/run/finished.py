@@ -23,12 +23,15 @@ from pfl_flower.run.results import LIMIT_FILE, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.left_out import LeftOut
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = NDArray[np.float64]
+LONGEST = 2000
+"""Characters of a result's own line."""
 SHOWN = ("accuracy_true", "accuracy_target", "distance_to_target", "rejections_total")
 """The metrics that a result's own line shows."""
 
@@ -150,7 +153,8 @@ class Result:
         verdict += f", {NO_CLAIM}" if self.claims == NO_CLAIM else ""
         shown = [f"{key} {self.metrics[key]:.4g}" for key in SHOWN if key in self.metrics]
         without = [f"; left out: {one.count:,} {one.what}" for one in self.left_out]
-        return f"Result({self.title}; {verdict}; {', '.join(shown)}{''.join(without)})"
+        said = f"Result({self.title}; {verdict}; {', '.join(shown)}{''.join(without)})"
+        return one_line(said, LONGEST)
 
 
 def read_result(folder: Path) -> Result:

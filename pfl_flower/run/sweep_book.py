@@ -15,6 +15,7 @@ from pfl_flower.run.results import write_json
 from pfl_flower.run.sweeps import Sweep
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.foreign_text import legible, one_line
 from pfl_flower.support.workers import Done
 
 SWEEP_FILE = "sweep.json"
@@ -58,7 +59,7 @@ class SweepBook:
         if cell.folder is not None:
             (cell.folder / CELL_FILE).unlink(missing_ok=True)
             if done.error:
-                replace_file(cell.folder / ERROR_FILE, f"{done.error}\n\n{done.trace}".encode())
+                replace_file(cell.folder / ERROR_FILE, f"{done.error}\n\n{legible(done.trace)}")
             else:
                 done.value.save(cell.folder)
                 (cell.folder / ERROR_FILE).unlink(missing_ok=True)
@@ -155,7 +156,8 @@ def _read(places: Sequence[Place], folder: Path) -> Sweep:
         if (place.folder / CELL_FILE).exists():
             book.note(index, read_result(place.folder))
         elif (place.folder / ERROR_FILE).exists():
-            book.break_off(index, (place.folder / ERROR_FILE).read_text().partition("\n")[0])
+            said = (place.folder / ERROR_FILE).read_text(errors="replace")
+            book.break_off(index, one_line(said.partition("\n")[0]))
     return book.sweep()
 
 

@@ -14,6 +14,7 @@ from pfl_flower.run.conclusion import MEANINGS
 from pfl_flower.run.figures import PALETTE, Picture, legend_size
 from pfl_flower.run.keys import kebab
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.foreign_text import in_figure
 from pfl_flower.support.plugins import shown
 
 PANELS = (("accuracy_true", "accuracy_target"), ("loss_true", "distance_to_target"))
@@ -106,18 +107,18 @@ def _draw_panel(axes: Axes, rows: Table, across: str, apart: Sequence[str], metr
         )
     _place(axes, places, named)
     _scale(axes, metric, rows[metric].astype(float))
-    axes.set(xlabel=across, ylabel=MEANINGS.get(metric, metric))
+    axes.set(xlabel=in_figure(across), ylabel=MEANINGS.get(metric) or in_figure(metric))
     axes.grid(alpha=0.3)
 
 
 def _label(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} = {shown(value)}" for key, value in point.items())
+    return in_figure(", ".join(f"{key} = {shown(value)}" for key, value in point.items()))
 
 
 def _place(axes: Axes, places: list[Any], named: bool) -> None:
     """Scale and name the axis of the swept key."""
     if named:
-        axes.set_xticks(range(len(places)), [shown(place) for place in places])
+        axes.set_xticks(range(len(places)), [in_figure(shown(place)) for place in places])
         axes.set_xlim(-0.5, len(places) - 0.5)
         return
     if min(places) > 0 and max(places) / min(places) >= WIDE:

@@ -13,6 +13,7 @@ from pfl_flower.run.columns import Table
 from pfl_flower.run.finished import Result, read_result
 from pfl_flower.run.metrics import telling
 from pfl_flower.run.rounds import numbers
+from pfl_flower.support.foreign_text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +113,7 @@ class Sweep:
         """Return how many cells there are, and how many did not come to a good end."""
         failed = len(self.errors)
         unsound = len(self.rows) - int(np.sum(self.rows["passed"])) - failed
-        over = ", ".join(self.keys) or "seeds"
+        over = one_line(", ".join(self.keys)) or "seeds"
         return (
             f"Sweep over {over}: {len(self.rows)} cells, {failed} broke off, {unsound} did not "
             "pass their checks"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 LINE = 300
 """Characters of a line about something: enough for a path and a reason."""
+LABEL = 150
+"""Characters of a title or of a line's name in a figure."""
 CUT = " [...] "
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """With what a cell begins that a spreadsheet computes; the last four are full-width forms."""
@@ -65,6 +67,16 @@ def cell(text: str) -> str:
 def from_cell(cell: str) -> str:
     """Return the text of a cell."""
     return cell.removeprefix(QUOTE)
+
+
+def in_figure(text: object, limit: int = LABEL) -> str:
+    r"""Return a text for matplotlib: dollars begin no formula, and no line is left out of a legend.
+
+    >>> in_figure("a $x$"), in_figure("_hidden")
+    ('a \\$x\\$', ' _hidden')
+    """
+    shown = one_line(text, limit).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _said(text: object) -> str:
