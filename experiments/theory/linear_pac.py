@@ -14,17 +14,11 @@ who prefers the opposite, and the first, are then at most 0.011 away from what t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, measure_pac
-from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.pac import Case
+from experiments.theory.pac_report import pac_study
 from experiments.theory.queries import normal_queries
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 
-NAME = "thm2-linear-pac"
 CASES = {
     "squared-l2": Case(normal_queries, SquaredL2(lam=1.0)),
     "l2": Case(normal_queries, L2(lam=30.0)),
@@ -33,25 +27,12 @@ CASES = {
 """Strengths that let the adversaries pull about equally hard, ``||grad R|| ~ 30``."""
 
 
-def measure(setting: Setting) -> dict[str, Any]:
-    """Return distances to theta_dagger by I, and their exponents."""
-    return measure_pac(setting, "least-squares", CASES)
-
-
-def draw(results: Sequence[Result], folder: Path) -> None:
-    """Draw distance and bias against I."""
-    draw_pac(results, CASES, folder, NAME)
-
-
-STUDY = Study(
-    name=NAME,
+STUDY = pac_study(
+    name="thm2-linear-pac",
     claim=(
         "In personalised linear regression an honest user with enough points learns the "
         "model it prefers, theta_dagger, whatever data the others bring."
     ),
-    words=words,
-    measure=measure,
-    draw=draw,
-    success=learnt(CASES),
-    always=always(CASES),
+    loss="least-squares",
+    cases=CASES,
 )

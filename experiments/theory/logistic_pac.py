@@ -13,17 +13,11 @@ holds as well: exponent -0.58, below 0.1 from 24,000 on, at most 0.083 at 100,00
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, measure_pac
-from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.pac import Case
+from experiments.theory.pac_report import pac_study
 from experiments.theory.queries import axis_queries, cube_queries
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 
-NAME = "thm3-logistic-pac"
 CASES = {
     "squared-l2": Case(cube_queries, SquaredL2(lam=1.0)),
     "l2": Case(cube_queries, L2(lam=30.0)),
@@ -32,25 +26,12 @@ CASES = {
 }
 
 
-def measure(setting: Setting) -> dict[str, Any]:
-    """Return distances to theta_dagger by I, and their exponents."""
-    return measure_pac(setting, "logistic", CASES)
-
-
-def draw(results: Sequence[Result], folder: Path) -> None:
-    """Draw distance and bias against I."""
-    draw_pac(results, CASES, folder, NAME)
-
-
-STUDY = Study(
-    name=NAME,
+STUDY = pac_study(
+    name="thm3-logistic-pac",
     claim=(
         "In personalised logistic regression, for bounded queries that span the space, "
         "an honest user with enough points learns theta_dagger, whatever data the others bring."
     ),
-    words=words,
-    measure=measure,
-    draw=draw,
-    success=learnt(CASES),
-    always=always(CASES),
+    loss="logistic",
+    cases=CASES,
 )

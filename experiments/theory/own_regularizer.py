@@ -17,23 +17,18 @@ slower than -0.456), the adversaries' part as ``I^{-1.00}``; it stays below 0.1 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.studies.study import Result, Setting, Study
-from experiments.theory.pac import Case, convex_equilibrium, measure_pac
-from experiments.theory.pac_report import always, draw_pac, learnt, words
+from experiments.theory.pac import Case, convex_equilibrium
+from experiments.theory.pac_report import pac_study
 from experiments.theory.queries import normal_queries
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.solvers.equilibrium import Equilibrium
 from pfl_flower.solvers.population import Population
 
-NAME = "lemma5-own-regularizer"
 STEPS, STILL = 20000, 1e-13
 """Reweightings at most, and the relative step at which they end."""
 
@@ -202,39 +197,17 @@ OWN = {
     "log growth": ("LogGrowth", 300.0, lowest_equilibrium),
 }
 """Class, strength and solver: adversaries at distance 20 pull by about 30 in each."""
-
-
-def cases() -> dict[str, Case]:
-    """Return a case for each regulariser, found as ``package.module:Name``."""
-    return {
-        label: Case(
-            normal_queries,
-            REGULARIZERS.make(f"{__name__}:{name}", "", lam=lam),
-            solve,
-        )
-        for label, (name, lam, solve) in OWN.items()
-    }
-
-
-def measure(setting: Setting) -> dict[str, Any]:
-    """Return distances to theta_dagger by I, and their exponents."""
-    return measure_pac(setting, "least-squares", cases())
-
-
-def draw(results: Sequence[Result], folder: Path) -> None:
-    """Draw distance and bias against I."""
-    draw_pac(results, cases(), folder, NAME)
-
-
-STUDY = Study(
-    name=NAME,
+CASES = {
+    label: Case(normal_queries, REGULARIZERS.make(f"{__name__}:{name}", "", lam=lam), solve)
+    for label, (name, lam, solve) in OWN.items()
+}
+"""A case for each, found as ``package.module:Name``."""
+STUDY = pac_study(
+    name="lemma5-own-regularizer",
     claim=(
         "An honest user learns whatever the others bring under any regulariser that is "
         "not negative and grows without end, convex or not; here three of one's own."
     ),
-    words=words,
-    measure=measure,
-    draw=draw,
-    success=learnt(OWN),
-    always=always(OWN),
+    loss="least-squares",
+    cases=CASES,
 )

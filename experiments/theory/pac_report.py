@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.studies.drawing import legend_above, shade
-from experiments.studies.study import Result
+from experiments.studies.study import Result, Study
 from experiments.studies.wording import Measured
-from experiments.theory.pac import ENOUGH, Case
+from experiments.theory.pac import ENOUGH, Case, measure_pac
 from experiments.theory.scenario import SETTLED
 from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
@@ -24,7 +24,7 @@ GUARANTEED, TYPICAL = -0.25, -0.4
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def words(measured: Measured) -> str:
+def _words(measured: Measured) -> str:
     """Return how near honest users come with many points, worst case and seed, and how fast."""
     low, high = measured.low("exponent: *"), measured.high("exponent: *")
     return (
@@ -35,7 +35,20 @@ def words(measured: Measured) -> str:
     )
 
 
-def learnt(cases: Iterable[str]) -> tuple[Claim, ...]:
+def pac_study(name: str, claim: str, loss: str, cases: Mapping[str, Case]) -> Study:
+    """Return the study of local PAC* learning for a loss and some regularisers and queries."""
+    return Study(
+        name=name,
+        claim=claim,
+        words=_words,
+        measure=partial(measure_pac, loss=loss, cases=cases),
+        draw=partial(_draw, cases=cases, name=name),
+        success=_learnt(cases),
+        always=_always(cases),
+    )
+
+
+def _learnt(cases: Iterable[str]) -> tuple[Claim, ...]:
     """Return what must fail where the honest user answers by noise."""
     return tuple(
         claim
@@ -62,7 +75,7 @@ def learnt(cases: Iterable[str]) -> tuple[Claim, ...]:
     )
 
 
-def always(cases: Iterable[str]) -> tuple[Claim, ...]:
+def _always(cases: Iterable[str]) -> tuple[Claim, ...]:
     """Return what holds of the adversaries and of the solver, whatever the honest user answers."""
     adversaries = (
         claim
@@ -87,7 +100,7 @@ def _bias_from_minus_one(metrics: Mapping[str, float], *, label: str) -> float:
     return metrics[f"exponent bias: {label}"] + 1
 
 
-def draw_pac(results: Sequence[Result], cases: Mapping[str, Case], folder: Path, name: str) -> None:
+def _draw(results: Sequence[Result], folder: Path, *, cases: Mapping[str, Case], name: str) -> None:
     """Draw the distance to theta_dagger and the adversaries' part in it against I."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)

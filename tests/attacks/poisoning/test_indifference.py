@@ -16,7 +16,7 @@ from pfl_flower.objective.user_data import UserData
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import generator
-from tests.support.small_games import CLASSIFIERS, aim_for, name, norm, normal
+from tests.support.small_problems import CLASSIFIERS, aim_for, name, norm, normal
 
 
 @pytest.mark.parametrize("bias", [True, False])

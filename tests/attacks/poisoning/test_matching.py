@@ -10,7 +10,7 @@ from pfl_flower.objective.losses import Softmax
 from pfl_flower.objective.models import augment
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 from pfl_flower.support.seeding import generator
-from tests.support.small_games import CLASSIFIERS, Game, aim_for, name, norm, normal
+from tests.support.small_problems import CLASSIFIERS, SmallProblem, aim_for, name, norm, normal
 
 
 @pytest.mark.parametrize("variant", ["free", "integer", "box"])
@@ -21,10 +21,10 @@ from tests.support.small_games import CLASSIFIERS, Game, aim_for, name, norm, no
 )
 @pytest.mark.parametrize("loss", CLASSIFIERS, ids=name)
 def test_matching_holds_the_target_or_its_reachable_limit(loss, regularizer, variant):
-    game = Game(loss, regularizer, free=3)
-    assert game.limit.converged
-    assert game.limit.reached == (regularizer.lam > 1 or isinstance(regularizer, SquaredL2))
-    aim = game.aim(epsilon=1e-3)
+    problem = SmallProblem(loss, regularizer, free=3)
+    assert problem.limit.converged
+    assert problem.limit.reached == (regularizer.lam > 1 or isinstance(regularizer, SquaredL2))
+    aim = problem.aim(epsilon=1e-3)
     options = {"free": {}, "integer": {"integer": True}, "box": {"box": (-1.0, 1.0)}}[variant]
     data = matching(aim, generator=generator(0, "m"), **options)
     assert data.feasible and data.distinct <= 20
@@ -36,8 +36,8 @@ def test_matching_holds_the_target_or_its_reachable_limit(loss, regularizer, var
         assert torch.equal(data.weights, data.weights.round())
     if variant == "box":
         assert float(data.features[:, :-1].abs().max()) <= 1
-    assert game.miss(data) <= 1e-8
-    assert game.miss() > 1e-2
+    assert problem.miss(data) <= 1e-8
+    assert problem.miss() > 1e-2
 
 
 def test_given_queries_that_cannot_meet_the_aim_are_reported():

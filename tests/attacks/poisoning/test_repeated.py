@@ -10,7 +10,7 @@ from pfl_flower.objective.losses import Logistic
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.support.seeding import generator
-from tests.support.small_games import Game, normal, replace_data
+from tests.support.small_problems import SmallProblem, normal, replace_data
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 100])
@@ -37,10 +37,12 @@ def test_no_label_adds_more_than_the_bound(classes):
 @pytest.mark.parametrize("seed", range(5))
 def test_repeated_attains_the_bound_and_holds_the_target(seed):
     lam, nu = 0.8, 0.05
-    game = Game(Logistic(), SquaredL2(lam=lam), bias=False, nu=nu, seed=seed, free=3 + seed)
-    aim = game.aim()
+    problem = SmallProblem(
+        Logistic(), SquaredL2(lam=lam), bias=False, nu=nu, seed=seed, free=3 + seed
+    )
+    aim = problem.aim()
     data = repeated(aim)
-    spade, target = aim.attack_model, game.target
+    spade, target = aim.attack_model, problem.target
     v = lam * (spade - target) + nu * spade
     t = 1.2784645427610738
     torch.testing.assert_close(data.features[0], t * v / (v @ spade), rtol=1e-12, atol=0)
@@ -48,13 +50,13 @@ def test_repeated_attains_the_bound_and_holds_the_target(seed):
     bound = float(2 * lam * (spade - target) @ spade + 2 * nu * spade @ spade) / (t - 1)
     assert data.total_weight == pytest.approx(bound, rel=1e-12)
     assert least_weight(aim) == pytest.approx(bound, rel=1e-12)
-    assert game.miss(data) <= 1e-9
+    assert problem.miss(data) <= 1e-9
     # Whole labels cost less than one more, and are as exact.
     whole = repeated(aim, integer=True)
     assert whole.feasible and whole.total_weight == float(whole.weights.round().sum())
-    assert bound <= whole.total_weight < bound + 1 and game.miss(whole) <= 1e-9
+    assert bound <= whole.total_weight < bound + 1 and problem.miss(whole) <= 1e-9
     # No attack, and the honest data of another user, fail the check.
-    assert game.miss() > 0.1 and game.miss(replace_data(data, game.users[0])) > 0.1
+    assert problem.miss() > 0.1 and problem.miss(replace_data(data, problem.users[0])) > 0.1
 
 
 def repeated_cases():

@@ -21,9 +21,9 @@ from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import generator
-from tests.support.small_games import (
+from tests.support.small_problems import (
     CLASSIFIERS,
-    Game,
+    SmallProblem,
     aim_for,
     name,
     norm,
@@ -58,27 +58,27 @@ SIZES = [(1, 1), (2, 3), (5, 2), (10, 20), (20, 7), (35, 1), (50, 4), (50, 20)]
 def test_one_point_holds_rho_at_the_target(dim, users, nu):
     lam = 0.1 + 2 * torch.rand(1, generator=generator(dim, users, "lam")).item()
     coupling = SquaredL2(lam=lam)
-    game = Game(
+    problem = SmallProblem(
         LeastSquares(), coupling, bias=False, users=users, points=60, free=dim, nu=nu, seed=dim
     )
-    assert norm(game.target - game.centre) >= norm(game.centre)
-    gradient = -honest_sum(game.honest, game.target).value
-    spade = model_from_gradient(coupling, game.target, gradient).value
+    assert norm(problem.target - problem.centre) >= norm(problem.centre)
+    gradient = -honest_sum(problem.honest, problem.target).value
+    spade = model_from_gradient(coupling, problem.target, gradient).value
     aim = Aim.at(
-        coupling, game.target, spade, model=game.problem["model"], loss=LeastSquares(), nu=nu
+        coupling, problem.target, spade, model=problem.settings["model"], loss=LeastSquares(), nu=nu
     )
     data = single_point(aim)
     query = aim.gradient - 2 * nu * spade
     assert data.distinct == 1 and data.total_weight == 1 and data.feasible
     torch.testing.assert_close(data.features[0], query, rtol=0, atol=1e-12)
     torch.testing.assert_close(data.labels[0], query @ spade - 1, rtol=1e-14, atol=1e-12)
-    goal = 1e-6 * (1 + norm(game.target))
-    assert game.miss(data) <= 1e-6
-    joint = joint_normal_equations([*game.users, UserData(data.features, data.labels)], lam, nu)
-    assert norm(joint - game.target) <= goal
+    goal = 1e-6 * (1 + norm(problem.target))
+    assert problem.miss(data) <= 1e-6
+    joint = joint_normal_equations([*problem.users, UserData(data.features, data.labels)], lam, nu)
+    assert norm(joint - problem.target) <= goal
     # Without the point, and with an honest user's data in its place, the same check fails.
-    assert norm(joint_normal_equations(game.users, lam, nu) - game.target) > goal
-    assert game.miss(replace_data(data, game.users[0])) > 1e-6
+    assert norm(joint_normal_equations(problem.users, lam, nu) - problem.target) > goal
+    assert problem.miss(replace_data(data, problem.users[0])) > 1e-6
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_one_point_holds_rho_at_the_target(dim, users, nu):
 )
 def test_a_point_with_a_constant_feature(last, points):
     """Where the constant feature needs almost no force, one point's answer loses its digits."""
-    game = Game(LeastSquares(), SquaredL2(lam=0.5), users=4)
-    aim = game.aim()
+    problem = SmallProblem(LeastSquares(), SquaredL2(lam=0.5), users=4)
+    aim = problem.aim()
     gradient = aim.gradient.clone()
     gradient[-1] = 2 * aim.nu * aim.attack_model[-1] + last
     data = single_point(replace(aim, gradient=gradient))
     assert data.feasible and data.residual <= 1e-9 and data.distinct == points
     assert bool((data.features[:, -1] == 1).all())
     data = single_point(aim)
-    assert data.distinct == 1 and game.miss(data) <= 1e-6
-    assert game.miss() > 0.1
+    assert data.distinct == 1 and problem.miss(data) <= 1e-6
+    assert problem.miss() > 0.1
 
 
 def test_a_target_without_need_of_force_is_held_by_an_empty_pull():
@@ -234,10 +234,10 @@ def test_sampled_answers_follow_the_attack_model():
 
 @pytest.mark.parametrize("loss", [LeastSquares(), *CLASSIFIERS], ids=name)
 def test_sampling_recovers_the_attack_model_with_enough_points(loss):
-    game = Game(loss, SquaredL2(lam=1.0))
-    aim, misses = game.aim(), []
+    problem = SmallProblem(loss, SquaredL2(lam=1.0))
+    aim, misses = problem.aim(), []
     for points in (100, 1000, 30_000):
         queries = gaussian_queries(aim, points, generator=generator(0, "queries"))
         data = sampling(aim, queries, generator=generator(0, "answers"), noise=0.1)
-        misses.append(game.miss(data))
-    assert misses[2] < 0.25 * misses[0] and misses[2] < 0.1 < 0.3 < game.miss()
+        misses.append(problem.miss(data))
+    assert misses[2] < 0.25 * misses[0] and misses[2] < 0.1 < 0.3 < problem.miss()

@@ -1,4 +1,4 @@
-"""A small game against honest users, and aims without one, for the tests of poisoned data."""
+"""A few honest users and a target far from their optimum, for the tests of poisoned data."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def normal(*shape, seed=0):
     return torch.randn(shape, generator=generator(seed, *shape), dtype=torch.float64)
 
 
-class Game:
+class SmallProblem:
     """Honest users, a far target, and what holds rho there or at the limit within reach."""
 
     def __init__(
@@ -47,13 +47,13 @@ class Game:
             elif isinstance(loss, Logistic):
                 labels = torch.where(labels > 0, 1, -1)
             self.users.append(UserData(augment(features) if bias else features, labels))
-        self.problem = {
+        self.settings = {
             "model": Linear(free + int(bias), self.outputs),
             "loss": loss,
             "regularizer": regularizer,
             "nu": nu,
         }
-        self.honest = Population(self.users, **self.problem)
+        self.honest = Population(self.users, **self.settings)
         self.centre = equilibrium(self.honest).rho
         away = normal(len(self.centre), seed=seed + 7).view(self.outputs, -1)
         # No data can hold classes that do not sum to 0 when nu > 0 pulls them there.
@@ -64,7 +64,7 @@ class Game:
 
     def aim(self, epsilon=1e-6):
         rho, gradient = self.limit.rho, self.limit.gradient
-        coupling = self.problem["regularizer"]
+        coupling = self.settings["regularizer"]
         spade = model_from_gradient(coupling, rho, gradient, epsilon=epsilon).value
         if isinstance(coupling, SmoothL2) and not self.limit.reached:
             # No model attains this limit. The data aim at where the model that comes within
@@ -74,24 +74,24 @@ class Game:
             rho, gradient = near.rho, coupling.grad_rho(near.rho, spade)
             self.limit = replace(self.limit, rho=rho, gradient=gradient)
         return Aim(
-            model=self.problem["model"],
-            loss=self.problem["loss"],
+            model=self.settings["model"],
+            loss=self.settings["loss"],
             attack_model=spade,
             gradient=nearest_gradient(coupling, rho, spade, gradient),
-            nu=self.problem["nu"],
+            nu=self.settings["nu"],
             bias=self.bias,
         )
 
     def miss(self, data=None):
         """Relative distance of the exact equilibrium, from a cold start, to where it should be."""
         users = self.users if data is None else [*self.users, data.user()]
-        found = equilibrium(Population(users, **self.problem))
+        found = equilibrium(Population(users, **self.settings))
         assert found.converged
         return norm(found.rho - self.limit.rho) / (1 + norm(self.limit.rho))
 
 
 def aim_for(loss, *, free=4, bias=True, nu=0.1, seed=0, classes=3):
-    """An aim without a game: any theta_spade and gradient (classes summing to 0)."""
+    """An aim without users: any theta_spade and gradient (classes summing to 0)."""
     outputs = classes if isinstance(loss, Softmax) else 1
     spade, gradient = (3 * normal(outputs, free + int(bias), seed=seed + k) for k in (1, 2))
     if outputs > 1:
