@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from experiments.report.text import command
 from experiments.running.options import Options, parse_settings
 from experiments.running.parser import parser
 from experiments.studies import reproduce
-from experiments.studies.study import Setting
+from experiments.studies.study import Setting, run_study
+from pfl_flower.run.checks import Claim, at_least
 from pfl_flower.support.errors import ConfigError
 from tests.support import fake_studies
-from tests.support.fake_studies import VERDICT, leave, quiet, read, study
+from tests.support.fake_studies import SMALL, VERDICT, leave, quiet, read, study
+
+WRONG = Claim("accuracy", at_least(0.99), "accuracy, too much asked")
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +82,35 @@ def test_an_interrupt_ends_the_run_with_the_table(tmp_path: Path, monkeypatch) -
 def test_the_control_fails_when_a_claim_holds_all_the_same(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     outcome = reproduce.reproduce(["absent"], Options(output=tmp_path, control=True), quiet())[0]
     assert (outcome.verdict, outcome.reason) == ("FAILED", "passed in the control: gap")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "verdict", "control"),
+    [
+        # In the control success must fail; what holds anyway and what depends on the runs may.
+        ("good", {"success": (), "always": (WRONG,)}, "FAILED", "no control"),
+        ("good", {"success": (WRONG,), "always": ()}, "FAILED", "passed"),
+        ("good", {"success": (WRONG,), "always": (WRONG,)}, "FAILED", "passed"),
+        ("good", {"success": (SMALL,), "always": ()}, "passed", "FAILED"),
+        ("good", {"success": (SMALL, WRONG), "always": ()}, "FAILED", "FAILED"),
+        ("fails", {"success": (), "always": (SMALL,)}, "FAILED", "no control"),
+        ("fails", {"success": (WRONG,), "always": (SMALL,)}, "FAILED", "passed"),
+    ],
+)
+def test_every_check_counts_and_in_the_control_those_of_success(
+    name: str, changes: dict[str, Any], verdict: str, control: str, tmp_path: Path
+) -> None:
+    changed = replace(getattr(fake_studies, name.upper()), **changes)
+    summary = run_study(changed, Options(output=tmp_path, fresh=True), quiet())
+    assert summary["passed"] == (verdict == "passed")
+    claimed = [claim.title for claim in (*changed.success, *changed.always)]
+    assert [check["name"] for check in summary["checks"]][: len(claimed)] == claimed
+    options = Options(output=tmp_path, fresh=True, control=True)
+    if control == "no control":
+        with pytest.raises(ConfigError, match="--control: expected a study of an attack"):
+            run_study(changed, options, quiet())
+    else:
+        assert run_study(changed, options, quiet())["passed"] == (control == "passed")
 
 
 def test_an_unknown_name_is_refused_before_anything_is_run(tmp_path: Path) -> None:

@@ -71,6 +71,8 @@ def test_single_steps_are_those_of_torch_adam() -> None:
 def test_smooth_l2_reaches_the_target_or_not_as_chosen() -> None:
     for share, reached in ((2.0, True), (0.05, False)):
         scenario = few_honest_users(Setting(seed=2), "least-squares", "smooth-l2", share)
+        squared = few_honest_users(Setting(seed=2), "least-squares", "squared-l2")
+        assert torch.equal(scenario.target, squared.target)
         miss = torch.linalg.vector_norm(counter_gradient(scenario).limit - scenario.target)
         assert (float(miss) < 1e-9) == reached
 
