@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
@@ -110,7 +111,7 @@ def _download(name: str, folder: Path) -> None:
         If it cannot.
     """
     raw = folder / name / "raw"
-    missing = [file for file in IDX_FILES if not (raw / file).exists()]
+    missing = [file for file in IDX_FILES if not os.path.exists(raw / file)]
     if not missing:
         return
     from torchvision import datasets

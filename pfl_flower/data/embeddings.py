@@ -16,7 +16,7 @@ from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.vgg import LEAST_PIXELS, VGG13, load_weights, unit
 from pfl_flower.support.console import say
 from pfl_flower.support.errors import DataError
-from pfl_flower.support.folders import cache_folder, data_folder
+from pfl_flower.support.folders import cache_folder, data_folder, own_path
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 
 BATCH = 250
@@ -64,7 +64,7 @@ def _source(images: ImageSet, train: Tensor, test: Tensor, key: str, spec: DataS
 def weights_file(configured: str = "") -> Path:
     """Return the network's file: the configured one, or else what ``train-vgg`` writes."""
     if configured:
-        return Path(configured).expanduser().absolute()
+        return own_path("embedding-weights", configured)
     return cache_folder() / "weights" / "vgg13_bn-cifar10.pt"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from http.client import HTTPException
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from pfl_flower.data.image_folder import ImageSet, read_tree
 from pfl_flower.support.errors import DataError
+from pfl_flower.support.folders import own_path
 from pfl_flower.support.foreign_text import one_line
 
 CIFAR_BATCHES = "cifar-10-batches-py"
@@ -31,11 +33,12 @@ def read_images(name: str, folder: Path) -> ImageSet:
     if colon and not place:
         raise DataError(f"dataset = {name}: expected a path after the colon")
     if colon:
-        return read_tree(folder / Path(place).expanduser())
-    if (folder / CIFAR_BATCHES).exists():
+        own = own_path("dataset", place) if place.startswith("~") else Path(place)
+        return read_tree(folder / own)
+    if os.path.exists(folder / CIFAR_BATCHES):
         return _torchvision_cifar10(folder, download=False)
     for tree in CIFAR_TREES:
-        if (folder / tree).exists():
+        if os.path.exists(folder / tree):
             return read_tree(folder / tree)
     return _torchvision_cifar10(folder, download=True)
 

@@ -170,14 +170,14 @@ def opened(path: Path) -> Iterator[Folder | Tar]:
     DataError
         If there is none, or it cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         yield Folder(path)
         return
     try:
         archive = tarfile.open(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such folder or tar of images") from None
-    except BROKEN as error:
+    except (*BROKEN, ValueError) as error:
         raise DataError(f"{path}: expected a folder or a tar ({error})") from None
     with archive:
         yield Tar(path, archive)

@@ -15,8 +15,8 @@ import torch
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.idx_files import read_idx
 from pfl_flower.data.spec import DataSpec
-from pfl_flower.support.errors import DataError
-from tests.support.images import picture
+from pfl_flower.support.errors import ConfigError, DataError
+from tests.support.images import picture, write_tree
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 Damage = Callable[[bytes], bytes]
@@ -167,3 +167,28 @@ def test_a_damaged_cifar10_is_named(tmp_path: Path) -> None:
         )
         assert fault in said
         assert said.endswith("; remove cifar-10-batches-py to have it downloaded again")
+
+
+PATHS: dict[str, tuple[dict[str, str], str]] = {
+    "data-dir": (
+        {"name": "mnist", "data_dir": "~nosuch/x"},
+        "data-dir = ~nosuch/x: expected a path, and there is no such user$",
+    ),
+    "a tree": ({"name": "imagefolder:~nosuch/x"}, "dataset = ~nosuch/x: expected a path, and "),
+    "weights": (
+        {"name": "imagefolder-embeddings:tree", "weights": "~nosuch/x"},
+        "embedding-weights = ~nosuch/x: expected a path, and there is no such user$",
+    ),
+    "a zero byte": ({"name": "mnist", "data_dir": "a\0b"}, r"data-dir = a\\x00b: expected a path,"),
+    "a zero byte in a tree": ({"name": "imagefolder:a\0b"}, r"a\\x00b: expected a folder or a tar"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PATHS)
+def test_paths_that_are_none(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PFL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PFL_DATA_DIR", str(tmp_path))
+    write_tree(tmp_path / "tree")
+    keys, message = PATHS[case]
+    with pytest.raises((ConfigError, DataError), match=message):
+        load_source(DataSpec(**keys))
