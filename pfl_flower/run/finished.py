@@ -152,7 +152,7 @@ class Result:
         verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
         verdict += f", {NO_CLAIM}" if self.claims == NO_CLAIM else ""
         shown = [f"{key} {self.metrics[key]:.4g}" for key in SHOWN if key in self.metrics]
-        without = [f"; left out: {one.count:,} {one.what}" for one in self.left_out]
+        without = [f"; left out: {one.what}, {one.count:,}" for one in self.left_out]
         said = f"Result({self.title}; {verdict}; {', '.join(shown)}{''.join(without)})"
         return one_line(said, LONGEST)
 

@@ -27,7 +27,7 @@ def left_out_of_rounds(text: str) -> list[LeftOut]:
     r"""Return what the rounds left out, from the text of ``rounds.csv``.
 
     >>> print(left_out_of_rounds("round,notices\n1,stray:2\n2,\n3,stray:1\n")[0])
-    3 replies to no question of their round (rounds 1 to 3)
+    replies to no question of their round: 3 (rounds 1 to 3)
     """
     counts: dict[tuple[str, str], int] = defaultdict(int)
     rounds: dict[tuple[str, str], list[str]] = defaultdict(list)

@@ -27,7 +27,7 @@ class LeftOut:
     Examples
     --------
     >>> print(LeftOut.of("hidden files", ["a/.b", "a/.c"]))
-    2 hidden files (a/.b, a/.c)
+    hidden files: 2 (a/.b, a/.c)
     """
 
     what: str
@@ -42,5 +42,5 @@ class LeftOut:
         return cls(what=what, count=len(names), where=", ".join([*first, *more]))
 
     def __str__(self) -> str:
-        """Return number, kind and the first few."""
-        return f"{self.count:,} {self.what} ({self.where})"
+        """Return kind, number and the first few."""
+        return f"{self.what}: {self.count:,} ({self.where})"

@@ -94,7 +94,7 @@ def test_a_pipe_among_the_images_is_refused(tmp_path: Path) -> None:
         read_tree(tree)
     images = read_tree(pack(tree, tmp_path / "tree.tar"))
     assert [str(one) for one in images.left_out] == [
-        "1 entries that are no files (train/cat/pipe.png)"
+        "entries that are no files: 1 (train/cat/pipe.png)"
     ]
 
 

@@ -44,7 +44,7 @@ def test_files_that_are_not_read_reach_the_result(tree: Path, tmp_path: Path) ->
     result = api.run(dataset=f"imagefolder:{tree}", output=tmp_path / "out", **keys)
     expected = LeftOut(what=WEBP, count=2, where="train/cat/[red]b.bmp, train/cat/a.webp")
     assert result.left_out == [expected]
-    assert f"left out: 2 {WEBP}" in repr(result)
+    assert f"left out: {WEBP}, 2" in repr(result)
     kept = json.loads((tmp_path / "out/summary.json").read_text())
     assert kept["left_out"] == [asdict(expected)]
     assert api.load(tmp_path / "out").left_out == [expected]
@@ -61,12 +61,12 @@ def test_what_is_left_out_is_printed_and_on_the_page(
     summary = run_preset("digits-l2", options, console)
     assert [one["count"] for one in summary["left_out"]] == [2]
     show(summary, tmp_path / "out/digits-l2", console)
-    assert f"left out: 2 {WEBP} (train/cat/[red]b.bmp, train/cat/a.webp)" in file.getvalue()
+    assert f"left out: {WEBP}: 2 (train/cat/[red]b.bmp, train/cat/a.webp)" in file.getvalue()
     log = (tmp_path / "out/digits-l2/seed-1/run.log").read_text()
     assert "train/cat/[red]b.bmp" in log
     fake_studies.register(monkeypatch)
     for path in report(tmp_path / "out", ["good"], console):
-        assert "eft out: 2 files" in path.read_text()
+        assert "eft out: files that are no" in path.read_text()
 
 
 def empty(question: Message, reply: Message) -> Message:
@@ -81,7 +81,7 @@ def outcome_of(**keys: object) -> Outcome:
 
 def test_replies_that_are_rejected_are_told_with_their_rounds() -> None:
     outcome = outcome_of()
-    expected = "3 reports, rejected as missing-arrays (rounds 1 to 3)"
+    expected = "reports, rejected as missing-arrays: 3 (rounds 1 to 3)"
     assert [str(one) for one in outcome.left_out] == [expected]
     assert "left out: reports, rejected as missing-arrays" in " ".join(table(outcome).split())
 
