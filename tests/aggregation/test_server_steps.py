@@ -38,7 +38,11 @@ def stiff_users(regularizer: Regularizer) -> Population:
 
 @pytest.mark.parametrize(
     ("regularizer", "rounds"),
-    [(SquaredL2(lam=5.0), 100), (L2(lam=5.0), 600), (SmoothL2(lam=5.0), 200)],
+    [
+        (SquaredL2(lam=5.0), 100),
+        pytest.param(L2(lam=5.0), 600, marks=pytest.mark.slow),
+        (SmoothL2(lam=5.0), 200),
+    ],
 )
 def test_automatic_step_sizes_reach_the_equilibrium(regularizer: Regularizer, rounds: int) -> None:
     population = stiff_users(regularizer)

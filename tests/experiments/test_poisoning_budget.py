@@ -36,6 +36,7 @@ def test_study_passes(study: Study, tmp_path: Path) -> None:
     assert (tmp_path / study.name / f"{study.name}.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_control_fails_every_success_check(study: Study, tmp_path: Path) -> None:
     summary = run_quick(study, tmp_path, control=True)

@@ -43,6 +43,7 @@ def test_study_passes(study: Study, tmp_path: Path) -> None:
     assert (folder / f"{study.name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_an_idle_user_fails_every_check(study: Study, tmp_path: Path) -> None:
     summary = run_quick(study, tmp_path, control=True)

@@ -44,6 +44,7 @@ def test_a_study_passes_and_draws(study: Study, tmp_path: Path) -> None:
     assert (tmp_path / study.name / f"{study.name}.png").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES, ids=name_of)
 def test_where_answers_are_noise_what_they_caused_fails_and_nothing_else(
     study: Study, tmp_path: Path
