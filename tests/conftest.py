@@ -1,4 +1,4 @@
-"""How the suite is run: side by side, and what starts Ray or SuperLinks in turn and first."""
+"""How the suite is run: side by side, file by file, what starts Ray or SuperLinks first."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ ENGINES = Path(__file__).parent / "engines"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep files whole, and put those of one group, which wait more than they compute, first.
+    """Keep files whole, so that their fixtures are made once, and begin with what takes longest.
 
-    A file's fixtures are then made once; Ray, which takes ports and cores as it finds them, runs
-    once at a time; and the longest group does not begin when the other workers are done.
+    Files that start Ray and SuperLinks have ports and homes of their own, and wait more than they
+    compute: begun last, each would be waited for alone.
     """
     items.sort(key=lambda item: ENGINES not in item.path.parents)
     for item in items:
-        group = "engines" if ENGINES in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(str(item.path)))
