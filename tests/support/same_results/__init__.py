@@ -1,0 +1,1 @@
+"""What a checkout computes, recorded and compared number by number."""
