@@ -29,7 +29,7 @@ COLOURS: Mapping[Verdict, str] = {"passed": "green", "FAILED": "red", "error": "
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """How one study ended.
 
     Attributes
@@ -50,7 +50,7 @@ class Outcome:
     reason: str = ""
 
 
-def reproduce(names: Sequence[str], options: Options, console: Console) -> list[Outcome]:
+def reproduce(names: Sequence[str], options: Options, console: Console) -> list[StudyOutcome]:
     """Run the named studies and return how each ended; finished seeds are kept, as ever.
 
     A table of the outcomes ends the run, also one that was interrupted.
@@ -70,7 +70,7 @@ def reproduce(names: Sequence[str], options: Options, console: Console) -> list[
         console=console,
     )
     task = bar.add_task("", total=len(names))
-    outcomes: list[Outcome] = []
+    outcomes: list[StudyOutcome] = []
     try:
         for name in names:
             bar.update(task, description=name, completed=len(outcomes))
@@ -81,7 +81,7 @@ def reproduce(names: Sequence[str], options: Options, console: Console) -> list[
     return outcomes
 
 
-def _run(name: str, options: Options, console: Console) -> Outcome:
+def _run(name: str, options: Options, console: Console) -> StudyOutcome:
     began = time.perf_counter()
     trace = options.output / name / ERROR_FILE
     try:
@@ -90,9 +90,9 @@ def _run(name: str, options: Options, console: Console) -> Outcome:
     except Exception as error:
         with contextlib.suppress(OSError):
             _keep(trace, error)
-        return Outcome(name, "error", time.perf_counter() - began, one_line(error))
+        return StudyOutcome(name, "error", time.perf_counter() - began, one_line(error))
     passed = bool(summary["passed"])
-    return Outcome(
+    return StudyOutcome(
         name=name,
         verdict="passed" if passed else "FAILED",
         seconds=time.perf_counter() - began,
@@ -112,7 +112,7 @@ def _missed(summary: Mapping[str, Any]) -> str:
     return "; ".join(check["name"] for check in checks if not check["passed"])
 
 
-def _table(outcomes: Sequence[Outcome], total: int) -> Table:
+def _table(outcomes: Sequence[StudyOutcome], total: int) -> Table:
     passed = sum(outcome.verdict == "passed" for outcome in outcomes)
     table = Table(title=f"{passed} of {total} passed", show_footer=True)
     table.add_column("study", footer=f"{len(outcomes)} of {total} run", overflow="fold")
