@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO
 
+from pfl_flower.support.errors import DataError
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.foreign_text import cell
 
@@ -118,7 +119,13 @@ def write_together(path: Path, parts: Iterable[Path]) -> None:
 
 
 def read_rounds(path: Path) -> Numbers:
-    """Return the rows of ``rounds.csv`` as numbers."""
+    """Return the rows of ``rounds.csv`` as numbers.
+
+    Raises
+    ------
+    DataError
+        If a row has more cells than there are columns.
+    """
     with path.open(newline="") as file:
         return _numbers(file)
 
@@ -129,10 +136,14 @@ def numbers(text: str) -> Numbers:
 
 
 def _numbers(lines: Iterable[str]) -> Numbers:
-    return [
-        {key: float(cell) for key, cell in row.items() if _is_number(cell)}
-        for row in csv.DictReader(lines)
-    ]
+    rows = list(csv.DictReader(lines))
+    # The reader keeps the cells for which there is no column under None.
+    if any(None in row for row in rows):
+        raise DataError(
+            f"{ROUNDS_FILE}: expected at most as many cells in a row as columns; did two runs "
+            "write to one folder?"
+        )
+    return [{key: float(cell) for key, cell in row.items() if _is_number(cell)} for row in rows]
 
 
 def _line(cells: Mapping[str, str]) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pfl_flower.run.rounds import ROUNDS_FILE, Rounds, read_rounds
+from pfl_flower.run.rounds import ROUNDS_FILE, Rounds, numbers, read_rounds
+from pfl_flower.support.errors import DataError
 
 ROWS = [
     {"seed": 1, "round": 0, "norm_rho": 0.1 + 0.2, "notices": None},
@@ -50,3 +51,12 @@ def test_what_came_after_the_checkpoint_is_forgotten(tmp_path: Path) -> None:
     assert resumed.numbers == read_rounds(tmp_path / ROUNDS_FILE) == NUMBERS[:1]
     resumed.close()
     rounds.close()
+
+
+def test_a_file_that_two_runs_wrote_to_is_refused(tmp_path: Path) -> None:
+    mixed = "seed,round\n1,0\n1,11,1\n"
+    path = tmp_path / ROUNDS_FILE
+    path.write_text(mixed)
+    for read in (lambda: read_rounds(path), lambda: numbers(mixed)):
+        with pytest.raises(DataError, match=r"^rounds\.csv: expected at most as many cells"):
+            read()
