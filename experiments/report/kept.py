@@ -10,6 +10,7 @@ from typing import Literal
 from experiments.report.pictures import Picture, read_pictures
 from experiments.report.summary import JudgedCheck, Summary
 from experiments.report.text import duration, short_commit
+from experiments.studies.control import Word, word
 
 Status = Literal["passed", "FAILED", "error", "unreadable", "unfinished", "not run"]
 
@@ -22,22 +23,25 @@ class CheckRow:
     ----------
     check : JudgedCheck
         What was judged.
+    word : Word
+        What is said of it.
     must_fail : bool
         Whether it is one that the control must make fail.
     """
 
     check: JudgedCheck
+    word: Word
     must_fail: bool = False
 
     @property
-    def verdict(self) -> Status:
+    def verdict(self) -> str:
         """Whether the check held."""
-        return "passed" if self.check.passed else "FAILED"
+        return self.word.text
 
     @property
     def fine(self) -> bool:
         """Whether it came out as it should."""
-        return self.check.passed != self.must_fail
+        return self.word.fine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,11 @@ class Kept:
     def check_rows(self) -> list[CheckRow]:
         """The checks, in order."""
         checks = self.summary.checks if self.summary is not None else ()
-        return [CheckRow(check, check.name in self.must_fail) for check in checks]
+        how = {"control": bool(self.must_fail), "success": self.must_fail}
+        return [
+            CheckRow(one, word(one.name, one.passed, how), one.name in self.must_fail)
+            for one in checks
+        ]
 
     @property
     def missed(self) -> list[CheckRow]:

@@ -14,6 +14,7 @@ from experiments.report.text import number
 from experiments.studies.catalogue import STUDIES
 from experiments.studies.wording import Measured
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.preset_claims import NO_CLAIM
 from pfl_flower.run.presets import description, preset_names
 
 TOLD_ELSEWHERE = frozenset({"name", "output-dir", "seed"})
@@ -50,6 +51,12 @@ class RunEntry(Kept):
         if self.summary is not None:
             return "passed" if self.summary.passed else "FAILED"
         return "unreadable" if self.problem else "unfinished"
+
+    @property
+    def marks(self) -> list[str]:
+        """That nothing is claimed of these settings, where that is so."""
+        claims = "" if self.summary is None else self.summary.claims
+        return [claims] if claims == NO_CLAIM else []
 
     @property
     def words(self) -> str:

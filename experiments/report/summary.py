@@ -57,6 +57,7 @@ class Summary(_Frozen):
     seconds: float
     hardware: str = "not recorded"
     success: tuple[str, ...] | None = None
+    claims: str = ""
     left_out: tuple[LeftOut, ...] = ()
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from experiments.running.engines import run_once
 from experiments.running.options import Options
 from experiments.running.progress import progress
+from experiments.studies.control import word
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
@@ -26,6 +27,7 @@ from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
+from pfl_flower.run.verdict import in_words
 from pfl_flower.support.console import place, plain
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.versions import commit
@@ -93,11 +95,9 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         table.add_row(plain(metric), f"{value['mean']:.4g}", f"{value['std']:.2g}")
     console.print(table)
     for check in summary["checks"]:
-        word = Text("passed", "green") if check["passed"] else Text("FAILED", "red")
-        shown = check["value"]
-        shown = f"{shown:.4g}" if isinstance(shown, float) else shown
-        said = plain(f"{check['name']} = {shown}, expected {check['expected']}")
-        console.print(word.append("  ").append_text(said))
+        found = word(check["name"], check["passed"], summary)
+        said = plain(in_words(Check(**check)))
+        console.print(Text.assemble((found.text, found.colour), "  ", said))
     for one in summary.get("left_out", ()):
         console.print(plain(f"left out: {LeftOut(**one)}"))
     if summary.get("control"):

@@ -14,6 +14,7 @@ from experiments.running.options import SWEPT, parse_over, parse_seeds, parse_se
 from experiments.running.printing import print_table
 from pfl_flower.run.grid import cells
 from pfl_flower.run.metrics import spread, telling
+from pfl_flower.run.preset_claims import NO_CLAIM
 from pfl_flower.run.presets import preset, preset_names
 from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
@@ -83,6 +84,8 @@ def show(found: Sweep, console: Console) -> None:
             why = found.errors.get(i, "a check failed, see its summary.json")
             console.print(plain(f"{where}, seed {row['seed']}: {why}", "red"))
     console.print(plain(repr(found)))
+    if unclaimed := found.unclaimed:
+        console.print(plain(f"{NO_CLAIM}: {unclaimed} of {len(rows)} cells"))
 
 
 def _settings(parsed: argparse.Namespace) -> dict[str, object]:

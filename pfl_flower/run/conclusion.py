@@ -11,8 +11,10 @@ from rich.table import Table
 from pfl_flower.run.at_equilibrium import measure_equilibrium
 from pfl_flower.run.left_out import left_out_of_rounds
 from pfl_flower.run.outcome import Course, Outcome, title
+from pfl_flower.run.preset_claims import claimed
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import ROUNDS_FILE
+from pfl_flower.run.verdict import in_words, verdict
 from pfl_flower.support.console import Say, plain
 
 MEANINGS = {
@@ -90,6 +92,10 @@ def table(outcome: Outcome) -> str:
             rows.add_row(meaning, f"{outcome.metrics[key]:.4g}")
     rows.add_row("steps of rho are", outcome.behaviour)
     rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
+    rows.add_row("verdict", plain(verdict(outcome.checks, claimed(outcome.config))))
+    for check in outcome.checks:
+        if not check.passed:
+            rows.add_row(plain(f"failed: {in_words(check)}"), "")
     for one in outcome.left_out:
         rows.add_row(plain(f"left out: {one.what} ({one.where})"), f"{one.count:,}")
     console = Console(width=100, highlight=False)

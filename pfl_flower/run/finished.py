@@ -18,9 +18,9 @@ from pfl_flower.run.columns import Table
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.outcome import SUMMARY_FILE, TRAJECTORY_FILE, Course, Outcome, title
-from pfl_flower.run.preset_claims import NO_CLAIM
 from pfl_flower.run.results import LIMIT_FILE, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
+from pfl_flower.run.verdict import verdict
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.foreign_text import one_line
@@ -118,6 +118,11 @@ class Result:
         return str(self.summary.get("claims", ""))
 
     @property
+    def verdict(self) -> str:
+        """Whether every check passed, which did not, and whether anything was claimed."""
+        return verdict(self.checks, self.claims)
+
+    @property
     def left_out(self) -> list[LeftOut]:
         """What was there and did not count: of the data, and of what nodes sent."""
         return [LeftOut(**one) for one in self.summary.get("left_out", ())]
@@ -148,12 +153,9 @@ class Result:
 
     def __repr__(self) -> str:
         """Return the verdict and the metrics that matter most."""
-        failed = [check.name for check in self.checks if not check.passed]
-        verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
-        verdict += f", {NO_CLAIM}" if self.claims == NO_CLAIM else ""
         shown = [f"{key} {self.metrics[key]:.4g}" for key in SHOWN if key in self.metrics]
         without = [f"; left out: {one.what}, {one.count:,}" for one in self.left_out]
-        said = f"Result({self.title}; {verdict}; {', '.join(shown)}{''.join(without)})"
+        said = f"Result({self.title}; {self.verdict}; {', '.join(shown)}{''.join(without)})"
         return one_line(said, LONGEST)
 
 

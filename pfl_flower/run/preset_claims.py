@@ -67,8 +67,7 @@ def claims_of(config: RunConfig) -> tuple[Claim, ...]:
 
 def claimed(config: RunConfig) -> str:
     """Return whose claims are judged, in a few words."""
-    name = preset_of(config)
-    return NO_CLAIM if name is None else f"those of the preset {name}"
+    return f"those of the preset {preset_of(config)}" if claims_of(config) else NO_CLAIM
 
 
 def all_checks(config: RunConfig, rows: Numbers, metrics: Mapping[str, float]) -> list[Check]:
@@ -84,6 +83,7 @@ AT_REST = Claim("equilibrium_converged", exactly(1))
 QUIET = Claim("rejections_total", exactly(0))
 
 CLAIMS: Mapping[str, tuple[Claim, ...]] = {
+    "digits": (),
     "digits-squared-l2": (
         Claim("distance_to_target", below(1e-6)),
         Claim("accuracy_target", at_least(0.95)),

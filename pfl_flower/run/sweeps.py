@@ -12,6 +12,7 @@ import numpy as np
 from pfl_flower.run.columns import Table
 from pfl_flower.run.finished import Result, read_result
 from pfl_flower.run.metrics import telling
+from pfl_flower.run.preset_claims import NO_CLAIM
 from pfl_flower.run.rounds import numbers
 from pfl_flower.support.foreign_text import one_line
 
@@ -52,6 +53,11 @@ class Sweep:
     def passed(self) -> bool:
         """Whether every cell ran to its end and passed its checks."""
         return bool(np.all(self.rows["passed"]))
+
+    @property
+    def unclaimed(self) -> int:
+        """How many cells' settings are no preset's, so that nothing is claimed of them."""
+        return sum(one is not None and one.claims == NO_CLAIM for one in self.results)
 
     def points(self) -> list[tuple[dict[str, Any], list[int]]]:
         """Return the points of the grid, each with the numbers of its rows."""

@@ -34,12 +34,13 @@ def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
         f"{name}-{how}" for name in names if name.startswith("digits") for how in ("model", "data")
     }
     honest = {f"{name}-honest" for name in names}
-    assert set(preset_names()) == names | disguised | honest | {"many-users"}
+    assert set(preset_names()) == names | disguised | honest | {"many-users", "digits"}
     assert set(CLAIMS) == set(preset_names())
     for name in preset_names():
         config = parse_config(preset(name))
         assert config.name == name
-        assert bool(config.strategic()) == (not name.endswith("-honest"))
+        assert bool(config.strategic()) == (not name.endswith("-honest") and name != "digits")
+        assert bool(CLAIMS[name]) == (name != "digits")
 
 
 def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -91,7 +92,7 @@ def test_a_changed_preset_has_no_claim_and_one_that_stands_is_judged_by_its_own(
 
 
 BAD = [
-    (["nope"], "NAME = nope: expected one of digits-l2"),
+    (["nope"], "NAME = nope: expected one of digits"),
     (["digits-l2", "--quick"], "--quick: expected a study"),
     (["thm5-single-point", "--set", "lam=1"], "NAME = thm5-single-point: expected no --set"),
     (["digits-l2", "--set", "lamm=1"], "lamm = 1: unknown key"),

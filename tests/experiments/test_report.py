@@ -165,7 +165,7 @@ def test_quick_and_control_are_marked(tmp_path: Path) -> None:
     page, rows = read(tmp_path, ["good", "absent"])
     assert [row[VERDICT] for row in rows[2:]] == ["passed (quick)", "passed (control)"]
     assert rows[-1][CHECKS] == "1 of 1 fail, as they must"
-    assert page.row("gap") == ["gap", "1", "<= 1e-6", "FAILED as it must"]
+    assert page.row("gap") == ["gap", "1", "<= 1e-6", "fails without the attack, as it must"]
     assert "Smaller sizes" in page.text and "The control" in page.text
 
 
