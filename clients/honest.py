@@ -18,7 +18,7 @@ from pfl_flower.transport.node_metrics import NodeMetrics
 
 
 class HonestClient(Client):
-    """``theta_n = argmin L_n + R(rho, .)``, or a step to it; ``g_n = grad_rho R(rho, theta_n)``."""
+    """``theta_n = argmin L_n + R(rho, .)``, or steps to it; ``g_n = grad_rho R(rho, theta_n)``."""
 
     kind = "honest"
     """Each kind of client has a memory of its own in the state of a node."""
@@ -97,7 +97,7 @@ class HonestClient(Client):
             )
             reports = population.report(broadcast.rho, solution.theta)
             return reports, {"theta": solution.theta}, metrics
-        after, residual = self._step(population, users, broadcast, memory)
+        after, residual = self._steps(population, users, broadcast, memory)
         used = memory["theta"] if self.problem.config.simultaneous else after["theta"]
         reports = population.report(broadcast.rho, used)
         return reports, after, NodeMetrics(worst_residual=residual)
@@ -125,33 +125,45 @@ class HonestClient(Client):
         """Return what is remembered where it is used: the counts of steps are read on the CPU."""
         return value if name == "steps" else value.to(self.problem.device)
 
-    def _step(
+    def _steps(
         self,
         population: Population,
         users: tuple[int, ...],
         broadcast: Broadcast,
         memory: dict[str, Tensor],
     ) -> tuple[dict[str, Tensor], float]:
-        """Return what is remembered of a step, and the largest gradient norm before it."""
-        config, theta = self.problem.config, memory["theta"]
-        if config.batch_size:
-            gradient = population.minibatch_gradient(theta, self._draws(users, broadcast.round))
-        else:
-            gradient = population.gradient(theta)
-        gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
-        lr = local_step_sizes(config).at(broadcast.round)
-        residual = float(torch.linalg.vector_norm(gradient, dim=1).max())
-        if config.local_solver == "sgd":
-            return {"theta": sgd_step(theta, gradient, lr)}, residual
-        state = StepState(memory["steps"], memory["first"], memory["second"])
-        after, state = adam_step(theta, gradient, state, lr)
-        kept = {"steps": state.steps, "first": state.first, "second": state.second}
-        return {"theta": after, **kept}, residual
+        """Return what is remembered of a round's steps, and the longest gradient before the last.
 
-    def _draws(self, users: tuple[int, ...], round: int) -> Tensor:
-        """Return draws that say which points make a user's batch, ``(k, batch size)``."""
+        Every step goes along ``grad L_n(theta) + grad_theta R(rho, theta)`` where theta then is.
+        """
         config = self.problem.config
-        return uniform_rows(ids(users), config.batch_size, config.seed, "batch", round)
+        lr = local_step_sizes(config).at(broadcast.round)
+        residual = 0.0
+        for step in range(config.local_steps):
+            theta = memory["theta"]
+            gradient = self._loss_gradient(population, users, theta, broadcast.round, step)
+            gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
+            residual = float(torch.linalg.vector_norm(gradient, dim=1).max())
+            if config.local_solver == "sgd":
+                memory = {"theta": sgd_step(theta, gradient, lr)}
+                continue
+            state = StepState(memory["steps"], memory["first"], memory["second"])
+            after, state = adam_step(theta, gradient, state, lr)
+            kept = {"steps": state.steps, "first": state.first, "second": state.second}
+            memory = {"theta": after, **kept}
+        return memory, residual
+
+    def _loss_gradient(
+        self, population: Population, users: tuple[int, ...], theta: Tensor, round: int, step: int
+    ) -> Tensor:
+        """Return ``grad L_n(theta_n)``, ``(k, d)``, or its estimate from a step's own batches."""
+        config = self.problem.config
+        if not config.batch_size:
+            return population.gradient(theta)
+        # The first step's draws are those of a run with one step a round.
+        purpose = ("batch", round, step) if step else ("batch", round)
+        draws = uniform_rows(ids(users), config.batch_size, config.seed, *purpose)
+        return population.minibatch_gradient(theta, draws)
 
 
 class SurrogateClient(HonestClient):

@@ -32,9 +32,12 @@ def rounds(config: RunConfig) -> tuple[Tensor, list[float]]:
     ValueError
         If the configuration asks for something else.
     """
-    asked = config.local_solver, config.server_optimizer, config.attack, config.batch_size
-    if asked != ("sgd", "sgd", "cga", 0) or len(config.strategic()) != 1:
-        raise ValueError(f"{asked}: expected SGD steps on all points, and one user who runs CGA")
+    asked = config.local_solver, config.server_optimizer, config.attack
+    steps = config.batch_size, config.local_steps
+    if (*asked, *steps) != ("sgd", "sgd", "cga", 0, 1) or len(config.strategic()) != 1:
+        raise ValueError(
+            f"{asked}, {steps}: expected single SGD steps on all points, and one user who runs CGA"
+        )
     problem, local = build_problem(config), local_step_sizes(config)
     evaluate, eta = (
         Evaluation.of(problem),

@@ -80,6 +80,7 @@ def _solver_rules(config: Settings) -> list[Rule]:
     return [
         Rule("dtype", exact and config.dtype != "float64", "float64, for exact solves"),
         Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
+        Rule("local-steps", exact and config.local_steps > 1, "1, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
         Rule("server-lr", adam and config.server_lr == "auto", "a number, under Adam"),
     ]

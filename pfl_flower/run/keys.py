@@ -108,17 +108,18 @@ class Keys(BaseModel):
     lam: Positive = Field(1.0, description="strength of the regulariser")
 
     local_solver: Literal["exact", "adam", "sgd"] = Field(
-        "exact", description="exact local optimum, or one optimiser step a round"
+        "exact", description="exact local optimum, or local-steps optimiser steps a round"
     )
+    local_steps: Count = Field(1, description="optimiser steps of a user in a round")
     solver_tolerance: Positive = Field(1e-10, description="first-order residual of an exact solve")
     solver_iterations: Count = Field(100, description="most linear systems of one exact solve")
-    local_lr: Positive = Field(0.02, description="learning rate of the local step in round 1")
+    local_lr: Positive = Field(0.02, description="learning rate of the local steps in round 1")
     local_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.99, description="factor on the local learning rate each round"
     )
     local_lr_floor: NonNegative = Field(0.005, description="least local learning rate")
     batch_size: Annotated[int, Field(ge=0)] = Field(
-        0, description="points of a local step, drawn with replacement; 0: all"
+        0, description="points of a local step, drawn anew with replacement; 0: all"
     )
     update_order: Literal["local-first", "simultaneous"] = Field(
         "local-first", description="report after the local update, or from the model before it"

@@ -1,4 +1,4 @@
-"""The step sizes that a run's keys come to: of the server, and of the users' single steps."""
+"""The step sizes that a run's keys come to: of the server, and of the users' local steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def server_step_sizes(config: RunConfig, regularizer: Regularizer) -> StepSizes:
 
 
 def local_step_sizes(config: RunConfig) -> StepSizes:
-    """Return the step sizes of users who take a single step a round, ``local-lr`` and so on."""
+    """Return the step sizes of a round's local steps, ``local-lr`` and so on."""
     return StepSizes(
         first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
     )

@@ -20,7 +20,7 @@ class NodeMetrics:
     Attributes
     ----------
     worst_residual, unconverged
-        The largest first-order residual of its local problems, of a single step's before the step;
+        The largest first-order residual of its local problems, of local steps' before the last;
         and how many exact solves missed their tolerance.
     accuracies : dict
         Of its honest users' local models, by user.

@@ -58,8 +58,9 @@ def test_the_mathematics_alone_end_where_the_run_ends() -> None:
     assert float(one.norm()) > 1
     assert float((one - other).norm() / one.norm()) < 1e-9
     assert len(alone["seconds"]) == 8
-    with pytest.raises(ValueError, match="expected SGD steps"):
-        worker.mathematics(settings={**settings, "local-solver": "adam"})
+    for changes in ({"local-solver": "adam"}, {"local-steps": 2}, {"batch-size": 3}):
+        with pytest.raises(ValueError, match="expected single SGD steps"):
+            worker.mathematics(settings={**settings, **changes})
 
 
 def test_overhead_is_what_the_mathematics_leave(monkeypatch: pytest.MonkeyPatch) -> None:
