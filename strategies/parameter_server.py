@@ -125,7 +125,13 @@ class ParameterServer(ResumableStrategy):
         eta = self.step_sizes.at(server_round)
         found = self.read(server_round, replies)
         rows = found.rows.to(self.problem.device)
-        direction, accepted, overflow = combine(rows, self._rho, eta * self.scale, self.rule)
+        direction, accepted, overflow = combine(
+            rows,
+            self._rho,
+            eta * self.scale,
+            self.rule,
+            takes=lambda found: self.optimizer.takes(self._rho, self.scale * found, eta),
+        )
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
         rho = self.optimizer.step(self._rho, self.scale * direction, eta)
         self.record = RoundRecord(

@@ -6,6 +6,10 @@ sum's place at the sum's step size: on equal rows every rule is the sum.
 
 Where fewer rows were accepted than a tolerance f needs, f is lowered to the most that they allow. A
 finite row of any size, among enough others, never makes a direction that is not finite.
+
+Rows are a set: who sent one plays no part. Coordinates and distances do not name users, and rows
+that tie for the last place among the best share it, see ``_mean_of_least``. What the order of the
+rows still decides is the order of sums, a unit or two in the last place.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
 
 Rule = Callable[..., Tensor]
@@ -33,6 +38,7 @@ CLIPPINGS = 3
 """Steps of centred clipping: of 11 rows, 3 of them far out, it is then within 1% of its limit."""
 
 
+@in_units()
 def median(rows: Tensor) -> Tensor:
     """Return k times the coordinate-wise median.
 
@@ -45,6 +51,7 @@ def median(rows: Tensor) -> Tensor:
     return len(rows) * _middle(rows)
 
 
+@in_units()
 def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     """Return k times the coordinate-wise mean without the f largest and the f smallest values.
 
@@ -58,6 +65,7 @@ def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     return len(rows) * _mean(rows.sort(dim=0).values[f : len(rows) - f])
 
 
+@in_units()
 def geometric_median(rows: Tensor, *, smoothing: float = SMOOTHING, steps: int = STEPS) -> Tensor:
     """Return k times the smoothed geometric median ``argmin_z sum_n h(||g_n - z||)``.
 
@@ -87,34 +95,41 @@ def geometric_median(rows: Tensor, *, smoothing: float = SMOOTHING, steps: int =
     return len(rows) * centre
 
 
+@in_units()
 def krum(rows: Tensor, *, tolerance: int = 1) -> Tensor:
-    """Return k times the row with the lowest score; of equal ones the first.
+    """Return k times the row with the lowest score; of several such, their mean.
 
     The score of a row is the sum of its squared distances to the k - f - 2 nearest others
     (Blanchard, El Mhamdi, Guerraoui, Stainer, *Machine learning with adversaries*, 2017).
     ``tolerance`` is f, with ``2 f + 2 < k``.
 
+    Blanchard et al. leave a tie to the smallest user id, which a strategic user may hold. Krum's
+    guarantee is a ball around the honest mean that holds every row of the lowest score, and then
+    their mean too; that depends on nobody's id, and moves, scales and turns as the rows do.
+
     >>> krum(torch.tensor([[1.0], [2.0], [3.0], [900.0], [2.5]]), tolerance=1)
     tensor([12.5000])
+    >>> krum(torch.tensor([[900.0], [0.0], [0.0], [0.0], [0.0], [0.0], [4.0]]), tolerance=1)
+    tensor([0.])
     """
-    return len(rows) * rows[_scores(rows, tolerance).argmin()]
+    return len(rows) * _mean_of_least(rows, _scores(rows, tolerance), 1)
 
 
+@in_units()
 def multi_krum(rows: Tensor, *, tolerance: int = 1, selected: int = 0) -> Tensor:
     """Return k times the mean of the rows with the lowest scores of Krum.
 
     (Blanchard, El Mhamdi, Guerraoui, Stainer, 2017.) ``selected`` rows are kept, k - f where it is
-    0.
+    0; where more have the last score than there are places, their mean takes these.
 
     >>> multi_krum(torch.tensor([[1.0], [2.0], [3.0], [900.0], [2.0]]), tolerance=1)
     tensor([10.])
     """
     kept = min(selected or len(rows) - _krum_tolerance(rows, tolerance), len(rows))
-    # Of equal scores the lower user ids come first, on every machine.
-    order = _scores(rows, tolerance).argsort(stable=True)
-    return len(rows) * _mean(rows[order[:kept]])
+    return len(rows) * _mean_of_least(rows, _scores(rows, tolerance), kept)
 
 
+@in_units("radius")
 def centred_clipping(rows: Tensor, *, radius: float = 0.0, clippings: int = CLIPPINGS) -> Tensor:
     """Return k times the centre after ``clippings`` steps ``v <- v + mean clip(g_n - v)``.
 
@@ -127,7 +142,7 @@ def centred_clipping(rows: Tensor, *, radius: float = 0.0, clippings: int = CLIP
     tensor([6.])
     """
     centre = _middle(rows)
-    reach = length(rows - centre).median() if radius == 0 else torch.tensor(radius).to(rows)
+    reach = length(rows - centre).median() if radius == 0 else rows.new_tensor(radius)
     for _ in range(clippings):
         away = rows - centre
         norms = length(away)
@@ -136,12 +151,14 @@ def centred_clipping(rows: Tensor, *, radius: float = 0.0, clippings: int = CLIP
     return len(rows) * centre
 
 
+@in_units()
 def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     """Return the rows ``(k, d)``, each replaced by the mean of the k - f nearest to it.
 
     Itself included: nearest-neighbour mixing, which makes the rule that follows it as good as any
     can be among users who differ (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan, *Fixing
-    by mixing*, 2023). ``tolerance`` is f, with ``2 f < k``.
+    by mixing*, 2023). ``tolerance`` is f, with ``2 f < k``. Of neighbours equally far away for whom
+    there is no place, the mean takes it.
 
     >>> mixed(torch.tensor([[1.0], [3.0], [900.0]]), tolerance=1)
     tensor([[  2.0000],
@@ -149,8 +166,8 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
             [451.5000]])
     """
     kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
-    order = _distances(rows).argsort(dim=1, stable=True)[:, :kept]
-    return torch.stack([_mean(rows[nearest]) for nearest in order])
+    distances = _distances(rows)
+    return torch.stack([_mean_of_least(rows, away, kept) for away in distances])
 
 
 def bind(
@@ -184,6 +201,33 @@ def _mean(rows: Tensor) -> Tensor:
     return (rows / len(rows)).sum(dim=0)
 
 
+def _mean_of_least(rows: Tensor, keys: Tensor, kept: int) -> Tensor:
+    """Return the mean of the ``kept`` rows with the least keys ``(k,)``.
+
+    Where t rows have the last key and there are s places for them, each counts for s/t: the mean of
+    what the choices of s of them give. To the bit a function of the set of rows.
+    """
+    order = _order(rows, keys)
+    last = keys[order[kept - 1]]
+    below, upto = int((keys < last).sum()), int((keys <= last).sum())
+    tied = rows[order[below:upto]]
+    # Equal rows are one row, whichever is taken: strategic users often send the same.
+    if upto == kept or bool((tied == tied[0]).all()):
+        return _mean(rows[order[:kept]])
+    share = (kept - below) / kept
+    return (rows[order[:below]] / kept).sum(dim=0) + share * _mean(tied)
+
+
+def _order(rows: Tensor, keys: Tensor) -> Tensor:
+    """Return the rows' positions by key, and by their entries where keys are equal."""
+    order = keys.argsort(stable=True)
+    tie = keys[order[1:]] == keys[order[:-1]]
+    if bool(tie.any()) and bool((rows[order[1:]] != rows[order[:-1]]).any(dim=1)[tie].any()):
+        entries = list(zip(keys.tolist(), rows.tolist(), strict=True))
+        order = torch.tensor(sorted(range(len(rows)), key=entries.__getitem__), device=keys.device)
+    return order
+
+
 def _middle(rows: Tensor) -> Tensor:
     # Halves first: the sum of two finite rows can be infinite.
     ordered = rows.sort(dim=0).values
@@ -192,9 +236,7 @@ def _middle(rows: Tensor) -> Tensor:
 
 def _distances(rows: Tensor) -> Tensor:
     """Return all distances ``(k, k)``, row by row: products of huge rows would overflow."""
-    distances = torch.stack([length(rows - row)[:, 0] for row in rows])
-    # The difference of two finite rows can be infinite, and its length then is not a number.
-    return distances.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return torch.stack([length(rows - row)[:, 0] for row in rows])
 
 
 def _krum_tolerance(rows: Tensor, tolerance: int) -> int:
@@ -202,9 +244,12 @@ def _krum_tolerance(rows: Tensor, tolerance: int) -> int:
 
 
 def _scores(rows: Tensor, tolerance: int) -> Tensor:
-    distances = _distances(rows)
-    # In units of the median distance: squares of huge ones would overflow, of tiny ones vanish.
-    distances = distances / distances.median().clamp(min=_tiny(rows))
-    # The nearest is the row itself, at distance 0.
+    """Return the roots of Krum's scores, ``(k,)``, which put rows in the same order.
+
+    They are lengths, of rows of any size and without a scale to divide by: the median distance, say
+    is 0 where half of the rows are one row.
+    """
+    # The nearest is the row itself, at distance 0; of a row alone there is nothing else.
     near = max(1, len(rows) - _krum_tolerance(rows, tolerance) - 2)
-    return distances.sort(dim=1).values[:, 1 : near + 1].square().sum(dim=1)
+    others = _distances(rows).sort(dim=1).values[:, min(1, len(rows) - 1) :]
+    return length(others[:, :near])[:, 0]

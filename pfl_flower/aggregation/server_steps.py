@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import finite
 
 L2_DECAY_ROUNDS = 20.0
 """Time constant, in rounds, of the ``auto`` step sizes for l2."""
@@ -64,6 +65,16 @@ class ServerOptimizer:
         self.name = name
         self._parameter: torch.nn.Parameter | None = None
         self._adam: torch.optim.Adam | None = None
+
+    def takes(self, rho: Tensor, direction: Tensor, eta: float) -> bool:
+        """Whether rho, and the moments that later steps are made from, stay finite.
+
+        An infinite second moment would be a step of 0, and stay infinite: one row of 1e155 in
+        double, or 1e20 in single precision, would hold rho where it is for ever.
+        """
+        if self.name == "sgd":
+            return bool(finite(rho - eta * direction))
+        return bool(finite(direction.square()))
 
     def step(self, rho: Tensor, direction: Tensor, eta: float) -> Tensor:
         """Return rho_{t+1}, ``(d,)``."""
