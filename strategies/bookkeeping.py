@@ -52,6 +52,7 @@ class Bookkeeper:
         self, problem: Problem, folder: Path | None = None, watch: Watch = unwatched
     ) -> None:
         self.config, self.folder, self.watch = problem.config, folder, watch
+        self.points = problem.points
         if folder is None and self.config.checkpoint_every:
             every = self.config.checkpoint_every
             raise ConfigError(f"checkpoint-every = {every}: expected 0 where nothing is written")
@@ -105,7 +106,7 @@ class Bookkeeper:
                 "notices": counts(record.notices),
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
-                **_local(record, self.config.points()),
+                **_local(record, self.points),
                 **_poison(record),
                 "seconds": record.seconds,
             }

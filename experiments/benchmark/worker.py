@@ -64,7 +64,7 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
 
     config: RunConfig = parse_config({**settings, "name": "rival"})
     problem = build_problem(config)
-    points, classes = config.points(), problem.model.outputs
+    points, classes = problem.points, problem.model.outputs
     drawn = [problem.source.draw(u, points[u], config.seed) for u in honest_users(problem)]
     tests = problem.test_set
     work = Workload(

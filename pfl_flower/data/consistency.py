@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -44,6 +44,23 @@ def check_source(name: str, source: Source) -> None:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise DataError(f"{where}: its {part} set is no pair, expected features and labels")
         _check_points(f"{where}: its {part} set", *pair, source, source.stored_inputs)
+        if part == "training" and source.owners is not None:
+            _check_owners(where, source.owners, len(pair[1]))
+
+
+def _check_owners(where: str, owners: object, points: int) -> None:
+    """Refuse owners that are not as many as the points, or neither numbers nor text."""
+    listed = owners if isinstance(owners, Sequence) and not isinstance(owners, str) else None
+    if listed is None or len({type(one) for one in listed} & {int, str}) != 1:
+        raise DataError(
+            f"{where}: its owners are a {type(owners).__name__}, expected a list of "
+            "whole numbers, or of text"
+        )
+    if len(listed) != points:
+        raise DataError(
+            f"{where}: it has {len(listed):,} owners, expected one for each of its "
+            f"{points:,} training points"
+        )
 
 
 def check_draw(name: str, source: Source, points: int, seed: int) -> None:

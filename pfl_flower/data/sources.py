@@ -38,6 +38,8 @@ class Source(ABC):
         name says all.
     left_out : sequence of LeftOut
         What was there and is not among the points; a run tells it at its end.
+    owners : sequence or None
+        Whose each point of the training set is, numbers or text, ``(n,)``; None where nobody says.
     """
 
     inputs: int
@@ -47,6 +49,7 @@ class Source(ABC):
     bias: bool = False
     key: str = ""
     left_out: Sequence[LeftOut] = ()
+    owners: Sequence[int] | Sequence[str] | None = None
 
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
@@ -79,6 +82,23 @@ class Source(ABC):
         """How many features are kept of a point."""
         return self.inputs
 
+    def take(self, rows: Tensor, *, clean: bool = False) -> UserData:
+        """Return points of the training set by their numbers; ``clean`` without label noise."""
+        features, labels = self._training
+        return UserData(features[rows], labels[rows])
+
+    @cached_property
+    def _training(self) -> tuple[Tensor, Tensor]:
+        return self.training_set()
+
+    def size(self, user: int) -> int | None:
+        """Return how many points a user has to train on; None where it draws what it is asked."""
+        return None
+
+    def own_tests(self, user: int) -> UserData | None:
+        """Return the points that a user keeps for a test set of its own; None without any."""
+        return None
+
 
 class Images(Source):
     """Classified images: features in [0, 1] and a constant 1, labels 0 .. c - 1.
@@ -92,7 +112,7 @@ class Images(Source):
         Fraction of the training labels redrawn uniformly among all classes, in [0, 1].
     seed : int
         Of that redrawing.
-    key, left_out
+    key, left_out, owners
         See ``Source``.
     """
 
@@ -108,9 +128,10 @@ class Images(Source):
         seed: int = 0,
         key: str = "",
         left_out: Sequence[LeftOut] = (),
+        owners: Sequence[int] | Sequence[str] | None = None,
     ) -> None:
         self._train, self._test = train, test
-        self.key, self.left_out = key, left_out
+        self.key, self.left_out, self.owners = key, left_out, owners
         features, labels = train
         self.inputs = features.shape[1] + 1
         self.most_points = len(labels)
@@ -145,6 +166,11 @@ class Images(Source):
     def stored_inputs(self) -> int:
         """All but the constant one."""
         return self.inputs - 1
+
+    def take(self, rows: Tensor, *, clean: bool = False) -> UserData:
+        """Return images by their numbers; ``clean`` with the labels that they came with."""
+        labels = self._train[1] if clean else self._labels
+        return UserData(ready(self._train[0][rows]), labels[rows])
 
 
 def ready(stored: Tensor) -> Tensor:

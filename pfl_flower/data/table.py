@@ -1,4 +1,4 @@
-"""The data sets by name."""
+"""The data sets and the partitions by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from pfl_flower.support.extensions import Extension, Table
+from pfl_flower.support.extensions import Extension, Refusal, Table
 from pfl_flower.support.options import Options
+from pfl_flower.support.run_settings import RunSettings
 
 CATALOGUE = "pfl_flower.data.catalogue"
+PARTITION = "pfl_flower.data.partitions"
 
 
 class RegressionOptions(Options):
@@ -103,3 +105,84 @@ DATASETS: Table[DataExtension] = Table(
     passed=("spec",),
 )
 """From a ``DataSpec`` to a ``Source``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionExtension(Extension):
+    """A partition.
+
+    Attributes
+    ----------
+    by_class : bool
+        Whether it deals points by their classes, which regression has none of.
+    """
+
+    by_class: bool = False
+
+
+def admits_stored(settings: RunSettings) -> Refusal | None:
+    """Refuse data that are made for whoever asks: there is nothing to be dealt."""
+    if settings.synthetic:
+        apart = 'for synthetic data, whose users differ by dataset-options such as {"spread": 1.0}'
+        return Refusal("partition", apart)
+    return None
+
+
+def _dealt(factory: str, text: str, source: str, *reads: str, by_class: bool) -> PartitionExtension:
+    return PartitionExtension(
+        factory=f"{PARTITION}:{factory}",
+        text=text,
+        source=source,
+        reads=(*reads, "test-share"),
+        admits=admits_stored,
+        by_class=by_class,
+    )
+
+
+PARTITIONS: Table[PartitionExtension] = Table(
+    "partition",
+    {
+        "draws": PartitionExtension(
+            factory=f"{PARTITION}:draws",
+            text="every user draws from all points, independently of the others",
+            source="the paper",
+        ),
+        "dirichlet": _dealt(
+            "dirichlet",
+            "users' shares of each class are drawn from Dirichlet(partition-alpha)",
+            "Yurochkin et al. 2019",
+            "partition-alpha",
+            "partition-min-points",
+            by_class=True,
+        ),
+        "classes": _dealt(
+            "classes",
+            "a user has points of partition-classes classes, the first of which is id mod classes",
+            "Li et al. 2022",
+            "partition-classes",
+            by_class=True,
+        ),
+        "shards": _dealt(
+            "shards",
+            "sorted by class, cut in equal shards, and partition-shards of them to a user",
+            "McMahan et al. 2017",
+            "partition-shards",
+            by_class=True,
+        ),
+        "natural": _dealt(
+            "natural", "the data say whose a point is: user n is the n-th", "", by_class=False
+        ),
+        "similarity": _dealt(
+            "similarity",
+            "a fraction partition-similarity is dealt evenly, the rest sorted by class",
+            "Karimireddy et al. 2020",
+            "partition-similarity",
+            by_class=True,
+        ),
+    },
+    own=PartitionExtension(
+        text="a function as package.module:name", reads=("test-share",), admits=admits_stored
+    ),
+    passed=("pool",),
+)
+"""From a ``Pool`` of points to the numbers of those that fall to each user."""

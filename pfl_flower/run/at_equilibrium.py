@@ -45,8 +45,8 @@ def attacked_equilibrium(problem: Problem) -> Equilibrium:
 def with_poison(problem: Problem) -> Population:
     """Return all users of a run with data poisoning, strategic ones last, in float64."""
     problem, config = problem.in_double, problem.config
-    sizes, seed = config.points(), config.seed
-    honest = [problem.source.draw(user, sizes[user], seed) for user in honest_users(problem)]
+    seed = config.seed
+    honest = [problem.source.draw(user, problem.size(user), seed) for user in honest_users(problem)]
     poisoned = [fabricate(problem, user).user() for user in sorted(config.strategic())]
     return problem.population_of([*honest, *poisoned])
 

@@ -29,7 +29,7 @@ class RunConfig(Settings):
         """Accept a bare number, which is how Flower's command line reads ``strategic-users=3``."""
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    @field_validator("server_lr", mode="before")
+    @field_validator("server_lr", "test_share", mode="before")
     @classmethod
     def _number_in_text(cls, value: object) -> object:
         if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+", value):
@@ -57,7 +57,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        self.points(), self.strategic(), self.shifts()
+        self.points_asked(), self.strategic(), self.shifts()
         for table in TABLES:
             table.check(*chosen(self, table))
         for key, right in refusals(self):
@@ -87,6 +87,8 @@ def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(kebab(name) for name in RunConfig.model_fields))
         return f"{key} = {values.get(key)!r}: unknown key; the keys are {known}"
+    if key == "test-share":
+        return f"{key} = {values.get(key)!r}: expected auto, or a number from 0 to less than 1"
     if key == "server-lr":
         return f"{key} = {values.get(key)!r}: expected auto or a positive number"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

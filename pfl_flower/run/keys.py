@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
-from pfl_flower.data.table import DATASETS
+from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.support.extensions import Table
 from pfl_flower.support.options import EXAMPLE
@@ -79,7 +79,36 @@ class Keys(BaseModel):
     label_noise: Fraction = Field(0.0, description="fraction of training labels redrawn at random")
     users: Count = Field(11, description="number N of users; their ids are 0 .. N-1")
     points_per_user: str = Field(
-        "500", description="points a user draws; a list such as 60000,10 repeats its last entry"
+        "",
+        description="training points of a user; a list such as 60000,10 repeats its last entry; "
+        "empty: 500 draws, or all that a partition gives, of which a number is a subsample",
+    )
+    partition: str = Field("draws", description=f"who holds which points: {PARTITIONS.described}")
+    partition_options: str = options_of(PARTITIONS)
+    partition_alpha: Positive = Field(
+        0.5,
+        description=f"concentration of {read_by(PARTITIONS, 'partition-alpha')}: users are alike "
+        "where it is large",
+    )
+    partition_min_points: Count = Field(
+        2,
+        description=f"points that {read_by(PARTITIONS, 'partition-min-points')} leaves every user, "
+        "in 11 tries at most",
+    )
+    partition_classes: Count = Field(
+        2, description=f"classes of a user, in {read_by(PARTITIONS, 'partition-classes')}"
+    )
+    partition_shards: Count = Field(
+        2, description=f"shards of a user, in {read_by(PARTITIONS, 'partition-shards')}"
+    )
+    partition_similarity: Fraction = Field(
+        0.5,
+        description=f"fraction that {read_by(PARTITIONS, 'partition-similarity')} deals evenly",
+    )
+    test_share: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto",
+        description="fraction of a user's points that is kept for a test set of its own; "
+        "auto: 0 for draws, else 0.2",
     )
 
     participation: Annotated[float, Field(gt=0, le=1)] = Field(

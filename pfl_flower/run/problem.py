@@ -16,6 +16,7 @@ from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import DATASETS
+from pfl_flower.data.users import shared_out
 from pfl_flower.objective.losses import LOSSES, PointLoss
 from pfl_flower.objective.models import Model
 from pfl_flower.objective.regularizers import Regularizer
@@ -72,11 +73,10 @@ class Problem:
         return self.draw(users)
 
     def draw(self, users: tuple[int, ...], *, compress: bool = True) -> Population:
-        """Return honest users with data drawn anew; ids past the last have the last's points."""
-        by_size = defaultdict(list)
-        points, weight = self.config.points(), self._weight
+        """Return honest users with data drawn anew."""
+        by_size, weight = defaultdict(list), self._weight
         for row, user in enumerate(users):
-            by_size[points[min(user, len(points) - 1)]].append(row)
+            by_size[self.size(user)].append(row)
         parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
         for size, rows in by_size.items():
             chosen = users if len(rows) == len(users) else [users[row] for row in rows]
@@ -87,18 +87,31 @@ class Problem:
         return self.population_of(stacks, compress=compress)
 
     def datasets(self, users: tuple[int, ...]) -> list[UserData]:
-        """Return what these users draw; an id past the last has as many points as the last."""
-        points, seed = self.config.points(), self.config.seed
-        data = [self.source.draw(user, points[min(user, len(points) - 1)], seed) for user in users]
+        """Return what these users hold."""
+        data = [self.source.draw(user, self.size(user), self.config.seed) for user in users]
         return [
             replace(one, weights=torch.full((len(one.labels),), self._weight, dtype=torch.float64))
             for one in data
         ]
 
     @cached_property
+    def _asked(self) -> tuple[int, ...]:
+        return self.config.points_asked()
+
+    def size(self, user: int) -> int:
+        """Return how many points a user trains on; under draws ids past the last as the last."""
+        held = self.source.size(user)
+        return self._asked[min(user, len(self._asked) - 1)] if held is None else held
+
+    @cached_property
+    def points(self) -> tuple[int, ...]:
+        """How many points each user trains on, in the order of their ids."""
+        return tuple(self.size(user) for user in range(self.config.users))
+
+    @cached_property
     def _weight(self) -> float:
         """What each point counts for: 1, or one over the mean number of points per user."""
-        points = self.config.points()
+        points = self.points
         return len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
 
     def population_of(
@@ -211,13 +224,16 @@ def build_problem(config: RunConfig) -> Problem:
         config.embedding_weights,
         config.dataset_options,
     )
-    source = load_source(spec)
-    if source.most_points is not None and max(config.points()) > source.most_points:
+    stored = load_source(spec)
+    check_loss(config, stored.loss)
+    source = shared_out(stored, config)
+    asked = config.points_asked()
+    if source is stored and stored.most_points is not None and max(asked) > stored.most_points:
         raise ConfigError(
-            f"points-per-user = {config.points_per_user}: expected <= {source.most_points}"
+            f"points-per-user = {config.points_per_user or asked[0]}: expected <= "
+            f"{stored.most_points}"
         )
-    check_loss(config, source.loss)
-    check_draw(config.dataset, source, config.points()[0], config.seed)
+    check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
     model = _build_model(config, source)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)

@@ -49,6 +49,7 @@ def keys() -> str:
 
 MORE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "dataset": ("loss", lambda row: row.loss),
+    "partition": ("keys", lambda row: ", ".join(f"`{key}`" for key in row.reads)),
     "aggregation": ("f of n users", lambda row: row.bound),
     "poisoning": ("for", lambda row: ", ".join(row.losses)),
 }

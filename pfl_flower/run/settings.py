@@ -6,9 +6,14 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pfl_flower.data.table import DATASETS
+from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
+
+DRAWN = "500"
+"""Points of a user that draws, unless the run says otherwise."""
+OWN_TESTS = 0.2
+"""Share of a user's points that becomes its own test set, unless the run says otherwise."""
 
 
 @lru_cache(maxsize=64)
@@ -58,13 +63,21 @@ class Settings(Keys):
         """Whether the model is linear in its parameters."""
         return MODELS.row(self.model).linear
 
-    def points(self) -> tuple[int, ...]:
-        """Return the number of points of each user, in the order of their ids."""
-        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.points_per_user):
-            raise ValueError(
-                f"points-per-user = {self.points_per_user}: expected sizes such as 60000,10"
-            )
-        return _sizes(self.points_per_user, self.users)
+    def points_asked(self) -> tuple[int, ...]:
+        """Return the number of points that each user is to have; empty for all that fall to it.
+
+        Under a partition a user may have fewer: what it has is the problem's to say.
+        """
+        text = self.points_per_user
+        if not text:
+            return () if PARTITIONS.row(self.partition).reads else _sizes(DRAWN, self.users)
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+            raise ValueError(f"points-per-user = {text}: expected sizes such as 60000,10")
+        return _sizes(text, self.users)
+
+    def tested_share(self) -> float:
+        """Return the fraction of a user's points that is kept for its own test set."""
+        return OWN_TESTS if self.test_share == "auto" else self.test_share
 
     def sample_size(self) -> int:
         """Return the number of users asked in a round, at least one."""

@@ -7,13 +7,14 @@ from typing import Any
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
-from pfl_flower.data.table import DATASETS
+from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.run.keys import Keys
 from pfl_flower.support.extensions import Table
 
 TABLES: tuple[Table[Any], ...] = (
     DATASETS,
+    PARTITIONS,
     MODELS,
     REGULARIZERS,
     AGGREGATIONS,

@@ -30,6 +30,41 @@ class RunSettings(Protocol):
         ...
 
     @property
+    def partition(self) -> str:
+        """Who holds which points."""
+        ...
+
+    @property
+    def partition_options(self) -> str:
+        """Options of the partition, JSON."""
+        ...
+
+    @property
+    def partition_alpha(self) -> float:
+        """Concentration of users' shares of a class."""
+        ...
+
+    @property
+    def partition_min_points(self) -> int:
+        """Points that every user is left."""
+        ...
+
+    @property
+    def partition_classes(self) -> int:
+        """Classes of a user."""
+        ...
+
+    @property
+    def partition_shards(self) -> int:
+        """Shards of a user."""
+        ...
+
+    @property
+    def partition_similarity(self) -> float:
+        """Fraction that is dealt evenly."""
+        ...
+
+    @property
     def linear(self) -> bool:
         """Whether the model is linear in its parameters."""
         ...
@@ -137,6 +172,14 @@ class RunSettings(Protocol):
     @property
     def clipping_radius(self) -> float:
         """Radius of centred-clipping; 0: its own."""
+        ...
+
+    def points_asked(self) -> tuple[int, ...]:
+        """Return the number of points that each user is to have; empty for all that it has."""
+        ...
+
+    def tested_share(self) -> float:
+        """Return the fraction of a user's points that is kept for its own test set."""
         ...
 
     def tolerance(self) -> int:

@@ -132,7 +132,7 @@ def test_bad_input_is_one_line_with_key_value_and_what_is_right(
 
 def test_users_and_sizes() -> None:
     config = parse_config({"users": 5, "points-per-user": "60,10", "strategic-users": "0, 2-3"})
-    assert config.points() == (60, 10, 10, 10, 10)
+    assert config.points_asked() == (60, 10, 10, 10, 10)
     assert config.strategic() == {0, 2, 3}
     assert parse_config({"strategic-users": "none"}).strategic() == frozenset()
     assert parse_config({"strategic-users": "all"}).strategic() == frozenset(range(11))
