@@ -99,7 +99,7 @@ def test_a_problem_draws_what_its_source_does(reduction: str) -> None:
     weight = 5 / (18 + 3 + 17 + 3 + 3) if reduction == "scaled-sum" else 1.0
     data = []
     for user in users:
-        one = problem.source.draw(user, config.points()[user], config.seed)
+        one = problem.source.draw(user, problem.points[user], config.seed)
         weights = torch.full((len(one.labels),), weight, dtype=torch.float64)
         data.append(UserData(one.features, one.labels, weights))
     theta = problems.normal(4, 6, seed=problems.generator(1))

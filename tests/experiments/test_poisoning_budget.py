@@ -75,7 +75,8 @@ def test_the_transient_is_the_flower_run(monkeypatch: pytest.MonkeyPatch) -> Non
         update_order="simultaneous",
         rounds=12,
     )
-    problem, points = build_problem(config), config.points()
+    problem = build_problem(config)
+    points = problem.points
     scenario = Scenario(
         name="small",
         loss="logistic",
