@@ -20,13 +20,14 @@ from torch import Tensor
 from experiments.defences.presentation import draw
 from experiments.paper.attack_limits import exact_limit
 from experiments.paper.protocols import Keys
-from experiments.studies.study import Result, Setting, Study
+from experiments.studies.standing import FIGURE, GUESSING, Stated
+from experiments.studies.study import Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower import client_app
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.table import ATTACKS as ATTACK_TABLE
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Check, Claim, at_least, at_most
+from pfl_flower.run.checks import Check, Claim, Metrics, at_least, at_most
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
@@ -82,6 +83,8 @@ DEFENCES: Mapping[str, Keys] = {
     **{called(name): {"aggregation": name} for name in AGGREGATIONS},
     "mixing, trimmed mean": {"aggregation": "trimmed-mean", "aggregation-mixing": True},
 }
+REFERENCE = "sum"
+"""The rule that without an attack all others are compared with."""
 OPEN = "squared-l2"
 """The regulariser under which every report is plausible."""
 QUICK_ATTACKS = ("none", "CGA", "inner product")
@@ -153,11 +156,14 @@ def metrics(cells: Mapping[str, Any]) -> dict[str, float]:
     """Return what the checks look at: for each regulariser and defence, the cells that decide."""
     found: dict[str, float] = {}
     for regularizer, attacks in cells.items():
-        sound = attacks["none"]["sum"]["accuracy"]
+        sound = attacks["none"][REFERENCE]["accuracy"]
         for defence, cell in attacks["none"].items():
             where = f"{regularizer}, {defence}"
             worst = min(rows[defence]["accuracy"] for rows in attacks.values())
-            found[f"{where}: lost without attack"] = sound - cell["accuracy"]
+            if defence == REFERENCE:
+                found[f"{where}: accuracy without attack"] = sound
+            else:
+                found[f"{where}: lost without attack"] = sound - cell["accuracy"]
             found[f"{where}: lost under the worst attack"] = sound - worst
             found[f"{where}: CGA's share of the way"] = attacks["CGA"][defence]["share"]
             found[f"{where}: CGA to target"] = (
@@ -166,39 +172,48 @@ def metrics(cells: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-KEPT, MOVED = 0.05, 0.25
-"""Accuracy that an aggregation may cost, and share of the way that counts as having stopped CGA."""
+LEARNT = 0.9
+"""Accuracy of the sum without an attack that is worth being lost: nine digits in ten."""
+KEPT = 0.05
+"""Accuracy that a rule may cost: three standard errors of the difference of two accuracies of 0.95
+on the 360 test digits, ``3 sqrt(2 * 0.95 * 0.05 / 360)``. An attack may cost as much again."""
+MOVED = 2 / 12
+"""Share of the way that counts as having stopped CGA: what two users of twelve get in a mean who
+honestly prefer the target."""
 SUCCESS = (
-    Claim(f"{OPEN}, sum: CGA to target", at_most(1e-2), f"{OPEN}, sum: CGA reaches its target"),
+    Claim(f"{OPEN}, sum: CGA to target", at_most(FIGURE), f"{OPEN}, sum: CGA reaches its target"),
     Claim(
         f"{OPEN}, sum: lost under the worst attack",
-        at_least(0.9),
+        at_least(LEARNT - GUESSING),
         f"{OPEN}, sum: some attack ruins the model",
     ),
 )
 
 
-def judge(results: Sequence[Result]) -> list[Check]:
-    """Return what holds of each regulariser, and of every rule, that was run."""
+def judge(finals: Sequence[Metrics]) -> list[Check]:
+    """Return what holds of each regulariser, and of every rule, that was run.
+
+    The sum without an attack is what all else is compared with: it must have learnt.
+    """
     claims: list[Claim] = []
-    for regularizer, attacks in results[0]["cells"].items():
-        for defence in attacks["none"]:
-            where = f"{regularizer}, {defence}"
+    worst = ": lost under the worst attack"
+    for where in [name.removesuffix(worst) for name in finals[0] if name.endswith(worst)]:
+        if where.endswith(f", {REFERENCE}"):
+            metric, name = f"{where}: accuracy without attack", f"{where}: learns without attack"
+            claims.append(Claim(metric, at_least(LEARNT), name))
+        else:
             metric, name = f"{where}: lost without attack", f"{where}: costs little without attack"
             claims.append(Claim(metric, at_most(KEPT), name))
-            if (regularizer, defence) == (OPEN, "sum"):
-                continue
-            metric, name = (
-                f"{where}: lost under the worst attack",
-                f"{where}: no attack ruins the model",
+        if where != f"{OPEN}, {REFERENCE}":
+            claims.append(
+                Claim(where + worst, at_most(2 * KEPT), f"{where}: no attack ruins the model")
             )
-            claims.append(Claim(metric, at_most(2 * KEPT), name))
             metric, name = (
                 f"{where}: CGA's share of the way",
                 f"{where}: CGA is far from its target",
             )
             claims.append(Claim(metric, at_most(MOVED), name))
-    return [claim.check([result["metrics"] for result in results]) for claim in claims]
+    return [claim.check(finals) for claim in claims]
 
 
 def words(measured: Measured) -> str:
@@ -215,6 +230,22 @@ def words(measured: Measured) -> str:
     )
 
 
+PAPER = (
+    Stated(
+        what="CGA hacks squared l2 (here the digits, with two attackers)",
+        where="Section 5.1, Figure 1",
+        claim=Claim(f"{OPEN}, {REFERENCE}: CGA to target", at_most(FIGURE)),
+        against=at_least(0.5),
+        why="what a figure does not tell from 0 of the way; the opposite: half of it is left",
+    ),
+    Stated(
+        what="CGA fails to hack l2 (here the digits, with two attackers)",
+        where="Section 5.1, Figure 1",
+        claim=Claim(f"l2, {REFERENCE}: CGA's share of the way", at_most(MOVED)),
+        against=at_least(0.5),
+        why="what two of twelve get who honestly prefer the target; the opposite: half the way",
+    ),
+)
 STUDY = Study(
     name="defences",
     claim=(
@@ -227,6 +258,7 @@ STUDY = Study(
     draw=draw,
     seeds=(1,),
     success=SUCCESS,
+    paper=PAPER,
     has_runs=True,
     setting=(
         "Digits, ten honest users and two strategic ones of 100 points, lam = 1, nu = 0.01; 60 "

@@ -19,7 +19,8 @@ from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import MNIST, PROTOCOLS, Keys
 from experiments.paper.runs import run_variants
 from experiments.studies.drawing import legend_above
-from experiments.studies.study import Printed, Result, Setting, Study
+from experiments.studies.standing import FIGURE, GUESSING, Stated
+from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Claim, at_least, at_most
@@ -59,13 +60,21 @@ def measure(setting: Setting) -> dict[str, Any]:
     return run_variants(setting, variants(setting))
 
 
+NEAR = FIGURE * 35
+"""A distance that Figure 16, whose axis goes to 35, does not tell from 0."""
+HALF = 20.0
+"""Half of the way from the start to the target, whose norm is 39.6."""
+SOUND = 0.92 - FIGURE
+"""Accuracy of a linear softmax classifier of MNIST, less what a figure does not show."""
 SUCCESS = (
-    Claim("threat model, squared-l2: accuracy_true", at_most(0.02)),
-    Claim("threat model, squared-l2: distance_to_target", at_most(1.0)),
-    Claim("paper, squared-l2: accuracy_true", at_most(0.02)),
+    Claim("threat model, squared-l2: accuracy_true", at_most(FIGURE)),
+    Claim("threat model, squared-l2: distance_to_target", at_most(NEAR)),
+    Claim("paper, squared-l2: accuracy_true", at_most(FIGURE)),
 )
+"""Under the paper's protocol the distance is compared with the paper's, and no check: Adam's step
+sizes do not let it go to zero in 200 rounds."""
 ALWAYS = tuple(
-    Claim(f"{protocol}, {regularizer}: accuracy_true", at_least(0.9))
+    Claim(f"{protocol}, {regularizer}: accuracy_true", at_least(SOUND))
     for protocol in PROTOCOLS
     for regularizer in ("l2", "smooth-l2")
 )
@@ -100,6 +109,38 @@ def words(measured: Measured) -> str:
     return f"After the last round: {'; '.join(found)}."
 
 
+def _stated(protocol: str) -> tuple[Stated, ...]:
+    """Return what the paper says, under one protocol: its own, or its threat model's."""
+    under = f"{protocol}'s protocol"
+    return (
+        Stated(
+            what=f"squared l2 is hacked: a nil accuracy ({under})",
+            where="Section 5.1, Figure 1",
+            claim=Claim(f"{protocol}, squared-l2: accuracy_true", at_most(FIGURE)),
+            against=at_least(GUESSING),
+            paper="0",
+            value=0.0,
+            why="what the figure does not tell from nil; the opposite: no worse than guessing",
+        ),
+        Stated(
+            what=f"the distance to the target goes to zero ({under})",
+            where="Figure 16",
+            claim=Claim(f"{protocol}, squared-l2: distance_to_target", at_most(NEAR)),
+            against=at_least(HALF),
+            paper="0",
+            value=0.0,
+            why="what the figure does not tell from zero; the opposite: half the way is left",
+        ),
+        Stated(
+            what=f"l2 is not hacked ({under})",
+            where="Section 5.1, Figure 1",
+            claim=Claim(f"{protocol}, l2: accuracy_true", at_least(SOUND)),
+            against=at_most(GUESSING),
+            why="an honest model's accuracy, but for what the figure does not show",
+        ),
+    )
+
+
 STUDY = Study(
     name="fig1-cga",
     claim=(
@@ -117,18 +158,5 @@ STUDY = Study(
         "digit by the next; lam = 1; 200 rounds of one Adam step (0.02 x 0.99^t, at least 0.005); "
         "the quick form has 1,500 draws a user and 120 rounds."
     ),
-    printed=(
-        Printed(
-            "accuracy of rho under squared l2",
-            "paper, squared-l2: accuracy_true",
-            0.0,
-            "Section 5.1: a nil accuracy",
-        ),
-        Printed(
-            "distance to the target under squared l2",
-            "paper, squared-l2: distance_to_target",
-            0.0,
-            'Figure 16: "goes to zero"',
-        ),
-    ),
+    paper=tuple(stated for protocol in PROTOCOLS for stated in _stated(protocol)),
 )

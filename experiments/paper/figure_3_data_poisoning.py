@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from experiments.paper.attack_limits import WORTH, at_rest, cga_limit, exact_limit
 from experiments.paper.curves import draw_curve
+from experiments.paper.figure_2_model_attack import HACKED, RARE
 from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
 from experiments.paper.runs import configured, run_variants
 from experiments.studies.drawing import legend_above
-from experiments.studies.study import Printed, Result, Setting, Study
+from experiments.studies.standing import FIGURE, GUESSING, Stated
+from experiments.studies.study import Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.rounds import read_rounds
@@ -93,17 +95,17 @@ def _methods(setting: Setting, base: Keys) -> dict[str, Keys]:
 
 
 SUCCESS = (
-    Claim("indifference, round 250: accuracy_target", at_least(0.9)),
-    Claim("indifference, round 250: accuracy_true", at_most(0.05)),
-    Claim("matching, round 250: accuracy_true", at_most(0.05)),
-    Claim("matching: accuracy_target", at_least(0.9)),
+    Claim("indifference, round 250: accuracy_target", at_least(HACKED)),
+    Claim("indifference, round 250: accuracy_true", at_most(RARE)),
+    Claim("matching, round 250: accuracy_true", at_most(RARE)),
+    Claim("matching: accuracy_target", at_least(HACKED)),
 )
 """What Figure 3 shows after 250 rounds, and that matching still shows it in the end.
 
 Matching is slower: after 250 rounds no true label is right, but not yet nine in ten of the
 attacker's in every seed.
 """
-ALWAYS = (Claim("matching, equilibrium: accuracy_target", at_least(0.9)),)
+ALWAYS = (Claim("matching, equilibrium: accuracy_target", at_least(HACKED)),)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -157,12 +159,22 @@ STUDY = Study(
         "shows 250; the equilibrium from a cold start, by at most 400 steps of L-BFGS on LOSS. "
         "The quick form has 600 draws a user and 500 rounds, and takes 100 steps."
     ),
-    printed=(
-        Printed(
-            "accuracy of rho on true labels after 250 rounds",
-            "indifference, round 250: accuracy_true",
-            0.0,
-            "Figure 3: successful",
+    paper=(
+        Stated(
+            what="2,000 points: rho gives the true label next to never, after 250 rounds",
+            where="Section 5.3, Figure 3b",
+            claim=Claim("indifference, round 250: accuracy_true", at_most(FIGURE)),
+            against=at_least(GUESSING),
+            paper="0",
+            value=0.0,
+            why="what the figure does not tell from nil; the opposite: no worse than guessing",
+        ),
+        Stated(
+            what="2,000 points: the minimum is indeed a poisoned model",
+            where="Appendix I.3",
+            claim=Claim("indifference, equilibrium: accuracy_target", at_least(HACKED)),
+            against=at_most(GUESSING),
+            why="nine in ten answers are the attacker's; the opposite: no more than by guessing",
         ),
     ),
 )

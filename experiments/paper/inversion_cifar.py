@@ -21,14 +21,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.paper.attack_limits import at_rest, exact_limit
-from experiments.paper.figures_17_to_19_cifar import CIFAR, CONSTANT_ADAM
+from experiments.paper.figures_17_to_19_cifar import BROUGHT, CIFAR, CONSTANT_ADAM
 from experiments.paper.inverted_images import FORMS, SHOWN, Gallery, invert_data
 from experiments.paper.protocols import QUICK_POINTS, Keys
 from experiments.paper.runs import configured
+from experiments.studies.standing import GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.recipe import Recipe
-from pfl_flower.run.checks import Claim, at_least, at_most
+from pfl_flower.run.checks import Claim, at_least, at_most, below
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.files import replacing
 
@@ -99,13 +100,22 @@ def _nearer(metrics: Mapping[str, float], *, method: str) -> float:
     return metrics[inverted] / metrics[natural]
 
 
-SUCCESS = (Claim("matching, embeddings, equilibrium: accuracy_true", at_most(0.1)),)
+SUCCESS = (Claim("matching, embeddings, equilibrium: accuracy_true", at_most(GUESSING)),)
 ALWAYS = (
     *(
-        Claim(partial(_nearer, method=method), at_most(1), f"{method}: distance, inverted")
+        Claim(partial(_nearer, method=method), below(1), f"{method}: distance, inverted")
         for method in METHODS
     ),
-    Claim("matching: points", at_least(1)),
+)
+PAPER = (
+    Stated(
+        what="an image that has a given embedding can be had, at least somewhat",
+        where="Appendix J.3",
+        claim=Claim(partial(_nearer, method="matching"), below(1), "distance over the nearest"),
+        against=at_least(1),
+        paper="nearer than natural images",
+        why="somewhat is anything: any nearer than the nearest natural image, or no nearer",
+    ),
 )
 
 
@@ -164,8 +174,10 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     seeds=(1,),
+    brought=BROUGHT,
     success=SUCCESS,
     always=ALWAYS,
+    paper=PAPER,
     has_runs=True,
     setting=(
         "As Figure 19's, with 600 draws a user and theta_spade from exact responses; "

@@ -12,7 +12,7 @@ from experiments.paper.curves import draw_curve
 from experiments.paper.protocols import Keys
 from experiments.studies.drawing import legend_above
 from experiments.studies.study import Result
-from pfl_flower.run.checks import Check, above
+from pfl_flower.run.checks import Check, Metrics, above
 from pfl_flower.run.figures import save
 
 BASE: Keys = {
@@ -66,10 +66,11 @@ def having(results: Sequence[Result], model: str, lam: float) -> list[Result]:
 
 
 def sums_beat_means(
-    results: Sequence[Result], models: Sequence[str], lams: Sequence[float]
+    finals: Sequence[Metrics], models: Sequence[str], lams: Sequence[float]
 ) -> list[Check]:
     """Return, for every model and lam that was run, that the sum's worst seed beats all means."""
     checks = []
+    results = [{"metrics": final} for final in finals]
     for key, found in measured(results, models, lams).items():
         for column, who in LINES:
             sums, means = (
@@ -82,6 +83,25 @@ def sums_beat_means(
             margins = [one - other for one in sums for other in means]
             checks.append(above(0).check(f"{key}: {who}, sum above mean", margins))
     return checks
+
+
+def worst_margin(
+    metrics: Mapping[str, float], models: Sequence[str], lams: Sequence[float]
+) -> float:
+    """Return the least of what sums are ahead of means, over all settings that a seed has.
+
+    Raises
+    ------
+    ValueError
+        If it has none.
+    """
+    names = [
+        (f"{model}, lam {lam:g}, sum: {column}", f"{model}, lam {lam:g}, mean: {column}")
+        for model in models
+        for lam in lams
+        for column, _ in LINES
+    ]
+    return min(metrics[one] - metrics[other] for one, other in names if one in metrics)
 
 
 def measured(

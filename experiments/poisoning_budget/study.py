@@ -54,6 +54,7 @@ from experiments.poisoning_budget.trials import (
     compare,
 )
 from experiments.studies.drawing import shade
+from experiments.studies.standing import FIGURE, Stated
 from experiments.studies.study import Result, Setting, Study
 from pfl_flower.run.checks import Claim, at_least, at_most, between
 from pfl_flower.run.figures import PALETTE, save
@@ -79,6 +80,12 @@ QUICK: Amounts = {
     "matching": (1,),
     "repeated": (1,),
 }
+EXACT = 1e-6
+"""Of what is exact but for the residual that the equilibria are solved to."""
+HALF, LITTLE = 0.5, 0.1
+"""Half of the way, from where on rho is nearer to the other end; a tenth of it counts as little."""
+GAP = 0.05
+"""What matching may cost over the bound: the gap that the quick form asks of its search."""
 LINES = {"matching": {"linewidth": 3, "alpha": 0.6, "markersize": 7}}
 """How curves that others lie upon are drawn."""
 KINDS = {"binary": "logistic regression, d = 10", "digits": "digits, softmax, d = 650"}
@@ -95,7 +102,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     scenes = {"binary": drawn}
     if setting.seed == (setting.options.seeds or SEEDS)[0]:
         digits = digits_scenario(setting.seed, idle=setting.control, quick=setting.quick)
-        trial = Trial.of(digits, warm=True, gap=0.05 if setting.quick else 0.02)
+        trial = Trial.of(digits, warm=True, gap=GAP if setting.quick else 0.02)
         more, scenes["digits"] = _measure(setting, trial, DIGITS)
         metrics |= more
     return {"metrics": metrics, "scenes": scenes}
@@ -122,28 +129,28 @@ def _measure(
 def _success() -> Iterator[Claim]:
     """Yield what poisoned data achieve: the digits' in the seeds that have them."""
     claims = {
-        "matching miss": (at_most(1e-6), "matching's miss at equilibrium"),
-        "indifference transient": (at_least(0.25), "2,000 indifferent labels, transient"),
-        "excess": (at_least(0.1), "their transient over their equilibrium"),
-        "owed to the start": (at_least(0.75), "share of it that the start alone gives"),
-        "random over indifferent": (at_least(0.05), "2,000 random labels over them"),
+        "matching miss": (at_most(EXACT), "matching's miss at equilibrium"),
+        "indifference transient": (at_least(FIGURE), "2,000 indifferent labels, transient"),
+        "excess": (at_least(FIGURE), "their transient over their equilibrium"),
+        "owed to the start": (at_least(HALF), "share of it that the start alone gives"),
+        "random over indifferent": (at_least(FIGURE), "2,000 random labels over them"),
     }
     for kind in KINDS:
         for metric, (limits, what) in claims.items():
             yield Claim(f"{kind} {metric}", limits, f"{kind}: {what}", some=True)
-    yield Claim("binary repeated miss", at_most(1e-6), "binary: repeated's miss at equilibrium")
-    yield Claim("binary left", at_most(0.6), "binary: excess left after many rounds")
+    yield Claim("binary repeated miss", at_most(EXACT), "binary: repeated's miss at equilibrium")
+    yield Claim("binary left", at_most(HALF), "binary: excess left after many rounds")
 
 
 def _always() -> Iterator[Claim]:
     """Yield what few labels do not buy, and what the data cost."""
     claims = {
-        "matching over bound": (between(-1e-9, 0.05), "matching over the bound"),
+        "matching over bound": (between(-1e-9, GAP), "matching over the bound"),
         "below bound": (at_least(1), "datasets below their bound"),
         "below bound feasible": (at_most(0), "feasible ones among them"),
-        "indifference equilibrium": (at_most(0.5), "2,000 indifferent labels at equilibrium"),
-        "labels alone": (at_most(0.15), "transient of the labels without the start"),
-        "residual": (at_most(1e-6), "worst residual of an equilibrium"),
+        "indifference equilibrium": (at_most(HALF), "2,000 indifferent labels at equilibrium"),
+        "labels alone": (at_most(LITTLE), "transient of the labels without the start"),
+        "residual": (at_most(EXACT), "worst residual of an equilibrium"),
     }
     for kind in KINDS:
         for metric, (limits, what) in claims.items():
@@ -197,6 +204,22 @@ def _panel(axes: Axes, played: Sequence[Mapping[str, Any]]) -> None:
     axes.axvline(bound, color="black", linewidth=0.8)
 
 
+PAPER = (
+    Stated(
+        what="2,000 queries near the indifference subspace are effective, after 250 rounds",
+        where="Section 5.3, Figure 3 (there on MNIST)",
+        claim=Claim("digits indifference transient", at_least(HALF), "digits, transient"),
+        against=at_most(FIGURE),
+        why="rho is nearer to the target than the honest one; the opposite: nothing shows",
+    ),
+    Stated(
+        what="the minimum is indeed a poisoned model",
+        where="Appendix I.3",
+        claim=Claim("binary indifference equilibrium", at_least(HALF), "logistic, equilibrium"),
+        against=at_most(LITTLE),
+        why="rho* is nearer to the target than the honest one; the opposite: it has hardly moved",
+    ),
+)
 STUDY = Study(
     name="budget-curve",
     claim=(
@@ -221,4 +244,5 @@ STUDY = Study(
     ),
     success=tuple(_success()),
     always=tuple(_always()),
+    paper=PAPER,
 )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.report.kept import Kept, Status
-from experiments.report.summary import Metric, read_summary
+from experiments.report.summary import read_summary
 from experiments.report.text import Block, command, prose
 from experiments.studies.catalogue import STUDIES
+from experiments.studies.judging import changed, finals_of
 from experiments.studies.reproduce import ERROR_FILE
-from experiments.studies.study import Printed, Study, find_study
+from experiments.studies.standing import Compared, overall
+from experiments.studies.study import Study, find_study
 from experiments.studies.wording import Measured, NotMeasuredError
+from pfl_flower.run.preset_claims import NO_CLAIM
 
 GROUPS = {
     "experiments.paper": "The paper's figures and tables",
@@ -25,37 +27,6 @@ GROUPS = {
 }
 BEYOND = "Beyond the paper"
 """The headings, by where a study comes from: in this order, and last of those from elsewhere."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """A number that the paper prints, and ours over the seeds.
-
-    Attributes
-    ----------
-    printed : Printed
-        The paper's.
-    metric : Metric or None
-        Ours; absent if the study was not run, or has no such metric.
-    """
-
-    printed: Printed
-    metric: Metric | None = None
-
-    @property
-    def ours(self) -> str:
-        """Mean and standard deviation, as text."""
-        return "not measured" if self.metric is None else self.metric.shown
-
-    @property
-    def deviation(self) -> str:
-        """Ours minus the paper's, and that as a share of the paper's."""
-        if self.metric is None:
-            return "-"
-        difference = self.metric.mean - self.printed.value
-        if not self.printed.value or not math.isfinite(difference):
-            return f"{difference:+.3g}"
-        return f"{difference:+.3g} ({100 * difference / abs(self.printed.value):+.1f} %)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +58,10 @@ class Entry(Kept):
 
     @property
     def marks(self) -> list[str]:
-        """What sets these numbers apart from the study's own: ``quick``, ``control``."""
+        """What sets these numbers apart from the study's own: ``quick``, ``control``, settings."""
         config = self.summary.config if self.summary is not None else {}
-        return [key for key in ("quick", "control") if config.get(key)]
+        own = [NO_CLAIM] if changed(self.study, config) else []
+        return [key for key in ("quick", "control") if config.get(key)] + own
 
     @property
     def words(self) -> str:
@@ -103,10 +75,22 @@ class Entry(Kept):
             return f"See the checks: {error}."
 
     @property
-    def comparisons(self) -> list[Comparison]:
-        """The paper's numbers and ours, in the study's order."""
-        metrics = self.summary.metrics if self.summary is not None else {}
-        return [Comparison(printed=p, metric=metrics.get(p.metric)) for p in self.study.printed]
+    def comparisons(self) -> list[Compared]:
+        """The paper's numbers and statements beside ours, in the study's order."""
+        if self.summary is None or "control" in self.marks or NO_CLAIM in self.marks:
+            return []
+        return self.study.compare(finals_of(self.summary.model_dump()))
+
+    @property
+    def standing(self) -> str:
+        """How ours stands to the paper's: the worst of all."""
+        found = self.comparisons
+        return overall(found) if found else ""
+
+    @property
+    def apart(self) -> list[Compared]:
+        """What is not as in the paper, and what was not measured."""
+        return [one for one in self.comparisons if one.standing != "reproduced"]
 
     @property
     def must_fail(self) -> frozenset[str]:

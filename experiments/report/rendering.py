@@ -21,6 +21,7 @@ from experiments.report.kept import Status, origins
 from experiments.report.runs import RunEntry, own_folders, read_run
 from experiments.report.sweeps import SweepEntry, read_sweep
 from experiments.report.text import number, short_commit
+from experiments.studies.standing import Standing
 from pfl_flower.support.foreign_text import legible, one_line
 
 HEADINGS = (*GROUPS.values(), BEYOND)
@@ -52,6 +53,12 @@ class Report:
         """How many studies ended how."""
         found = [entry.status for entry in self.studies]
         return {word: found.count(word) for word in get_args(Status) if word in found}
+
+    @property
+    def standings(self) -> dict[Standing, int]:
+        """How many studies stand how to the paper; those that were not compared do not count."""
+        found = [entry.standing for entry in self.studies]
+        return {word: found.count(word) for word in get_args(Standing) if word in found}
 
     @property
     def quick(self) -> int:

@@ -55,6 +55,11 @@ def _add_run(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     reproduce = commands.add_parser("reproduce", help="run all studies, or those named")
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="studies (default: all)")
+    reproduce.add_argument(
+        "--judge",
+        action="store_true",
+        help="measure nothing: judge the numbers in DIR by the claims as they stand",
+    )
     _add_common(reproduce)
 
 

@@ -17,6 +17,7 @@ from experiments.running.engines import run_once
 from experiments.running.options import Options
 from experiments.running.progress import progress
 from experiments.studies.control import word
+from experiments.studies.standing import COLOURS, compared
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
@@ -98,6 +99,10 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
         found = word(check["name"], check["passed"], summary)
         said = plain(in_words(Check(**check)))
         console.print(Text.assemble((found.text, found.colour), "  ", said))
+    for against in compared(summary):
+        console.print(plain(str(against), COLOURS[against.standing]))
+    if summary.get("standing"):
+        console.print(f"the paper's numbers and statements: {summary['standing']}")
     for one in summary.get("left_out", ()):
         console.print(plain(f"left out: {LeftOut(**one)}"))
     if summary.get("control"):

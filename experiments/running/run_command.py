@@ -32,7 +32,7 @@ def run_studies(parsed: argparse.Namespace, console: Console) -> int:
     check_names(names)
     from experiments.studies.reproduce import reproduce
 
-    outcomes = reproduce(names, options, console)
+    outcomes = reproduce(names, options, console, judge=parsed.judge)
     return int(any(outcome.verdict != "passed" for outcome in outcomes))
 
 
@@ -49,7 +49,8 @@ def report_studies(parsed: argparse.Namespace, console: Console) -> int:
 
 def _run_study(name: str, options: Options, console: Console) -> dict[str, Any]:
     check_keys(options.settings)
-    from experiments.studies.study import find_study, run_study
+    from experiments.studies.measuring import run_study
+    from experiments.studies.study import find_study
 
     return run_study(find_study(name), options, console)
 

@@ -17,7 +17,12 @@ from rich.text import Text
 
 from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
-from experiments.studies.study import find_study, run_study
+from experiments.studies.judging import judge_again
+from experiments.studies.measuring import run_study
+from experiments.studies.standing import COLOURS as STANDING_COLOURS
+from experiments.studies.standing import compared
+from experiments.studies.study import find_study
+from pfl_flower.support.console import plain
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.foreign_text import legible, one_line
 
@@ -42,18 +47,27 @@ class StudyOutcome:
         Of this run; seeds kept from before take none.
     reason : str
         One line: the failed checks, or the error. Empty if it passed.
+    standing : str
+        How its numbers stand to the paper's; empty where that was not judged.
+    apart : tuple of str
+        What is not as in the paper, a line each.
     """
 
     name: str
     verdict: Verdict
     seconds: float
     reason: str = ""
+    standing: str = ""
+    apart: tuple[str, ...] = ()
 
 
-def reproduce(names: Sequence[str], options: Options, console: Console) -> list[StudyOutcome]:
+def reproduce(
+    names: Sequence[str], options: Options, console: Console, *, judge: bool = False
+) -> list[StudyOutcome]:
     """Run the named studies and return how each ended; finished seeds are kept, as ever.
 
-    A table of the outcomes ends the run, also one that was interrupted.
+    A table of the outcomes ends the run, also one that was interrupted. With ``judge`` nothing is
+    measured: the numbers that are there are judged by the claims as they stand.
 
     Raises
     ------
@@ -75,18 +89,24 @@ def reproduce(names: Sequence[str], options: Options, console: Console) -> list[
         for name in names:
             bar.update(task, description=name, completed=len(outcomes))
             console.print(bar.get_renderable())
-            outcomes.append(_run(name, options, console))
+            outcomes.append(_run(name, options, console, judge))
     finally:
         console.print(_table(outcomes, len(names)))
+        for outcome in outcomes:
+            for line in outcome.apart:
+                console.print(plain(f"{outcome.name}: {line}"))
     return outcomes
 
 
-def _run(name: str, options: Options, console: Console) -> StudyOutcome:
+def _run(name: str, options: Options, console: Console, judge: bool) -> StudyOutcome:
     began = time.perf_counter()
     trace = options.output / name / ERROR_FILE
     try:
-        trace.unlink(missing_ok=True)
-        summary = run_study(find_study(name), options, console)
+        if judge:
+            summary = judge_again(find_study(name), options.output)
+        else:
+            trace.unlink(missing_ok=True)
+            summary = run_study(find_study(name), options, console)
     except Exception as error:
         with contextlib.suppress(OSError):
             _keep(trace, error)
@@ -97,6 +117,8 @@ def _run(name: str, options: Options, console: Console) -> StudyOutcome:
         verdict="passed" if passed else "FAILED",
         seconds=time.perf_counter() - began,
         reason="" if passed else _missed(summary),
+        standing=summary["standing"],
+        apart=tuple(str(one) for one in compared(summary) if one.standing != "reproduced"),
     )
 
 
@@ -117,6 +139,7 @@ def _table(outcomes: Sequence[StudyOutcome], total: int) -> Table:
     table = Table(title=f"{passed} of {total} passed", show_footer=True)
     table.add_column("study", footer=f"{len(outcomes)} of {total} run", overflow="fold")
     table.add_column("result", no_wrap=True)
+    table.add_column("the paper's", no_wrap=True)
     table.add_column(
         "seconds", f"{sum(outcome.seconds for outcome in outcomes):.1f}", justify="right"
     )
@@ -125,6 +148,7 @@ def _table(outcomes: Sequence[StudyOutcome], total: int) -> Table:
         table.add_row(
             Text(outcome.name),
             Text(outcome.verdict, style=COLOURS[outcome.verdict]),
+            Text(outcome.standing, style=STANDING_COLOURS.get(outcome.standing, "")),
             f"{outcome.seconds:.1f}",
             Text(outcome.reason),
         )

@@ -28,6 +28,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.studies.standing import Stated, titled
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.convergence_rates import (
     ALPHA,
@@ -113,15 +114,23 @@ def _fitted(u: Array, first: int, last: int) -> float:
     return float((u[last] / u[first]) ** (1 / (last - first)))
 
 
+ROUNDED = 1 + 1e-6
+"""An inequality that is proved may be missed by the rounding of steps that are cut off at 1e-13."""
+CLOSE = 0.1
+"""What eigenvalues next to the largest do to a rate that is fitted over some tens of rounds."""
+NEXT = 1e-4
+"""Relative error of the linear recursion, which for logistic regression leaves out the curvature's
+change over the last half of the way."""
 SUCCESS = (
+    # The target and Equation 168 are met to rounding: 1e-16 times a condition number, and a sum.
     Claim("target", at_most(1e-8), "rho reaches the target, to"),
     Claim("equation 168", at_most(1e-12), "rho - target is -eta (G_t - G_{t-1}), to"),
-    Claim("recursion", at_most(1 + 1e-6), "u_t over eta L (u_{t-1} + u_{t-2})"),
-    Claim("bound", at_most(1 + 1e-6), "u_t over C (sqrt 7/3)^t"),
+    Claim("recursion", at_most(ROUNDED), "u_t over eta L (u_{t-1} + u_{t-2})"),
+    Claim("bound", at_most(ROUNDED), "u_t over C (sqrt 7/3)^t"),
     Claim("rate", at_most(ALPHA), "fitted rate (sqrt 7/3 = 0.8819)"),
-    Claim("sharp", at_most(1 + 1e-6), "fitted rate over the root of x^2 = eta L (x + 1)"),
-    Claim("off root", at_most(0.1), "fitted rate against the root of x^2 + eta h x - eta h"),
-    Claim("off prediction", at_most(1e-4), "fitted rate against e_{t+1} = -eta H (e_t - e_{t-1})"),
+    Claim("sharp", at_most(ROUNDED), "fitted rate over the root of x^2 = eta L (x + 1)"),
+    Claim("off root", at_most(CLOSE), "fitted rate against the root of x^2 + eta h x - eta h"),
+    Claim("off prediction", at_most(NEXT), "fitted rate against e_{t+1} = -eta H (e_t - e_{t-1})"),
     Claim("wrong cells", at_most(0), "cells that are not as eta h < 1/2 says"),
     Claim(
         "wrong edges",
@@ -170,6 +179,26 @@ def _draw_steps(axes: Axes, results: Sequence[Result]) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
 
 
+PAPER = (
+    Stated(
+        what="with eta = 1/(3L) or less rho tends to the target",
+        where="Theorem 4",
+        claim=titled(SUCCESS, "rho reaches the target, to"),
+        why="proved; runs end where steps are rounding errors of float64",
+    ),
+    Stated(
+        what="rho - target is -eta (G_t - G_{t-1})",
+        where="Appendix F, Equation 168",
+        claim=titled(SUCCESS, "rho - target is -eta (G_t - G_{t-1}), to"),
+        why="an identity: equal but for rounding",
+    ),
+    Stated(
+        what="no step is longer than C (sqrt 7/3)^t",
+        where="Appendix F",
+        claim=titled(SUCCESS, "u_t over C (sqrt 7/3)^t"),
+        why="proved, with the proof's own C",
+    ),
+)
 STUDY = Study(
     name="thm4-cga-convergence",
     claim=(
@@ -185,6 +214,7 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     success=SUCCESS,
+    paper=PAPER,
     always=ALWAYS,
     setting=(
         "1 and 10 honest users of 40 points in 5 dimensions, nu = 0.1, lam = 1; exact solves, "

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from experiments.studies.drawing import legend_above, shade
 from experiments.studies.power_law import exponent
+from experiments.studies.standing import Stated, titled
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.attacks_compared import (
     MISSED,
@@ -155,22 +156,32 @@ def _from_sequence(scenario: Scenario) -> float:
 
 
 EXACT = at_most(1e-6)
+"""Equal, but for equilibria that are solved to a residual of 1e-9 and gradient descents that end at
+a step of 1e-12, times condition numbers of some hundreds."""
+OFF = 0.1
+"""By how much a fitted exponent may be above that of statistics, -1/2: over the three decades of
+|D| that is a factor of two between the ends. ``shrunk`` allows the ends half of it."""
+SPREAD = 0.15
+"""The same of the spread between a few draws, whose own error is 1 in sqrt(2 draws): 0.13 in the
+exponent of a decade and a half for five draws, and a mean over cases and seeds."""
+LINEAR = 0.05
+"""What the next order in epsilon, at most 1e-2 of lam, may add to Lemma 15's first."""
 SUCCESS = (
     Claim("target", EXACT, "CGA reaches the target"),
     Claim("model", EXACT, "model attack holds rho_inf"),
     Claim("data", EXACT, "exact data hold rho_inf"),
     Claim("from data", EXACT, "constant gradient reaches rho*(D)"),
     Claim("sequence", EXACT, "Lemma 3: model attack holds any gradients' limit"),
-    Claim("slope rho", at_most(-0.4), "sampled data: exponent of the miss in |D|"),
-    Claim("slope theta", at_most(-0.4), "Lemma 2: exponent of the local models' miss"),
-    Claim("shrunk", at_most(1.5), "sampled data: miss shrinks by |D|^-1/2, over"),
+    Claim("slope rho", at_most(-0.5 + OFF), "sampled data: exponent of the miss in |D|"),
+    Claim("slope theta", at_most(-0.5 + OFF), "Lemma 2: exponent of the local models' miss"),
+    Claim("shrunk", at_most(10 ** (3 * OFF / 2)), "sampled data: miss shrinks by |D|^-1/2, over"),
     Claim("outside limit", EXACT, "out of reach: CGA ends at the reachable limit"),
-    Claim("outside exponent", at_most(0.05), "Lemma 15: exponent of the miss in epsilon, from 1"),
-    Claim("outside bound", at_most(1.05), "Lemma 15: miss over epsilon/curvature"),
+    Claim("outside exponent", at_most(LINEAR), "Lemma 15: exponent of the miss in epsilon, from 1"),
+    Claim("outside bound", at_most(1 + LINEAR), "Lemma 15: miss over epsilon/curvature"),
     Claim("outside data", EXACT, "Lemma 15: exact data hold what the model does"),
     Claim(
         "spread",
-        between(-0.65, -0.35),
+        between(-0.5 - SPREAD, -0.5 + SPREAD),
         "large sampled data: mean exponent of the spread between draws",
         average=True,
     ),
@@ -204,6 +215,40 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     save(figure, folder, "thm1-equivalence")
 
 
+PROVED = "proved, with exact optima: equal but for the solvers' rounding"
+PAPER = (
+    Stated(
+        what="a model attack holds rho where a gradient attack took it",
+        where="Theorem 1",
+        claim=titled(SUCCESS, "model attack holds rho_inf"),
+        why=PROVED,
+    ),
+    Stated(
+        what="data hold rho where that model attack does",
+        where="Theorem 1, Lemma 1",
+        claim=titled(SUCCESS, "exact data hold rho_inf"),
+        why=PROVED,
+    ),
+    Stated(
+        what="with random data that the model labels, rho* and theta_n* tend to the model attack's",
+        where="Lemma 2",
+        claim=titled(SUCCESS, "Lemma 2: exponent of the local models' miss"),
+        against=at_least(0),
+        why="the lemma has no rate: what falls as a power of the points tends to 0",
+    ),
+    Stated(
+        what="a gradient attack brings rho to where data hold it",
+        where="Theorem 1",
+        claim=titled(SUCCESS, "constant gradient reaches rho*(D)"),
+        why=PROVED,
+    ),
+    Stated(
+        what="so it is of any gradients that converge",
+        where="Lemma 3",
+        claim=titled(SUCCESS, "Lemma 3: model attack holds any gradients' limit"),
+        why=PROVED,
+    ),
+)
 STUDY = Study(
     name="thm1-equivalence",
     claim=(
@@ -219,5 +264,6 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     success=SUCCESS,
+    paper=PAPER,
     always=ALWAYS,
 )

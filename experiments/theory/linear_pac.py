@@ -35,4 +35,5 @@ STUDY = pac_study(
     ),
     loss="least-squares",
     cases=CASES,
+    where="Theorem 2",
 )

@@ -34,4 +34,5 @@ STUDY = pac_study(
     ),
     loss="logistic",
     cases=CASES,
+    where="Theorem 3",
 )

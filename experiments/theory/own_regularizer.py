@@ -210,4 +210,5 @@ STUDY = pac_study(
     ),
     loss="least-squares",
     cases=CASES,
+    where="Lemma 5",
 )

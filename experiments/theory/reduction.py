@@ -14,7 +14,8 @@ hardly at all until theta_spade is near rho, since only its direction matters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.studies.drawing import legend_above, shade
+from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.honest_users import draw_scenario
 from experiments.theory.scenario import Scenario, relative, settled
@@ -46,7 +48,10 @@ CASES = {
 """Regulariser, and the number and the scale of the strategic user's queries: few and short ones
 pull with less than lam, so that theta_s* = rho* under l2."""
 LAM = 4.0
-EXACT = 1e-8
+EXACT, ROUNDED = 1e-8, 1e-12
+"""Equilibria are solved to a residual of 1e-9 and LOSS_s is a sum of some hundred terms."""
+APART = 0.01
+"""What is not at the kink is off it by more than the solvers' rounding, by far."""
 RIVALS, QUICK_RIVALS = 400, 100
 SHIFTS = tuple(round(-1 + 0.2 * step, 1) for step in range(11))
 
@@ -154,12 +159,12 @@ LABEL = r"$\theta_\spadesuit$, from $\theta_s^*(\mathcal{D})$ at 0 to $\rho^*_\m
 SUCCESS = tuple(
     Claim(f"{what}, {case}", at_most(limit), f"{case}: {what}")
     for case in CASES
-    for what, limit in (("rho", EXACT), ("local models", EXACT), ("rival", 1e-12))
+    for what, limit in (("rho", EXACT), ("local models", EXACT), ("rival", ROUNDED))
 )
 ALWAYS = tuple(
     Claim(
         f"apart, {case}",
-        exactly(0) if case == AT_KINK else at_least(0.01),
+        exactly(0) if case == AT_KINK else at_least(APART),
         f"{case}: ||theta_s* - rho*||",
     )
     for case in CASES
@@ -184,6 +189,20 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     save(figure, folder, "lemma1-reduction")
 
 
+def _worst(metrics: Mapping[str, float], *, what: str) -> float:
+    """Return the largest of a measure over all cases and losses."""
+    return max(value for name, value in metrics.items() if name.startswith(f"{what}, "))
+
+
+PAPER = tuple(
+    Stated(
+        what=f"{who} with the model that the data lead to is the one with the data",
+        where="Lemma 1",
+        claim=Claim(partial(_worst, what=what), at_most(EXACT), f"{what}, all cases"),
+        why="proved: equal but for the solvers' rounding",
+    )
+    for what, who in (("rho", "rho*"), ("local models", "every theta_n*"))
+)
 STUDY = Study(
     name="lemma1-reduction",
     claim=(
@@ -198,5 +217,6 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     success=SUCCESS,
+    paper=PAPER,
     always=ALWAYS,
 )

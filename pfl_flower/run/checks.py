@@ -142,7 +142,7 @@ class Claim:
 
     def check(self, finals: Sequence[Metrics]) -> Check:
         """Return the check on what every seed ended with; a metric that one lacks fails."""
-        measured = [self._values(final) for final in finals]
+        measured = [self.measured(final) for final in finals]
         if self.some:
             measured = [values for values in measured if values]
         values = [value for seed in measured for value in seed or [math.nan]]
@@ -155,7 +155,8 @@ class Claim:
         """The check's name."""
         return self.name or str(self.metric)
 
-    def _values(self, final: Metrics) -> list[float]:
+    def measured(self, final: Metrics) -> list[float]:
+        """Return what a seed measured of the metric, a value for each case."""
         if callable(self.metric):
             return [self.metric(final)]
         if self.metric in final:

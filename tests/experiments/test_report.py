@@ -62,7 +62,7 @@ def test_the_table_has_as_many_columns_in_every_row(tmp_path: Path) -> None:
     leave(tmp_path, "nasty")
     _, rows = read(tmp_path)
     assert len(rows) == 2 + len(ALL)
-    assert {len(row) for row in rows} == {7}
+    assert {len(row) for row in rows} == {8}
     assert set(rows[1]) == {"| ---", "---", "--- |"}
 
 
@@ -114,10 +114,14 @@ def test_deviations_are_ours_minus_the_papers(tmp_path: Path) -> None:
         ["nothing of ours", "Fig. 2", "3", "not measured", "-"],
         ["a gap", "Fig. 3", "0", "0.375 ± 0.18", "+0.375"],
     ]
-    own = [row for row in page.rows if row[0] in [w[0] for w in wanted] and len(row) == 5]
+    wanted = [
+        [*row, standing]
+        for row, standing in zip(wanted, ("differs", "not measured", "reproduced"), strict=True)
+    ]
+    own = [row for row in page.rows if row[0] in [w[0] for w in wanted] and len(row) == 6]
     assert own[:3] == wanted
     printed = markdown_tables((tmp_path / "report.md").read_text())[1]
-    assert [[*row[1:5], row[5][:-2]] for row in printed if row[0] == "| good"] == wanted
+    assert [[*row[1:6], row[6][:-2]] for row in printed if row[0] == "| good"] == wanted
 
 
 def test_one_seed_has_no_spread_and_what_is_not_a_number_is_shown(tmp_path: Path) -> None:
@@ -126,8 +130,8 @@ def test_one_seed_has_no_spread_and_what_is_not_a_number_is_shown(tmp_path: Path
     path.write_text(path.read_text().replace("NaN", '"nan"'))
     page, _ = read(tmp_path, ["good"])
     rows = {row[0]: row[3:] for row in page.rows}
-    assert rows["accuracy of the idle"] == ["0.7 (one seed)", "-0.1 (-12.5 %)"]
-    assert rows["a gap"] == ["nan (one seed)", "+nan"]
+    assert rows["accuracy of the idle"] == ["0.7 (one seed)", "-0.1 (-12.5 %)", "differs"]
+    assert rows["a gap"] == ["nan (one seed)", "+nan", "differs"]
 
 
 def test_setting_or_the_modules_docstring(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]

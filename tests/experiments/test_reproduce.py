@@ -13,7 +13,8 @@ from experiments.report.text import command
 from experiments.running.options import Options, parse_settings
 from experiments.running.parser import parser
 from experiments.studies import reproduce
-from experiments.studies.study import Setting, run_study
+from experiments.studies.measuring import run_study
+from experiments.studies.study import Setting
 from pfl_flower.run.checks import Claim, at_least
 from pfl_flower.support.errors import ConfigError
 from tests.support import fake_studies

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from experiments.report.command import report
 from experiments.studies.catalogue import STUDIES, Listed
-from experiments.studies.study import Printed, Result, Setting, Study
+from experiments.studies.standing import Printed
+from experiments.studies.study import Result, Setting, Study
 from pfl_flower.run.checks import Check, Claim, at_most
 from pfl_flower.run.columns import Table
 from pfl_flower.run.config import parse_config
@@ -57,7 +58,7 @@ PRINTED = (
 )
 GOOD = study(
     "good",
-    printed=PRINTED,
+    paper=PRINTED,
     setting="Two users.\n\n* one ``rho``\n* another",
     claim="Good is claimed.",
     words=lambda m: f"{m.mean('accuracy'):.0%} of the way, to {m.high('gap'):.0e}.",
@@ -68,13 +69,13 @@ BROKEN = study("broken", measure=broken)
 NASTY = study(
     "nasty",
     setting=HOSTILE,
-    printed=(Printed(HOSTILE, "a", 1, HOSTILE),),
+    paper=(Printed(HOSTILE, "a", 1, HOSTILE),),
     claim=HOSTILE,
     words=lambda m: f"{HOSTILE} {m.mean('*'):g}",
 )
 ABSENT = study(
     "absent",
-    printed=PRINTED,
+    paper=PRINTED,
     success=(SMALL,),
     always=(),
     words=lambda m: f"{m.low('accuracy')}",
@@ -200,7 +201,7 @@ class Reader(HTMLParser):
         return [row for row in self.rows if row[0].startswith(start)][-1]
 
 
-VERDICT, CHECKS = 3, 4
+VERDICT, CHECKS = 3, 5
 """Columns of the table of studies."""
 
 

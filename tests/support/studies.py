@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from experiments.running.options import Options
-from experiments.studies.study import Study, run_study
+from experiments.studies.measuring import run_study
+from experiments.studies.study import Study
 
 
 def run_quick(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:

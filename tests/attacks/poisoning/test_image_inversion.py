@@ -10,7 +10,8 @@ from torch import nn
 from experiments.paper import figures_17_to_19_cifar as figures
 from experiments.paper import inversion_cifar
 from experiments.running.options import Options
-from experiments.studies.study import Study, run_study
+from experiments.studies.measuring import run_study
+from experiments.studies.study import Study
 from pfl_flower.attacks.poisoning.image_inversion import (
     invert,
     nearest,
