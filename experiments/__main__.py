@@ -17,6 +17,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 COMMANDS: Mapping[str, str] = {
     "list": "experiments.running.listing:show_names",
     "run": "experiments.running.run_command:run_one",
+    "data": "experiments.running.data_command:show_data",
     "reproduce": "experiments.running.run_command:run_studies",
     "sweep": "experiments.running.sweep_command:sweep",
     "compare": "experiments.running.compare_command:compare",

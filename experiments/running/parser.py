@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="list presets and studies")
     _add_run(commands)
+    _add_data(commands)
     _add_reproduce(commands)
     _add_sweep(commands)
     _add_compare(commands)
@@ -50,6 +51,14 @@ def _add_run(commands: Any) -> None:
     )
     _add_settings(run)
     _add_common(run)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="show which user of a preset holds what; nothing runs")
+    data.add_argument("name", metavar="PRESET", help="see list")
+    data.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the run")
+    data.add_argument("--output", default=RESULTS, metavar="DIR", help="results' folder")
+    _add_settings(data)
 
 
 def _add_reproduce(commands: Any) -> None:

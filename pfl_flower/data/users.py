@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pfl_flower.data.partitions import Dealt, Pool, Rows
@@ -117,6 +118,11 @@ class Partitioned(Source):
         self.users = len(dealt)
         self._dealt = dealt
         self._split: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """Labels of all points that were there to be dealt, ``(n,)``, without noise."""
+        return self._pool.labels
 
     def split(self, user: int) -> tuple[Tensor, Tensor]:
         """Return the numbers of the points that a user trains on, and is tested on."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from pfl_flower.data.users import Partitioned
 from pfl_flower.run.at_equilibrium import measure_equilibrium
 from pfl_flower.run.left_out import left_out_of_rounds
 from pfl_flower.run.outcome import Course, Outcome, title
@@ -74,12 +75,24 @@ def conclude(
         seconds=time.perf_counter() - began,
         left_out=[*problem.source.left_out, *left_out_of_rounds(course.text)],
     )
-    written = () if folder is None else (folder / ROUNDS_FILE, *outcome.write(folder))
+    written: tuple[Path, ...] = ()
+    if folder is not None:
+        written = folder / ROUNDS_FILE, *outcome.write(folder), *_picture(problem, folder)
     say(f"\n{outcome.config.name}: {title(outcome.config)}")
     say(table(outcome))
     for path in written:
         say(f"  {path}")
     return outcome
+
+
+def _picture(problem: Problem, folder: Path) -> tuple[Path, ...]:
+    """Write the picture of who holds what, where anybody holds something of its own."""
+    if not isinstance(problem.source, Partitioned):
+        return ()
+    from pfl_flower.run.holdings import Holdings
+    from pfl_flower.run.user_figures import holdings_figure, holdings_title
+
+    return holdings_figure(Holdings.of(problem), holdings_title(problem.config), folder)
 
 
 def table(outcome: Outcome) -> str:

@@ -33,6 +33,8 @@ ASKED = [
     (["run", "fig1-cga", "--set", "lamm=1"], 2),
     (["sweep", "digits-l2", "--over", "lam=1,-1"], 2),
     (["compare", "/no/such/folder"], 2),
+    (["data", "nope"], 2),
+    (["data", "digits-l2", "--set", "partition=shards", "partition-alpha=0.1"], 2),
 ]
 
 
