@@ -25,7 +25,7 @@ from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.sweep_book import SWEEP_FILE, read_seeds, read_sweep
 from pfl_flower.run.sweeping import run_cells
 from pfl_flower.run.sweeps import Sweep
-from pfl_flower.run.tables import check_imports
+from pfl_flower.run.trial import check_before
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.threads import at_most
@@ -147,8 +147,7 @@ def sweep(
     planned = cells({**base, **as_keys(keys)}, over, seeds, folder)
     for cell in planned:
         if cell.seed == planned[0].seed:
-            check_imports(cell.config)
-            build_problem(cell.config)
+            check_before(cell.config)
     return run_cells(
         planned,
         partial(_cell, nodes, threads),

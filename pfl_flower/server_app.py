@@ -15,6 +15,7 @@ from pfl_flower.run.outcome import Outcome
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.tables import check_imports
+from pfl_flower.run.trial import try_plugins
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
 from pfl_flower.transport.broadcasts import pack_rho
@@ -66,7 +67,8 @@ def run(
     Raises
     ------
     ConfigError
-        If a plug-in cannot be imported or its options are wrong; if a checkpoint is asked for where
+        If a plug-in cannot be imported, its options are wrong or it fails when it is tried; if a
+        file that only nodes look at is not there; if a checkpoint is asked for where
         nothing is written, or one to go on from cannot be used.
     NodesMissingError
         If fewer nodes than ``min-nodes`` came, or are left.
@@ -74,6 +76,7 @@ def run(
     began = time.perf_counter()
     config = problem.config
     check_imports(config)
+    try_plugins(problem)
     with Bookkeeper(problem, folder, watch) as book:
         strategy = ParameterServer(
             problem,

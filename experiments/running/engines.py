@@ -43,6 +43,8 @@ def run_once(config: RunConfig, options: Options) -> None:
 
     Raises
     ------
+    ConfigError, DataError
+        If it is refused, before Flower is started.
     RunFailedError
         If it did not finish, with the first error that it logged.
     """
@@ -92,6 +94,9 @@ def app_folder(folder: Path) -> Path:
 
 
 def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
+    from pfl_flower.run.trial import check_before
+
+    check_before(config)
     command = simulation_command(config, nodes, folder)
     environment = flower_environment()
     log_path = folder / "run.log"

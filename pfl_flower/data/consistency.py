@@ -94,7 +94,7 @@ def _answer(where: str, what: str, ask: Callable[[], Value]) -> Value:
         return ask()
     except (ConfigError, DataError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"{where}: {what} cannot be had ({told(error)})") from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.equivalence import model_from_gradient, nearest_gradient
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
+from pfl_flower.attacks.poisoning.form import check_form
 from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.reachable import Limit, reachable_limit
@@ -80,8 +82,8 @@ def _fabricated(problem: Problem, user: int) -> PoisonedData:
     config = problem.config
     recipe = Recipe(config, problem.source, user, generator(config.seed, "poison", user))
     aim = _aim(problem, user)
-    made: PoisonedData = POISONINGS.make(config.poisoning, config.poisoning_options, aim, recipe)
-    return made
+    made = POISONINGS.make(config.poisoning, config.poisoning_options, aim, recipe)
+    return check_form(config.poisoning, aim, made)
 
 
 def honest_users(problem: Problem) -> tuple[int, ...]:
@@ -126,14 +128,35 @@ def _plan(problem: Problem, shift: int, allies: int) -> Plan:
     return Plan(rho, model, reported, converted.residual)
 
 
+def check_attack_model(problem: Problem) -> None:
+    """Refuse an ``attack-model`` that is neither ``exact`` nor a run of as many parameters.
+
+    Raises
+    ------
+    ConfigError
+        If it is.
+    """
+    if problem.config.attack_model != "exact":
+        _limit_of_run(problem)
+
+
 def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
     """Return where a CGA run held rho and the gradient that it ended with (Proposition 3)."""
+    rho, gradient = _limit_of_run(problem)
+    # Without a bound on GRAD the target can be held, and Proposition 3 speaks of the target.
+    if problem.regularizer.radius == float("inf"):
+        rho = problem.targets[shift]
+    return rho, gradient
+
+
+def _limit_of_run(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the rho and the gradient that a run left, ``(d,)``."""
     named = problem.config.attack_model
     path = Path(named).expanduser() / LIMIT_FILE
     try:
         with np.load(path, allow_pickle=False) as kept:
             rho, gradient = (torch.from_numpy(kept[key]) for key in ("rho", "gradient"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ConfigError(
             f"attack-model = {named}: expected exact, or the folder of a CGA run with a "
             f"{LIMIT_FILE} ({type(error).__name__})"
@@ -141,12 +164,11 @@ def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
     if rho.shape != (problem.model.dim,) or gradient.shape != rho.shape:
         raise ConfigError(
             f"attack-model = {named}: expected a run of {problem.model.dim} parameters, "
-            f"and it has {len(rho)}"
+            f"and it has {rho.numel()}"
         )
+    if not bool(rho.isfinite().all() & gradient.isfinite().all()):
+        raise ConfigError(f"attack-model = {named}: expected a run that ended in finite numbers")
     rho, gradient = (value.to(problem.device, torch.float64) for value in (rho, gradient))
-    # Without a bound on GRAD the target can be held, and Proposition 3 speaks of the target.
-    if problem.regularizer.radius == float("inf"):
-        rho = problem.targets[shift]
     return rho, gradient
 
 

@@ -198,7 +198,7 @@ class Table(Mapping[str, Row]):
             return factory(*passed, **keyed, **chosen)
         except (ConfigError, DataError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"{self.point} = {value}: expected a factory that works ({told(error)})"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -10,6 +11,11 @@ from pathlib import Path
 import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
+GROUP_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""What a container may have, in the second and the first version of Linux's control groups."""
 MODEL_KEYS = ("model name", "Model", "cpu model", "cpu")
 """What Linux calls the processor on x86, Raspberry Pi, MIPS and POWER; other ARM has no line."""
 
@@ -34,6 +40,18 @@ def hardware(device: str = "cpu") -> str:
     if device.startswith("cuda") and torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name(torch.device(device)))
     return ", ".join(parts)
+
+
+def memory_limit() -> int | None:
+    """Return the bytes of memory that this process can have: the machine's, or its group's limit.
+
+    None if neither can be found out.
+    """
+    known = [_memory()]
+    for path in GROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            known.append(int(path.read_text()))
+    return min((limit for limit in known if limit), default=None)
 
 
 def _cores() -> int:

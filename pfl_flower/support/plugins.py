@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.foreign_text import one_line
 
 IMPORTABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``package.module:Name``."""
@@ -103,13 +108,38 @@ def find(key: str, value: str, place: str) -> Callable[..., Any]:
 
 
 def told(error: BaseException) -> str:
-    """Return an error as one line: its kind, what it says, and the line of code that raised it."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """Return an error as one line: where in somebody's code it was raised, its kind, what it says.
+
+    ``my_attack.py:12: ValueError: no``. Of a traceback that ends in a library the line is shown
+    from which the plug-in called it; of one that knows no line of a plug-in's, none is.
+    """
     if isinstance(error, SyntaxError):
-        return text
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [one for one in frames if not one.filename.startswith("<frozen ")]
-    last = outside[-1] if outside else None
-    if last is None or last.filename in (__file__, importlib.__file__):
-        return text
-    return f"{text}, {last.filename}, line {last.lineno}"
+        return f"{_place(error.filename or '', error.lineno)}SyntaxError: {one_line(error.msg)}"
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not _ours(one.filename)]
+    if not frames:
+        return one_line(error)
+    last = frames[-1]
+    if last.filename.startswith(LIBRARIES):
+        # A plug-in that is installed is a library too: its file is the first that we called.
+        last = [one for one in frames if one.filename == frames[0].filename][-1]
+    return _place(last.filename, last.lineno) + one_line(error)
+
+
+PACKAGES = Path(__file__).resolve().parents[2]
+OURS = tuple(f"{PACKAGES / name}{os.sep}" for name in ("pfl_flower", "clients", "strategies"))
+LIBRARIES = tuple({sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")})
+
+
+def _ours(filename: str) -> bool:
+    """Whether a file is this program's, or what imports modules."""
+    return filename.startswith((*OURS, "<frozen ")) or filename == importlib.__file__
+
+
+def _place(filename: str, line: int | None) -> str:
+    """Return ``file:line: ``, the file as one sees it from the current folder."""
+    if not filename:
+        return ""
+    path = Path(filename)
+    with contextlib.suppress(OSError, ValueError):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{line}: "
