@@ -59,7 +59,7 @@ class Rehearsal(StrategicUser):
     @property
     def drawn(self) -> tuple[int, ...]:
         """Ids of ``attack-draws`` datasets, if the memory holds so many."""
-        points = self.settings.points()[-1]
+        points = self.problem.size(self.settings.users)
         held("attack-draws", self.settings.attack_draws, points * self.problem.source.inputs)
         return super().drawn
 

@@ -78,8 +78,7 @@ def made_up(problem: Problem, *shape: int, words: tuple[str | int, ...]) -> Tens
 
 def few_points(problem: Problem) -> UserData:
     """Return a small draw of the first user's."""
-    most = problem.source.most_points or POINTS
-    drawn = problem.source.draw(0, min(POINTS, most), problem.config.seed)
+    drawn = problem.source.draw(0, min(POINTS, problem.size(0)), problem.config.seed)
     labels = drawn.labels.to(problem.device)
     typed = labels.to(problem.dtype) if labels.is_floating_point() else labels
     return UserData(drawn.features.to(problem.device, problem.dtype), typed)
