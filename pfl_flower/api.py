@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from pfl_flower import client_app, server_app
+from pfl_flower.data.own.objects import own_data
 from pfl_flower.run.comparison import Comparison
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.finished import Result, read_result
@@ -39,6 +40,7 @@ def run(
     nodes: int = 2,
     output: str | Path | None = None,
     progress: bool = False,
+    data: object = None,
     **keys: object,
 ) -> Result:
     """Run a preset, or the settings of ``keys``, in this process.
@@ -53,6 +55,9 @@ def run(
         Folder of the results, for ``load``. Without it nothing is written.
     progress : bool
         Show a bar.
+    data : object, optional
+        Points of one's own: ``(x, y)``, arrays or tensors, or a PyTorch data set, from which users
+        draw; or a list of either, one for each user, who then has ``partition = natural``.
     **keys
         Keys of the run configuration, with ``_`` for ``-``: ``lam=0.3, points_per_user=[600, 10]``.
         A plug-in may be given as a class or function.
@@ -74,7 +79,8 @@ def run(
     if nodes < 1:
         raise ConfigError(f"nodes = {nodes}: expected at least 1")
     base = {"name": "run"} if name is None else preset(name)
-    config = parse_config({**base, **as_keys(keys), **(as_folder(output) if output else {})})
+    keyed = {**own_data(data), **as_keys(keys)}
+    config = parse_config({**base, **keyed, **(as_folder(output) if output else {})})
     shown = f"{config.name}, seed {config.seed}"
     with round_bar(_console(progress), shown, config.rounds) as watch:
         return _run(config, nodes, config.folder() if output else None, watch)
@@ -92,6 +98,7 @@ def sweep(
     output: str | Path | None = None,
     fresh: bool = False,
     progress: bool | Console = True,
+    data: object = None,
     **keys: object,
 ) -> Sweep:
     """Run every combination of some keys' values, for every seed.
@@ -118,6 +125,8 @@ def sweep(
         Run the cells again that are there.
     progress : bool or Console
         Show a bar.
+    data : object, optional
+        As in ``run``.
     **keys
         Keys of all cells, with ``_`` for ``-``.
 
@@ -144,7 +153,7 @@ def sweep(
             raise ConfigError(f"{what} = {value}: expected at least 1")
     folder = None if output is None else Path(output).expanduser().absolute()
     base = {} if name is None else {k: v for k, v in preset(name).items() if k != "name"}
-    planned = cells({**base, **as_keys(keys)}, over, seeds, folder)
+    planned = cells({**base, **own_data(data), **as_keys(keys)}, over, seeds, folder)
     for cell in planned:
         if cell.seed == planned[0].seed:
             check_before(cell.config)

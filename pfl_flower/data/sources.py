@@ -100,23 +100,24 @@ class Source(ABC):
         return None
 
 
-class Images(Source):
-    """Classified images: features in [0, 1] and a constant 1, labels 0 .. c - 1.
+class Stored(Source):
+    """Points that are kept: features as numbers, to which a constant 1 is added, and labels.
+
+    A subclass says ``loss`` and ``outputs``.
 
     Parameters
     ----------
     train, test : tuple of Tensor
-        Features ``(n, p)`` and class numbers ``(n,)``. Bytes stand for 255ths; bytes and float16
-        are kept as they are and become float32 when they are drawn.
+        Features ``(n, p)`` and labels ``(n,)``. Bytes stand for 255ths; bytes and float16 are kept
+        as they are and become float32 when they are drawn.
     label_noise : float
-        Fraction of the training labels redrawn uniformly among all classes, in [0, 1].
+        Fraction of the training labels, class numbers, redrawn uniformly among all classes.
     seed : int
         Of that redrawing.
     key, left_out, owners
         See ``Source``.
     """
 
-    loss = "softmax"
     bias = True
 
     def __init__(
@@ -135,12 +136,13 @@ class Images(Source):
         features, labels = train
         self.inputs = features.shape[1] + 1
         self.most_points = len(labels)
-        self.outputs = int(labels.max()) + 1 if len(labels) else 0
         self._noise = label_noise, seed
 
     @cached_property
     def _labels(self) -> Tensor:
         fraction, seed = self._noise
+        if not fraction:
+            return self._train[1]
         return redraw_labels(self._train[1], self.outputs, fraction, generator(seed, "noise"))
 
     def draw(self, user: int, points: int, seed: int) -> UserData:
@@ -151,15 +153,15 @@ class Images(Source):
         return UserData(ready(self._train[0][order[:points]]), self._labels[order[:points]])
 
     def test_set(self) -> tuple[Tensor, Tensor]:
-        """Return the test images, never noised."""
+        """Return the test points, never noised."""
         return ready(self._test[0]), self._test[1]
 
     def training_set(self) -> tuple[Tensor, Tensor]:
-        """Return all training images, with the noise if there is any."""
+        """Return all training points, with the noise if there is any."""
         return ready(self._train[0]), self._labels
 
     def stored(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the images as they are kept, which takes no further memory; without noise."""
+        """Return the points as they are kept, which takes no further memory; without noise."""
         return {"training": self._train, "test": self._test}
 
     @property
@@ -168,9 +170,38 @@ class Images(Source):
         return self.inputs - 1
 
     def take(self, rows: Tensor, *, clean: bool = False) -> UserData:
-        """Return images by their numbers; ``clean`` with the labels that they came with."""
+        """Return points by their numbers; ``clean`` with the labels that they came with."""
         labels = self._train[1] if clean else self._labels
         return UserData(ready(self._train[0][rows]), labels[rows])
+
+
+class Images(Stored):
+    """Classified images: features in [0, 1] and a constant 1, labels 0 .. c - 1."""
+
+    loss = "softmax"
+
+    def __init__(
+        self,
+        train: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor],
+        *,
+        label_noise: float = 0.0,
+        seed: int = 0,
+        key: str = "",
+        left_out: Sequence[LeftOut] = (),
+        owners: Sequence[int] | Sequence[str] | None = None,
+    ) -> None:
+        labels = train[1]
+        self.outputs = int(labels.max()) + 1 if len(labels) else 0
+        super().__init__(
+            train,
+            test,
+            label_noise=label_noise,
+            seed=seed,
+            key=key,
+            left_out=left_out,
+            owners=owners,
+        )
 
 
 def ready(stored: Tensor) -> Tensor:

@@ -25,6 +25,14 @@ class DataSpec:
         File of the network that embeds images; empty for the one that ``train-vgg`` writes.
     options : str
         ``dataset-options``, JSON.
+    label_column, user_column, task, standardise
+        The keys of these names, which tables of one's own read.
+    holdout : float
+        Fraction of points of one's own that becomes the common test set.
+    columns, classes : int
+        How many features and classes the data have, told beforehand; 0: as many as are found.
+    version : tuple of int
+        Of the files at hand: another one, other data.
     """
 
     name: str
@@ -34,3 +42,23 @@ class DataSpec:
     seed: int = 0
     weights: str = ""
     options: str = ""
+    label_column: str = "label"
+    user_column: str = ""
+    task: str = "auto"
+    standardise: str = "off"
+    holdout: float = 0.2
+    columns: int = 0
+    classes: int = 0
+    version: tuple[int, ...] = ()
+
+    def reading(self) -> tuple[object, ...]:
+        """Return what of the spec changes what is read from a file of one's own."""
+        return (
+            self.options,
+            self.label_column,
+            self.user_column,
+            self.task,
+            self.standardise,
+            self.holdout,
+            self.classes,
+        )

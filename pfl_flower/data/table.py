@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -11,6 +12,7 @@ from pfl_flower.support.options import Options
 from pfl_flower.support.run_settings import RunSettings
 
 CATALOGUE = "pfl_flower.data.catalogue"
+OWN = "pfl_flower.data.own"
 PARTITION = "pfl_flower.data.partitions"
 
 
@@ -25,6 +27,22 @@ class LogisticOptions(Options):
     """Of users who answer 1 or -1 with the probabilities of a model of their own."""
 
     spread: float = Field(0.3, ge=0, description="deviation of the users' models around one")
+
+
+OWN_KEYS = ("task", "holdout", "standardise", "columns", "classes")
+TABLE_KEYS = ("label-column", "user-column", *OWN_KEYS)
+
+
+class CsvOptions(Options):
+    """Of a CSV file."""
+
+    delimiter: str = Field(",", min_length=1, max_length=1, description="between two cells")
+
+
+class HubOptions(Options):
+    """Of a data set that comes in several."""
+
+    config: str = Field("", description="which of the data set's configurations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +62,21 @@ class DataExtension(Extension):
     loss: str = "softmax"
     synthetic: bool = False
     embedded: bool = False
+
+
+def admits_owners(settings: RunSettings) -> Refusal | None:
+    """Refuse a column of users in a run that does not ask whose a point is."""
+    if settings.user_column and settings.partition != "natural":
+        return Refusal("user-column", "empty, unless partition = natural, which reads it")
+    return None
+
+
+def _own(
+    place: str, text: str, *, keys: tuple[str, ...] = TABLE_KEYS, **more: Any
+) -> DataExtension:
+    return DataExtension(
+        factory=f"{OWN}.{place}", text=text, loss="", reads=keys, admits=admits_owners, **more
+    )
 
 
 DATASETS: Table[DataExtension] = Table(
@@ -84,6 +117,29 @@ DATASETS: Table[DataExtension] = Table(
             text="the same, as the last layer but one of embedding-weights sees them",
             embedded=True,
         ),
+        "csv:PATH": _own(
+            "tables:csv",
+            "a table of one's own, columns named in its first line",
+            options=CsvOptions,
+        ),
+        "parquet:PATH": _own("tables:parquet", "the same in a Parquet file, or a folder of them"),
+        "json:PATH": _own("tables:json", "the same as a list of objects, or one a line (.jsonl)"),
+        "npz:PATH": _own(
+            "arrays:npz",
+            "arrays features and labels, perhaps users, test_features and test_labels",
+            keys=OWN_KEYS,
+        ),
+        "leaf:PATH": _own(
+            "arrays:leaf",
+            "users with their points in LEAF's JSON, a file or a folder",
+            keys=OWN_KEYS,
+            source="Caldas et al. 2018",
+        ),
+        "hf:PATH": _own(
+            "hub:hugging_face",
+            "a data set of Hugging Face by its name, or in a folder that it was saved to",
+            options=HubOptions,
+        ),
         "synthetic-linear": DataExtension(
             factory=f"{CATALOGUE}:synthetic_linear",
             text="normal queries of features entries, answered by a linear model of each user's",
@@ -101,7 +157,7 @@ DATASETS: Table[DataExtension] = Table(
             synthetic=True,
         ),
     },
-    own=DataExtension(text="a class or function as package.module:Name", loss=""),
+    own=DataExtension(text="a class or function as package.module:Name", loss="", reads=TABLE_KEYS),
     passed=("spec",),
 )
 """From a ``DataSpec`` to a ``Source``."""

@@ -76,6 +76,30 @@ class Keys(BaseModel):
         description="weights of the network that embeds images; empty: those of train-vgg",
     )
     features: Count = Field(20, description="dimension of the synthetic sets")
+    label_column: str = Field("label", description="column of a table's labels")
+    user_column: str = Field(
+        "", description="column that says whose a row of a table is, for partition = natural"
+    )
+    task: Literal["auto", "classification", "regression"] = Field(
+        "auto",
+        description="what labels of one's own data are; auto: whole numbers and text are classes",
+    )
+    standardise: str = Field(
+        "off",
+        description="columns of one's own data: off; training, by mean and deviation of all "
+        'training points; or a JSON file {"mean": [...], "scale": [...]}',
+    )
+    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.2,
+        description="fraction of one's own points that becomes the common test set, where they "
+        "come without one",
+    )
+    columns: Annotated[int, Field(ge=0)] = Field(
+        0, description="features of one's own data, for machines without them; 0: as found"
+    )
+    classes: Annotated[int, Field(ge=0)] = Field(
+        0, description="classes of one's own data, for machines without them; 0: as found"
+    )
     label_noise: Fraction = Field(0.0, description="fraction of training labels redrawn at random")
     users: Count = Field(11, description="number N of users; their ids are 0 .. N-1")
     points_per_user: str = Field(

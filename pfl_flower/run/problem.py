@@ -13,6 +13,7 @@ from torch import Tensor
 from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.consistency import check_draw
+from pfl_flower.data.own.places import versioned
 from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import DATASETS
@@ -203,9 +204,8 @@ class Problem:
         return f"{config.dataset}-{noise}{files}"
 
 
-@lru_cache(maxsize=2)
 def build_problem(config: RunConfig) -> Problem:
-    """Return the problem of a configuration, built once per process.
+    """Return the problem of a configuration, built once per process and state of its files.
 
     Raises
     ------
@@ -215,7 +215,12 @@ def build_problem(config: RunConfig) -> Problem:
     DataError
         If the data cannot be had.
     """
-    spec = DataSpec(
+    return _build(config, versioned(data_spec(config)))
+
+
+def data_spec(config: RunConfig) -> DataSpec:
+    """Return which data a configuration asks for."""
+    return DataSpec(
         config.dataset,
         config.data_dir,
         config.label_noise,
@@ -223,7 +228,18 @@ def build_problem(config: RunConfig) -> Problem:
         config.seed,
         config.embedding_weights,
         config.dataset_options,
+        config.label_column,
+        config.user_column,
+        config.task,
+        config.standardise,
+        config.holdout,
+        config.columns,
+        config.classes,
     )
+
+
+@lru_cache(maxsize=2)
+def _build(config: RunConfig, spec: DataSpec) -> Problem:
     stored = load_source(spec)
     check_loss(config, stored.loss)
     source = shared_out(stored, config)

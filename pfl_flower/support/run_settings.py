@@ -174,6 +174,11 @@ class RunSettings(Protocol):
         """Radius of centred-clipping; 0: its own."""
         ...
 
+    @property
+    def user_column(self) -> str:
+        """Column that says whose a row of a table is."""
+        ...
+
     def points_asked(self) -> tuple[int, ...]:
         """Return the number of points that each user is to have; empty for all that it has."""
         ...
