@@ -139,7 +139,7 @@ def test_plug_ins_are_python_objects_with_options() -> None:
 
 
 BAD = [
-    (("nope",), {}, "preset = nope: expected one of digits-l2"),
+    (("nope",), {}, "preset = nope: expected one of digits, digits-l2"),
     (("digits-l2",), {"lamm": 1}, "lamm = 1: unknown key"),
     (("digits-l2",), {"lam": -1}, "lam = -1: expected greater than 0"),
     (("digits-l2",), {"lam": None}, "lam = None: expected"),
