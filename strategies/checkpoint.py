@@ -91,6 +91,7 @@ def write_checkpoint(path: Path, config: RunConfig, checkpoint: Checkpoint) -> N
     tensors = {
         "rho": state.rho,
         "last-accepted": state.past.last_accepted,
+        "heard": state.past.heard,
         "strategic-sum": records.strategic_sum,
         "honest-sum": state.past.honest_sum,
         "trajectory": records.trajectory,
@@ -170,7 +171,10 @@ def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
         round=int(facts["round"]),
         rho=tensors["rho"],
         past=PastRounds(
-            tensors["last-accepted"].cpu(), float(facts["eta-sum"]), tensors.get("honest-sum")
+            tensors["last-accepted"].cpu(),
+            float(facts["eta-sum"]),
+            tensors.get("honest-sum"),
+            tensors["heard"].cpu(),
         ),
         optimizer=optimizer,
         roster=Roster(

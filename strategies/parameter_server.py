@@ -145,6 +145,7 @@ class ParameterServer(ResumableStrategy):
             notices=found.notices,
         )
         self._past.add(self.record, self.scale)
+        self.record.honest_unheard = self._past.unheard(self.roster.strategic)
         self._rho = rho
         self.record.log_faults()
         return pack_rho(rho), self.record.as_metrics()

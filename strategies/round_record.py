@@ -12,7 +12,7 @@ import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from pfl_flower.aggregation.reports import Rejection
+from pfl_flower.aggregation.reports import IMPLAUSIBLE, Rejection
 from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
@@ -53,6 +53,8 @@ class RoundRecord:
         How often something was left out that cost nobody a row, by kind.
     accuracies : dict
         Of the local models, by user, in the rounds that evaluate them.
+    honest_unheard : int
+        Honest users who were asked, in this round or before, and never sent a well-formed report.
     seconds : float
         Wall time of the round.
     """
@@ -66,6 +68,7 @@ class RoundRecord:
     metrics: NodeMetrics
     notices: Mapping[str, int] = field(default_factory=dict)
     accuracies: Mapping[int, float] = field(default_factory=dict)
+    honest_unheard: int = 0
     seconds: float = 0.0
 
     @cached_property
@@ -85,6 +88,27 @@ class RoundRecord:
     def _sum(self, members: Tensor) -> Tensor:
         rows = self.accepted.values_by_user[members.to(self.rho.device)]
         return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
+
+    @cached_property
+    def missing(self) -> tuple[int, ...]:
+        """The users who were asked and from whom no well-formed report came."""
+        return tuple(r.user for r in self.rejections if r.reason not in IMPLAUSIBLE)
+
+    @cached_property
+    def implausible(self) -> tuple[int, ...]:
+        """The users whose well-formed reports were judged not to count."""
+        return tuple(r.user for r in self.rejections if r.reason in IMPLAUSIBLE)
+
+    @cached_property
+    def honest_missing(self) -> int:
+        """How many of them are honest."""
+        return len(set(self.missing) - self.strategic)
+
+    @cached_property
+    def honest_reports(self) -> int:
+        """How many well-formed reports of honest users came, plausible or not."""
+        accepted = int((~self._acts_strategically).sum())
+        return accepted + len(set(self.implausible) - self.strategic)
 
     def reasons(self) -> Counter[str]:
         """Return how many reports were rejected, by reason."""

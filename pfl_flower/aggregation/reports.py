@@ -40,6 +40,10 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"
 
 
+IMPLAUSIBLE = frozenset({Reason.OUTSIDE_GRAD, Reason.NORM_LIMIT, Reason.OVERFLOW})
+"""Of reports that came and had the right form, but were judged not to count."""
+
+
 @dataclass(frozen=True)
 class Rejection:
     """One user's report that did not count."""

@@ -164,13 +164,33 @@ class Claim:
         return [float(value) for key, value in final.items() if key.startswith(f"{self.metric}: ")]
 
 
+def honest_checks(rows: list[dict[str, float]]) -> list[Check]:
+    """Return that the honest users took part: each of those who were asked, and some each round.
+
+    A report that was judged implausible was one. Where nobody honest was asked nothing is checked.
+    """
+    asked = [row for row in rows if row.get("honest_reports", 0) + row.get("honest_missing", 0)]
+    if not asked:
+        return []
+    deserted = sum(not row["honest_reports"] for row in asked)
+    unheard = rows[-1].get("honest_unheard", math.nan)
+    return [
+        exactly(0).check("honest_users_never_heard", [unheard]),
+        exactly(0).check("rounds_without_honest_reports", [deserted]),
+    ]
+
+
 def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check]:
-    """Return what must hold of any run: all rounds done, rho finite, solves within tolerance."""
+    """Return what must hold of any run.
+
+    All rounds done, rho finite, the honest users heard, solves within their tolerance.
+    """
     final = last_metrics(rows)
     norm = final["norm_rho"]
     checks = [
         exactly(config.rounds).check("rounds", [rows[-1]["round"]]),
         Check("finite", norm, "finite", math.isfinite(norm)),
+        *honest_checks(rows),
     ]
     if config.local_solver == "exact":
         checks.append(exactly(0).check("unconverged_total", [final["unconverged_total"]]))

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.running.engines import run_once
 from experiments.running.options import Options
+from pfl_flower.run.finished import read_result
 from pfl_flower.support.errors import RunFailedError
 from tests.support.superlink import private_superlink
 
@@ -69,3 +70,17 @@ def test_a_run_that_fails_is_seen_to_fail(superlink: None, tmp_path: Path) -> No
     config = options.configure(missing, tmp_path, 1)
     with pytest.raises(RunFailedError, match=r"finished:failed.*points-per-user = 5000"):
         run_once(config, options)
+
+
+@pytest.mark.slow
+def test_a_simulation_that_lost_every_honest_reply_does_not_pass(
+    superlink: None, tmp_path: Path
+) -> None:
+    """No node answers within a thousandth of a second; the run ends, and says what it was worth."""
+    options = Options(engine="simulation", nodes=2)
+    keys = {**DIGITS, **SYNTHETIC, "rounds": 2, "reply-timeout": 0.001, "strategic-users": "none"}
+    config = options.configure(keys, tmp_path, 1)
+    run_once(config, options)
+    found = read_result(config.folder())
+    failed = {check.name: check.value for check in found.checks if not check.passed}
+    assert failed == {"honest_users_never_heard": 11, "rounds_without_honest_reports": 2}
