@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
@@ -71,9 +70,7 @@ class Node:
     @property
     def memory(self) -> Memory:
         """What it keeps on its disk: in the state folder, or in the folder of the run."""
-        config, chosen = self.problem.config, self.state_folder
-        base = Path(chosen).expanduser() / config.name if chosen else config.folder() / "state"
-        return Memory(base.absolute())
+        return Memory(self.problem.config.state_folder(self.state_folder))
 
     def introduction(self, round: int) -> Introduction:
         """Return its role, and the users whose memory of a round up to ``round`` it has kept."""

@@ -10,9 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 
 from experiments.running.parser import parser
-from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError, RunFailedError
+from pfl_flower.support.errors import (
+    ConfigError,
+    DataError,
+    NodesMissingError,
+    RunFailedError,
+    WorldError,
+)
+from pfl_flower.support.foreign_text import one_line
+from pfl_flower.support.world import failure
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+NO_VERDICT, INTERRUPTED = 2, 130
+KEPT = "what was finished is kept, and the same command goes on with the rest"
 
 COMMANDS: Mapping[str, str] = {
     "list": "experiments.running.listing:show_names",
@@ -29,21 +38,28 @@ COMMANDS: Mapping[str, str] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 passed, 1 a check failed, 2 bad input."""
+    """Run the command line and return its exit code.
+
+    0: passed; 1: a check failed; 2: bad input, or disk, permissions, memory or Flower stopped it;
+    130: interrupted.
+    """
     parsed = parser().parse_args(arguments)
     module, _, name = COMMANDS[parsed.command].partition(":")
     try:
         command: Callable[..., int] = getattr(importlib.import_module(module), name)
         return command(parsed, Console())
-    except (ConfigError, DataError, NodesMissingError) as error:
+    except (ConfigError, DataError, NodesMissingError, WorldError, RunFailedError) as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
-    except RunFailedError as error:
-        print(error, file=sys.stderr)
-        return FAILED
+        return NO_VERDICT
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept", file=sys.stderr)
+        print(f"interrupted: {KEPT}", file=sys.stderr)
         return INTERRUPTED
+    except (OSError, MemoryError, RuntimeError) as error:
+        said = failure(error)
+        if said is None:
+            raise
+        print(f"{one_line(said)}; {KEPT}", file=sys.stderr)
+        return NO_VERDICT
 
 
 def console() -> int:

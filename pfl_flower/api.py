@@ -27,8 +27,10 @@ from pfl_flower.run.sweep_book import SWEEP_FILE, read_seeds, read_sweep
 from pfl_flower.run.sweeping import run_cells
 from pfl_flower.run.sweeps import Sweep
 from pfl_flower.run.trial import check_before
+from pfl_flower.run.writing import own_folder, take_folder
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.folders import own_path
 from pfl_flower.support.threads import at_most
 from pfl_flower.transport.inprocess import InProcessGrid
 
@@ -39,6 +41,7 @@ def run(
     *,
     nodes: int = 2,
     output: str | Path | None = None,
+    fresh: bool = False,
     progress: bool = False,
     data: object = None,
     **keys: object,
@@ -53,6 +56,8 @@ def run(
         Virtual nodes among which the users are laid out; the result does not depend on it.
     output : path, optional
         Folder of the results, for ``load``. Without it nothing is written.
+    fresh : bool
+        Replace what other settings have left in that folder, which is refused otherwise.
     progress : bool
         Show a bar.
     data : object, optional
@@ -68,6 +73,8 @@ def run(
         In one line: a key, its value, and what would be right.
     DataError
         If the data cannot be had.
+    WorldError
+        If disk, permissions or memory stop it.
 
     Examples
     --------
@@ -81,6 +88,8 @@ def run(
     base = {"name": "run"} if name is None else preset(name)
     keyed = {**own_data(data), **as_keys(keys)}
     config = parse_config({**base, **keyed, **(as_folder(output) if output else {})})
+    if output:
+        take_folder("output", config, fresh=fresh)
     shown = f"{config.name}, seed {config.seed}"
     with round_bar(_console(progress), shown, config.rounds) as watch:
         return _run(config, nodes, config.folder() if output else None, watch)
@@ -151,21 +160,22 @@ def sweep(
     for what, value in (("jobs", jobs), ("threads", threads), ("nodes", nodes)):
         if value < 1:
             raise ConfigError(f"{what} = {value}: expected at least 1")
-    folder = None if output is None else Path(output).expanduser().absolute()
+    folder = None if output is None else own_path("output", output)
     base = {} if name is None else {k: v for k, v in preset(name).items() if k != "name"}
     planned = cells({**base, **own_data(data), **as_keys(keys)}, over, seeds, folder)
     for cell in planned:
         if cell.seed == planned[0].seed:
             check_before(cell.config)
-    return run_cells(
-        planned,
-        partial(_cell, nodes, threads),
-        jobs=jobs,
-        threads=threads,
-        folder=folder,
-        fresh=fresh,
-        console=progress if isinstance(progress, Console) else _console(progress),
-    )
+    with own_folder("output", folder) if folder else contextlib.nullcontext():
+        return run_cells(
+            planned,
+            partial(_cell, nodes, threads),
+            jobs=jobs,
+            threads=threads,
+            folder=folder,
+            fresh=fresh,
+            console=progress if isinstance(progress, Console) else _console(progress),
+        )
 
 
 def load(folder: str | Path) -> Result | Sweep:
@@ -176,7 +186,7 @@ def load(folder: str | Path) -> Result | Sweep:
     ConfigError
         If it holds none of them.
     """
-    place = Path(folder).expanduser().absolute()
+    place = own_path("folder", folder)
     if (place / SWEEP_FILE).exists():
         return read_sweep(place)
     return read_result(place) if (place / LIMIT_FILE).exists() else read_seeds(place)

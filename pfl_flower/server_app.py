@@ -16,6 +16,7 @@ from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.tables import check_imports
 from pfl_flower.run.trial import try_plugins
+from pfl_flower.run.writing import writing
 from pfl_flower.support.console import Say, say, silent
 from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
 from pfl_flower.transport.broadcasts import pack_rho
@@ -68,8 +69,11 @@ def run(
     ------
     ConfigError
         If a plug-in cannot be imported, its options are wrong or it fails when it is tried; if a
-        file that only nodes look at is not there; if a checkpoint is asked for where
-        nothing is written, or one to go on from cannot be used.
+        file that only nodes look at is not there; if a checkpoint is asked for where nothing is
+        written, or one to go on from cannot be used; if the folder cannot be written to, another
+        run writes there, or it holds what other settings came to.
+    WorldError
+        If disk, permissions or memory stop it: how to go on.
     NodesMissingError
         If fewer nodes than ``min-nodes`` came, or are left.
     """
@@ -77,7 +81,7 @@ def run(
     config = problem.config
     check_imports(config)
     try_plugins(problem)
-    with Bookkeeper(problem, folder, watch) as book:
+    with writing(config, folder), Bookkeeper(problem, folder, watch) as book:
         strategy = ParameterServer(
             problem,
             on_round=book.close_round,
@@ -91,4 +95,4 @@ def run(
             timeout=config.reply_timeout,
             evaluate_fn=book.evaluate,
         )
-    return conclude(problem, book.course(), began=began, folder=folder, say=say)
+        return conclude(problem, book.course(), began=began, folder=folder, say=say)

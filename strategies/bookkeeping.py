@@ -15,6 +15,7 @@ from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import Rounds, Watch, unwatched
+from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.flower_internals import log
@@ -65,6 +66,8 @@ class Bookkeeper:
         self.rho = self._previous = problem.initial
         self._strategic_sum = torch.zeros_like(problem.initial)
         self._measured: dict[str, float] = {}
+        if folder is not None:
+            begin_folder(folder, self.config, resumed=found is not None)
         self.rounds = Rounds(folder, "" if found is None else found.records.rounds)
         if found is not None:
             self._resume(found)

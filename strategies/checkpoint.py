@@ -21,6 +21,7 @@ from torch import Tensor
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
+from pfl_flower.support.folders import own_path
 from strategies.roster import Roster
 from strategies.server_state import PastRounds, ServerState
 
@@ -108,7 +109,7 @@ def find_checkpoint(config: RunConfig) -> Path | None:
         return own if own.exists() else None
     if not config.resume:
         return None
-    path = Path(config.resume).expanduser()
+    path = own_path("resume", config.resume)
     return path / CHECKPOINT_FILE if path.is_dir() else path
 
 

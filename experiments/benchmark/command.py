@@ -25,6 +25,7 @@ from pfl_flower.run.results import write_json
 from pfl_flower.support.console import place
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.hardware import hardware
 from pfl_flower.support.plugins import find
 from pfl_flower.support.versions import commit, versions
@@ -44,7 +45,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             raise ConfigError(f"NAME = {name}: expected one of {', '.join(COMPARISONS)}")
     if parsed.repeats < 1:
         raise ConfigError(f"--repeats {parsed.repeats}: expected at least 1")
-    folder = Path(parsed.output).expanduser().absolute() / "benchmark"
+    folder = writable_folder("--output", parsed.output) / "benchmark"
     device = choose_device(parsed.device).type
     rows: list[Comparison] = []
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()

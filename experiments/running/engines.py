@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments.running.options import Options
 from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.writing import forget_results, own_folder
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError, RunFailedError
 from pfl_flower.support.files import replace_file
@@ -49,7 +50,9 @@ def run_once(config: RunConfig, options: Options) -> None:
         If it did not finish, with the first error that it logged.
     """
     folder = config.folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    with own_folder("--output", folder):
+        # What asked for this run has looked at what is there: its results are replaced.
+        forget_results(folder)
     if options.engine == "inprocess":
         _in_process(config, options.nodes or IN_PROCESS_NODES, folder / "run.log")
     else:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar, kebab
+from pfl_flower.run.presets import as_folder
 from pfl_flower.support.errors import ConfigError
 
 Engine = Literal["inprocess", "simulation"]
@@ -68,12 +69,8 @@ class Options:
         values: dict[str, Scalar] = {**base, "device": self.device, **self.settings}
         if self.rounds is not None:
             values["rounds"] = self.rounds
-        own: dict[str, Scalar] = {
-            "seed": seed,
-            "output-dir": str(folder),
-            "name": name or f"seed-{seed}",
-        }
-        return parse_config({**values, **own})
+        place = as_folder(folder / (name or f"seed-{seed}"))
+        return parse_config({**values, "seed": seed, **place})
 
 
 KEYS = tuple(sorted(map(kebab, RunConfig.model_fields)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from pfl_flower.run.figures import run_figure
 from pfl_flower.run.finished import read_result
 from pfl_flower.run.left_out import left_out_of_seeds
 from pfl_flower.run.outcome import title
+from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
-from pfl_flower.run.presets import preset
+from pfl_flower.run.presets import preset, settings_of
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
 from pfl_flower.run.verdict import in_words
+from pfl_flower.run.writing import check_other_results, own_folder
 from pfl_flower.support.console import place, plain
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.versions import commit
@@ -38,16 +40,38 @@ PRESET_SEEDS = (1,)
 
 
 def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
-    """Run a preset for all seeds; write and return its summary."""
-    began = time.perf_counter()
-    folder = options.output / name
+    """Run a preset for all seeds; write and return its summary.
+
+    Raises
+    ------
+    ConfigError
+        If its folder cannot be written to, or another run writes there.
+    """
+    folder = preset_folder(name, options)
     base = preset(name)
     seeds = options.seeds or PRESET_SEEDS
     configs = [options.configure(base, folder, seed) for seed in seeds]
+    with own_folder("--output", folder):
+        return _run_seeds(name, configs, options, console)
+
+
+def preset_folder(name: str, options: Options) -> Path:
+    """Return where a preset's results go, whose folder names the settings that are not its own."""
+    config = options.configure(preset(name), options.output, seed=1)
+    return options.output / named(name, changes(config.flat(), settings_of(name), "seed"))
+
+
+def _run_seeds(
+    name: str, configs: Sequence[RunConfig], options: Options, console: Console
+) -> dict[str, Any]:
+    began, folder = time.perf_counter(), configs[0].folder().parent
+    seeds = [config.seed for config in configs]
     for config in configs:
         if finished(config, options):
             console.print(f"{name}, {config.name}: kept from before")
             continue
+        if not (options.fresh or config.resume):
+            check_other_results(config.folder(), config.flat(), "--output")
         growing = config.folder() / ROUNDS_FILE
         with progress(console, f"{name} {config.name}", growing, config.rounds):
             run_once(config, options)
@@ -58,7 +82,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
         checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
     left_out = {config.name: read_result(config.folder()).left_out for config in configs}
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
-    own = {"name": name, "output-dir": str(options.output), "seed": seeds[0]}
+    own = {"name": name, "output-dir": str(folder), "seed": seeds[0]}
     summary = summarise(
         experiment=name,
         config={**configs[0].flat(), **own},

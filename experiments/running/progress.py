@@ -26,11 +26,11 @@ def progress(console: Console, title: str, rows: Path, total: int) -> Iterator[N
 @contextmanager
 def watching(rows: Path, show: Callable[[dict[str, float]], object]) -> Iterator[None]:
     """Call ``show`` with the last row that a run has written, now and then while the body runs."""
-    rows.unlink(missing_ok=True)
-    stop = threading.Event()
+    # What is there may be another run's, which writes to it still: it is looked past, and stays.
+    stop, old = threading.Event(), _stamp(rows)
 
     def look() -> None:
-        last = _last_row(rows)
+        last = _last_row(rows) if _stamp(rows) != old else None
         if last is not None:
             show(last)
 
@@ -46,6 +46,14 @@ def watching(rows: Path, show: Callable[[dict[str, float]], object]) -> Iterator
         stop.set()
         watcher.join()
         look()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _last_row(path: Path) -> dict[str, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE
@@ -13,11 +13,14 @@ from rich.table import Table
 from experiments.running.options import SWEPT, parse_over, parse_seeds, parse_settings
 from experiments.running.printing import print_table
 from pfl_flower.run.grid import cells
+from pfl_flower.run.keys import Scalar
 from pfl_flower.run.metrics import spread, telling
+from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM
-from pfl_flower.run.presets import preset, preset_names
+from pfl_flower.run.presets import preset, preset_names, settings_of
 from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.plugins import shown
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ def sweep(parsed: argparse.Namespace, console: Console) -> int:
     seeds = parse_seeds(parsed.seeds)
     base = {key: value for key, value in preset(parsed.name).items() if key != "name"}
     cells({**base, **settings}, over, seeds)
-    folder = Path(parsed.output).expanduser().absolute() / f"{parsed.name}-over-{'-'.join(over)}"
+    own = f"{sweep_of(parsed.name, settings)}-over-{'-'.join(over)}"
+    folder = writable_folder("--output", parsed.output) / own
     from pfl_flower import api
     from pfl_flower.run.figures import save
 
@@ -88,6 +92,11 @@ def show(found: Sweep, console: Console) -> None:
         console.print(plain(f"{NO_CLAIM}: {unclaimed} of {len(rows)} cells"))
 
 
-def _settings(parsed: argparse.Namespace) -> dict[str, object]:
+def sweep_of(name: str, settings: Mapping[str, Scalar]) -> str:
+    """Return a preset's name, and the settings that all cells have in place of its own."""
+    return named(name, changes(settings, settings_of(name)))
+
+
+def _settings(parsed: argparse.Namespace) -> dict[str, Scalar]:
     rounds = {} if parsed.rounds is None else {"rounds": parsed.rounds}
     return {"device": parsed.device, **parse_settings(parsed.settings), **rounds}

@@ -16,8 +16,11 @@ from experiments.running.options import Options
 from experiments.running.preset_runs import may_keep
 from experiments.studies.judging import judgement
 from experiments.studies.study import Setting, Study
+from pfl_flower.run.places import named
+from pfl_flower.run.preset_claims import FREE
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import summarise, write_json
+from pfl_flower.run.writing import asked_of, own_folder
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.versions import commit
 
@@ -28,14 +31,48 @@ def run_study(study: Study, options: Options, console: Console) -> dict[str, Any
     Raises
     ------
     ConfigError
-        If run-config keys are set for a study that has none, or a control is asked of one in which
-        nobody attacks.
+        If run-config keys are set for a study that has none, a control is asked of one in which
+        nobody attacks, the quick form would replace full results, or another process writes there.
     """
     if options.control and not study.success:
         raise ConfigError(f"--control: expected a study of an attack, and {study.name} has none")
     if not study.has_runs and (options.settings or options.rounds or options.nodes):
         raise ConfigError(f"NAME = {study.name}: expected no --set, --rounds or --nodes")
-    folder = options.output / study.name
+    folder = study_folder(study, options)
+    check_replaceable(study, options)
+    with own_folder("--output", folder):
+        return _run(study, folder, options, console)
+
+
+def study_folder(study: Study, options: Options) -> Path:
+    """Return where a study's results go: its control, and other settings, have their own folders.
+
+    ``reproduce`` runs studies as they stand.
+    """
+    rounds = {} if options.rounds is None else {"rounds": options.rounds}
+    kept = FREE | study.brought
+    own = {key: value for key, value in options.settings.items() if key not in kept}
+    changed = named(study.name, {**own, **rounds})
+    return options.output / (f"{changed}-control" if options.control else changed)
+
+
+def check_replaceable(study: Study, options: Options) -> None:
+    """Refuse that a look in quick form replaces what a study came to in its full size.
+
+    Raises
+    ------
+    ConfigError
+        If its folder holds that, and ``fresh`` does not say that it may be replaced.
+    """
+    folder = study_folder(study, options)
+    if options.quick and not options.fresh and asked_of(folder).get("quick") is False:
+        raise ConfigError(
+            f"--quick: expected another --output, as {folder} has the results of the full study; "
+            "--fresh replaces them"
+        )
+
+
+def _run(study: Study, folder: Path, options: Options, console: Console) -> dict[str, Any]:
     seeds = options.seeds or (study.seeds[:1] if options.quick else study.seeds)
     results = [_measured(study, seed, folder / f"seed-{seed}", options, console) for seed in seeds]
     asked, finals = _asked(options), [result["metrics"] for result in results]

@@ -18,7 +18,7 @@ from rich.text import Text
 from experiments.running.options import Options
 from experiments.studies.catalogue import check_names
 from experiments.studies.judging import judge_again
-from experiments.studies.measuring import run_study
+from experiments.studies.measuring import check_replaceable, run_study
 from experiments.studies.standing import COLOURS as STANDING_COLOURS
 from experiments.studies.standing import compared
 from experiments.studies.study import find_study
@@ -72,9 +72,12 @@ def reproduce(
     Raises
     ------
     ConfigError
-        If a name is no study's: before anything is run.
+        If a name is no study's, or the quick form would replace full results: before anything
+        is run.
     """
     check_names(names)
+    for name in [] if judge else names:
+        check_replaceable(find_study(name), options)
     # Not started: only one live display is allowed at a time, and each study has its own.
     bar = Progress(
         TextColumn("{task.description}", markup=False),

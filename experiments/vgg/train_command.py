@@ -36,7 +36,7 @@ from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import write_json
 from pfl_flower.support.console import place, plain
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.folders import data_folder
+from pfl_flower.support.folders import data_folder, own_path, writable_folder
 from pfl_flower.support.versions import commit, versions
 
 
@@ -154,9 +154,12 @@ def _output(parsed: argparse.Namespace) -> Path:
         raise ConfigError(
             "--output: expected a file, because the default is for CIFAR-10's weights"
         )
-    output = weights_file(parsed.output or "")
+    output = own_path("--output", parsed.output) if parsed.output else weights_file()
     if output.suffix == ".json":
         raise ConfigError(f"--output {output}: expected another ending than .json, the report's")
+    if output.is_dir():
+        raise ConfigError(f"--output = {output}: expected a file, and it is a folder")
+    writable_folder("--output", output.parent)
     return output
 
 

@@ -9,7 +9,6 @@ a laboratory can grant; one who starts from a CGA run knows what that run's atta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -27,6 +26,7 @@ from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.newton import DENSE_LIMIT
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.folders import own_path
 from pfl_flower.support.memo import remembered
 from pfl_flower.support.seeding import generator
 
@@ -152,7 +152,7 @@ def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
 def _limit_of_run(problem: Problem) -> tuple[Tensor, Tensor]:
     """Return the rho and the gradient that a run left, ``(d,)``."""
     named = problem.config.attack_model
-    path = Path(named).expanduser() / LIMIT_FILE
+    path = own_path("attack-model", named) / LIMIT_FILE
     try:
         with np.load(path, allow_pickle=False) as kept:
             rho, gradient = (torch.from_numpy(kept[key]) for key in ("rho", "gradient"))

@@ -16,6 +16,7 @@ from pfl_flower.run.rounds import numbers
 from pfl_flower.run.sweeps import Sweep
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.plugins import shown
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Comparison:
         """Write table and figure, and return the paths."""
         from pfl_flower.run.figures import save
 
-        place = Path(folder).expanduser().absolute()
+        place = writable_folder("folder", folder)
         path = place / f"{NAME}.csv"
         replace_file(path, self.table().to_csv().encode())
         return [path, *save(self.plot(*metrics), place, NAME)]

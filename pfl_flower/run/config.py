@@ -14,6 +14,7 @@ from pfl_flower.run.keys import kebab
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.folders import own_path
 from pfl_flower.support.plugins import given
 
 POINTS = tuple(table.point for table in TABLES)
@@ -57,6 +58,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        for key, place in self.paths().items():
+            own_path(key, place)
         self.points_asked(), self.strategic(), self.shifts()
         for table in TABLES:
             table.check(*chosen(self, table))

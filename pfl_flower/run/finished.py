@@ -17,12 +17,14 @@ from pfl_flower.run.checks import Check
 from pfl_flower.run.columns import Table
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
-from pfl_flower.run.outcome import SUMMARY_FILE, TRAJECTORY_FILE, Course, Outcome, title
+from pfl_flower.run.outcome import TRAJECTORY_FILE, Course, Outcome, title
+from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.results import LIMIT_FILE, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
 from pfl_flower.run.verdict import verdict
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.left_out import LeftOut
 
@@ -143,7 +145,7 @@ class Result:
 
     def save(self, folder: str | Path) -> Path:
         """Write the run as ``load`` reads it, and return the folder."""
-        place = Path(folder).expanduser().absolute()
+        place = writable_folder("folder", folder)
         replace_file(place / ROUNDS_FILE, self.text)
         rho, gradient = torch.from_numpy(self.rho), torch.from_numpy(self.gradient)
         passed_by = None if self.trajectory is None else torch.from_numpy(self.trajectory)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar, kebab
+from pfl_flower.run.places import digest, readable
 from pfl_flower.run.presets import as_folder, as_keys
 from pfl_flower.run.tables import TABLES
 from pfl_flower.support.errors import ConfigError
@@ -21,8 +22,6 @@ from pfl_flower.support.versions import commit, versions
 
 RESERVED = {"seed": "seeds", "output-dir": "output", "name": "output", "resume": "output"}
 """Keys that every cell has for itself, and what is said for all cells instead."""
-LONGEST_VALUE = 60
-LONGEST_FOLDER = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Cell(Place):
         """Return all that the result depends on, as JSON: settings, and the code that is run."""
         shown = {key: value for key, value in self.config.flat().items() if key not in RESERVED}
         plugins = {
-            table.point: source_digest(table.point, getattr(self.config, table.point))
+            table.point: sourcedigest(table.point, getattr(self.config, table.point))
             for table in TABLES
             if is_plugin(getattr(self.config, table.point))
         }
@@ -150,31 +149,11 @@ def _different(key: str, values: list[Any]) -> list[Any]:
     return values
 
 
-def readable(point: Mapping[str, Scalar]) -> str:
-    """Return a folder's name for a point: its keys and values, with a digest where they are cut.
-
-    >>> readable({"lam": 0.1, "attack": "cga"}), readable({"dataset": "imagefolder:/data/x"})
-    ('lam=0.1,attack=cga', 'dataset=imagefolder_data_x-4fceb9')
-    """
-    name = ",".join(f"{key}={_safe(value)}" for key, value in point.items())
-    return name if len(name) <= LONGEST_FOLDER else f"{name[:LONGEST_FOLDER]}-{_digest(name)}"
-
-
-def _safe(value: Scalar) -> str:
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    safe = re.sub(r"[^A-Za-z0-9.+-]+", "_", text)[:LONGEST_VALUE]
-    return safe if safe == text else f"{safe}-{_digest(text)}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:6]
-
-
-def source_digest(key: str, name: str) -> str:
+def sourcedigest(key: str, name: str) -> str:
     """Return a digest of a plug-in's code, so that what other code made is not kept."""
     found = find(key, name, name)
     try:
-        return _digest(inspect.getsource(found))
+        return digest(inspect.getsource(found))
     except (OSError, TypeError):
         import cloudpickle
 

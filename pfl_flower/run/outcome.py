@@ -16,6 +16,7 @@ from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import last_metrics
+from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
@@ -23,7 +24,6 @@ from pfl_flower.support.files import replacing
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.plugins import shown
 
-SUMMARY_FILE = "summary.json"
 TRAJECTORY_FILE = "trajectory.npy"
 
 

@@ -16,28 +16,12 @@ from pfl_flower.run.checks import (
 )
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
+from pfl_flower.run.places import ELSEWHERE
 from pfl_flower.run.presets import preset, preset_names
 from pfl_flower.run.rounds import Numbers
 
 NO_CLAIM = "no claim for these settings"
-FREE = frozenset(
-    {
-        "name",
-        "output-dir",
-        "seed",
-        "device",
-        "save-trajectory",
-        "checkpoint-every",
-        "resume",
-        "state-dir",
-        "data-dir",
-        "chunk-users",
-        "evaluate-every",
-        "min-nodes",
-        "node-timeout",
-        "reply-timeout",
-    }
-)
+FREE = ELSEWHERE | {"seed"}
 """Keys whose values leave a preset what it is: where, on what and with which draws it is run."""
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pfl_flower.run.keys import Scalar, kebab
+from pfl_flower.run.keys import Keys, Scalar, kebab
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.folders import own_path
 
 FOLDER = Path(__file__).parent.parent / "presets"
 
@@ -30,6 +32,15 @@ def preset(name: str) -> dict[str, Scalar]:
         raise ConfigError(f"preset = {name}: expected one of {', '.join(preset_names())}")
     with (FOLDER / f"{name}.toml").open("rb") as file:
         return tomllib.load(file)
+
+
+@cache
+def settings_of(name: str) -> Mapping[str, Scalar]:
+    """Return every key of a preset as it stands; nothing where no preset is called so."""
+    if name not in preset_names():
+        return {}
+    defaults = {kebab(key): field.default for key, field in Keys.model_fields.items()}
+    return {**defaults, **preset(name)}
 
 
 def description(name: str) -> str:
@@ -67,10 +78,10 @@ def _plain(value: Any) -> Any:
 
 
 def as_folder(folder: str | Path) -> dict[str, Scalar]:
-    """Return the keys of a run whose results go to a folder: where it is and what it is called.
+    """Return the keys of a run whose results go to this very folder, whatever its settings.
 
     >>> as_folder("/tmp/mine")
-    {'output-dir': '/tmp', 'name': 'mine'}
+    {'output-dir': '/tmp/mine', 'name': 'mine'}
     """
-    place = Path(folder).expanduser().absolute()
-    return {"output-dir": str(place.parent), "name": place.name}
+    place = own_path("output-dir", folder)
+    return {"output-dir": str(place), "name": place.name}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.files import replace_file
@@ -75,13 +76,13 @@ class Rounds:
 
     def __init__(self, folder: Path | None = None, kept: str = "") -> None:
         self._lines = [kept or _line({name: name for name in COLUMNS})]
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / ROUNDS_FILE
             if kept:
                 replace_file(path, kept, durable=True)
-            self._file = path.open("a" if kept else "w", newline="")
+            self._file = FileIO(path, "a" if kept else "w")
             if not kept:
                 self._to_file(self._lines[0])
 
@@ -107,9 +108,16 @@ class Rounds:
             self._file.close()
 
     def _to_file(self, line: str) -> None:
-        if self._file is not None:
-            self._file.write(line)
-            self._file.flush()
+        if self._file is None:
+            return
+        rest, before = memoryview(line.encode()), os.fstat(self._file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except BaseException:
+            # A full disk may have taken half of it: the file ends with its last whole line.
+            self._file.truncate(before)
+            raise
 
 
 def write_together(path: Path, parts: Iterable[Path]) -> None:

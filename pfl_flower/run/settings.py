@@ -9,6 +9,13 @@ from pathlib import Path
 from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
+from pfl_flower.run.places import changes, named
+from pfl_flower.run.presets import settings_of
+from pfl_flower.support.folders import own_path
+
+PATHS = ("output-dir", "state-dir", "data-dir", "embedding-weights", "resume", "attack-model")
+RESULTS = "~/pfl-flower"
+"""Where results go when nothing else is said."""
 
 DRAWN = "500"
 """Points of a user that draws, unless the run says otherwise."""
@@ -114,9 +121,28 @@ class Settings(Keys):
         return self.aggregation_tolerance or max(1, len(self.strategic()))
 
     def folder(self) -> Path:
-        """Return the absolute folder of the run's results."""
-        base = Path(self.output_dir).expanduser() if self.output_dir else Path.home() / "pfl-flower"
-        return base.absolute() / self.name
+        """Return the absolute folder of the run's results.
+
+        ``output-dir/name``; what has a preset's name and other settings is beside it, under a name
+        that says which. An ``output-dir`` that ends in the run's name is that folder itself.
+        """
+        base = own_path("output-dir", self.output_dir or RESULTS)
+        if base.name == self.name:
+            return base
+        values = self.flat()
+        return base / named(self.name, changes(values, settings_of(self.name) or values))
+
+    def state_folder(self, chosen: str = "") -> Path:
+        """Return the absolute folder of clients' memory, in ``chosen`` or as ``state-dir`` says."""
+        folder, own = chosen or self.state_dir, self.folder()
+        return own_path("state-dir", folder) / own.name if folder else own / "state"
+
+    def paths(self) -> dict[str, str]:
+        """Return the keys that name a file or a folder, and what they name."""
+        words = {"resume": "auto", "attack-model": "exact"}
+        values = self.flat()
+        named = {key: str(values[key]) for key in PATHS}
+        return {key: place for key, place in named.items() if place not in ("", words.get(key))}
 
     def flat(self) -> dict[str, Scalar]:
         """Return all keys and values as Flower's run config spells them."""

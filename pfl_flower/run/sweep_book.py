@@ -10,9 +10,10 @@ from typing import Any
 from pfl_flower.run.columns import Table
 from pfl_flower.run.finished import Result, read_result
 from pfl_flower.run.grid import Cell, Place
-from pfl_flower.run.outcome import SUMMARY_FILE
+from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.results import write_json
 from pfl_flower.run.sweeps import Sweep
+from pfl_flower.run.writing import refuse_other
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
 from pfl_flower.support.foreign_text import legible, one_line
@@ -41,7 +42,13 @@ class SweepBook:
         return sum(bool(row["error"]) for row in self.ended.values())
 
     def keep(self, index: int, cell: Cell) -> bool:
-        """Take a cell's result from its folder, if the same was asked before."""
+        """Take a cell's result from its folder, if the same was asked before.
+
+        Raises
+        ------
+        ConfigError
+            If other settings were.
+        """
         if cell.folder is None:
             return False
         try:
@@ -49,7 +56,10 @@ class SweepBook:
             result = read_result(cell.folder)
         except (OSError, ValueError):
             return False
-        if asked != json.loads(json.dumps(cell.asked())):
+        here = json.loads(json.dumps(cell.asked()))
+        if asked != here:
+            # Made by other code, it is run again; of other settings, it is somebody's result.
+            refuse_other("output", cell.folder, here["settings"], asked.get("settings", {}))
             return False
         self.note(index, result)
         return True

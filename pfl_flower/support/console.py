@@ -43,12 +43,19 @@ class _Legible(logging.Formatter):
         return legible(super().format(record)).replace("\n", "\n    ")
 
 
+class _Whole(logging.StreamHandler[TextIO]):
+    """A line that cannot be written stops who says it: logging would go on, with a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 @contextlib.contextmanager
 def logged_to(file: TextIO) -> Iterator[None]:
     """Write to a file, and nowhere else, what Flower logs and what is printed in the body."""
     logger = logging.getLogger("flwr")
     handlers, propagate = logger.handlers[:], logger.propagate
-    handler = logging.StreamHandler(file)
+    handler = _Whole(file)
     handler.setFormatter(_Legible())
     logger.handlers, logger.propagate = [handler], False
     try:

@@ -23,6 +23,10 @@ class DataError(_OneLine, ValueError):
     """The data cannot be had, or cannot serve the run: one line that says why."""
 
 
+class WorldError(_OneLine, RuntimeError):
+    """Disk, permissions or memory stopped what was done: one line that says how to go on."""
+
+
 class RunFailedError(_OneLine, RuntimeError):
     """A run did not finish."""
 

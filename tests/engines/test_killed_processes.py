@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 
 from experiments.running.engines import COMPLETED, ROOT, run_once, run_status, simulation_command
 from experiments.running.options import Options
+from experiments.running.preset_runs import preset_folder
 from pfl_flower.run.config import RunConfig
+from pfl_flower.run.presets import preset
 from pfl_flower.run.rounds import read_rounds
 from strategies.checkpoint import CHECKPOINT_FILE
 from tests.support.killing import last_round
@@ -89,7 +92,9 @@ def test_the_command_line_is_killed_at_random_rounds(tmp_path: Path) -> None:
     command += ["--output", str(tmp_path / "cut"), "--rounds", str(rounds), "--set"]
     command += [f"{key}={str(value).lower()}" for key, value in settings.items()]
     options = Options(nodes=2, settings=settings, rounds=rounds)
-    config = options.configure({"name": "x"}, tmp_path / "cut" / "digits-squared-l2", 1)
+    options = replace(options, output=tmp_path / "cut")
+    name = "digits-squared-l2"
+    config = options.configure(preset(name), preset_folder(name, options), 1)
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -20,6 +20,7 @@ from pfl_flower.run.preset_claims import CLAIMS, NO_CLAIM
 from pfl_flower.run.presets import preset, preset_names
 
 SMALL = ["--rounds", "3", "--set", "points-per-user=60", "evaluate-every=2"]
+SMALL_FOLDER = "digits-squared-l2-with-rounds=3,points-per-user=60"
 
 
 def run(*arguments: str) -> int:
@@ -46,7 +47,7 @@ def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
 def test_a_preset_leaves_rows_summary_and_figures(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     code = run("digits-squared-l2", "--output", str(tmp_path), "--seeds", "1,2", *SMALL)
     assert code == 0
-    folder = tmp_path / "digits-squared-l2"
+    folder = tmp_path / SMALL_FOLDER
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["experiment"] == "digits-squared-l2"
     assert summary["seeds"] == [1, 2]
@@ -85,7 +86,7 @@ def test_a_changed_preset_has_no_claim_and_one_that_stands_is_judged_by_its_own(
     assert NO_CLAIM in capsys.readouterr().out
     monkeypatch.setattr(preset_claims, "preset_of", lambda config: "digits-squared-l2")
     assert run(*arguments) == 1
-    summary = json.loads((tmp_path / "digits-squared-l2" / "summary.json").read_text())
+    summary = json.loads((tmp_path / SMALL_FOLDER / "summary.json").read_text())
     failed = [check["name"] for check in summary["checks"] if not check["passed"]]
     assert failed == ["distance_to_target"]
     assert NO_CLAIM not in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_a_folder_of_that_name_is_not_in_its_way(script: Path, tmp_path: Path) -
         *("--output", "out", "--set", "dataset=synthetic-logistic", "points-per-user=20"),
     )
     assert swept.returncode == 0, swept.stderr
-    assert (mine / "out" / "digits-l2-over-lam" / "sweep.png").exists()
+    assert len(list((mine / "out").glob("digits-l2-with-*-over-lam/sweep.png"))) == 1
 
 
 def test_a_plug_in_beside_the_user_is_found(script: Path, tmp_path: Path) -> None:

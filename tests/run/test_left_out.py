@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments.report.command import report
 from experiments.running.options import Options
-from experiments.running.preset_runs import run_preset, show
+from experiments.running.preset_runs import preset_folder, run_preset, show
 from pfl_flower import api, server_app
 from pfl_flower.run.conclusion import table
 from pfl_flower.run.left_out import left_out_of_rounds
@@ -60,9 +60,10 @@ def test_what_is_left_out_is_printed_and_on_the_page(
     console = Console(file=file, width=200)
     summary = run_preset("digits-l2", options, console)
     assert [one["count"] for one in summary["left_out"]] == [2]
-    show(summary, tmp_path / "out/digits-l2", console)
+    folder = preset_folder("digits-l2", options)
+    show(summary, folder, console)
     assert f"left out: {WEBP}: 2 (train/cat/[red]b.bmp, train/cat/a.webp)" in file.getvalue()
-    log = (tmp_path / "out/digits-l2/seed-1/run.log").read_text()
+    log = (folder / "seed-1/run.log").read_text()
     assert "train/cat/[red]b.bmp" in log
     fake_studies.register(monkeypatch)
     for path in report(tmp_path / "out", ["good"], console):

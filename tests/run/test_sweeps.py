@@ -149,12 +149,14 @@ def test_what_is_asked_otherwise_is_run_again_and_nothing_else(tmp_path: Path) -
         ({"lam": [0.1, 1.0, 10.0]}, {}, 2),
         ({"lam": [10.0, 0.1]}, {}, 2),
         ({"lam": [0.1]}, {"seeds": (1, 2)}, 1),
-        ({"lam": [0.1, 1.0]}, {"rounds": 2}, 0),
         ({"lam": [0.1, 1.0]}, {"rounds": 2, "fresh": True}, 0),
+        ({"lam": [0.1, 1.0]}, {"rounds": 2}, 2),
     ):
         found, said = told(tmp_path, over, **options)
         assert (f"kept from before: {kept} of" in said) == (kept > 0)
         assert len(found.rows) == len(over["lam"]) * len(options.get("seeds", (1,)))
+    with pytest.raises(pfl.ConfigError, match=r"rounds = 2 there, 3 here"):
+        told(tmp_path, {"lam": [0.1]})
 
 
 def test_a_plug_in_of_other_code_is_run_again(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_cell_that_fails_when_it_is_run_again_is_no_longer_there(
     assert not told(tmp_path, {"aggregation": [moody]}, fresh=True)[0].passed
     loaded = pfl.load(tmp_path)
     assert isinstance(loaded, pfl.Sweep)
-    assert loaded.errors == {0: "OSError: no more space"}
+    assert loaded.errors == {0: "WorldError: no more space"}
     assert "kept" not in told(tmp_path, {"aggregation": [moody]})[1]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.__main__ import BAD_INPUT, main
+from experiments.__main__ import NO_VERDICT, main
 from pfl_flower.run import figures
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.rounds import read_rounds
@@ -307,7 +307,7 @@ def test_the_command_line_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixt
     path = tmp_path / "bad.pfl"
     path.write_bytes(b"nothing")
     code = main(["run", "digits-l2", "--output", str(tmp_path), "--set", f"resume={path}"])
-    assert code == BAD_INPUT
+    assert code == NO_VERDICT
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"resume = {path}: bad.pfl: it is not a checkpoint of pfl-flower"]
 
