@@ -15,7 +15,7 @@ from clients.strategic import StrategicClient
 from pfl_flower.aggregation.reports import Report
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.table import ATTACKS
-from pfl_flower.run.config import parse_config
+from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError
@@ -59,7 +59,7 @@ class Node:
         own, keys = context.node_config, dict(context.run_config)
         if "data-path" in own:
             keys["data-dir"] = str(own["data-path"])
-        problem = _problem(tuple(keys.items()))
+        problem = build_problem(_config(tuple(keys.items())))
         role = str(own.get("role", "auto"))
         if role not in ROLES:
             raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")
@@ -117,6 +117,9 @@ def node_clients(
 
 
 @lru_cache(maxsize=2)
-def _problem(items: tuple[tuple[str, Scalar], ...]) -> Problem:
-    """Return a run's problem: a node that keeps its process is told the same keys every round."""
-    return build_problem(parse_config(dict(items)))
+def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
+    """Return a run's configuration: a node that keeps its process is told the same every round.
+
+    Of the problem ``build_problem`` knows when it is another one, because a file has changed.
+    """
+    return parse_config(dict(items))

@@ -12,6 +12,7 @@ import pandas
 import pytest
 import torch
 
+import pfl_flower as pfl
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.own.points import OwnPoints
 from pfl_flower.data.spec import DataSpec
@@ -299,6 +300,22 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     second = build_problem(config)
     assert not torch.equal(first.source.training_set()[0], second.source.training_set()[0])
     assert first.source.key != second.source.key
+
+
+def test_a_run_after_a_change_is_on_the_new_points(tmp_path: Path) -> None:
+    path = tmp_path / "wine.csv"
+    keys: dict[str, Any] = {
+        "dataset": f"csv:{path}",
+        "label_column": "kind",
+        "nu": 0.1,
+        "rounds": 2,
+    }
+    keys |= {"user_column": "grower", "partition": "natural", "users": 3, "strategic_users": "none"}
+    ends = []
+    for text in (TEXT, changed(acid=9.0), TEXT):
+        path.write_text(text)
+        ends.append(pfl.run(**keys).rho)
+    assert (ends[0] == ends[2]).all() and (ends[0] != ends[1]).any()
 
 
 def test_a_relative_path_is_of_data_dir_or_of_the_current_folder(
