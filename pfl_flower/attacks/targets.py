@@ -2,7 +2,7 @@
 
 For images it is learned on the training set with every label moved by a shift, by 1 in the paper: 0
 as 1, ..., 9 as 0 (Appendix G); for synthetic data, whose common model is known, it is the opposite
-of that model.
+of that model, or learned on the opposite answers where the model is not linear.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model
+from pfl_flower.objective.modules import ModuleModel
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
 from pfl_flower.solvers.proximal import ProximalSolver
@@ -39,6 +40,10 @@ STEPS = 300
 """Of Adam. On MNIST a linear target then answers 93.2% as it should, and 93.6% after twice as many:
 every node trains its own, in half a minute, and all must end in the same bits."""
 STEP_SIZES = StepSizes(first=0.02, decay=0.99, floor=0.005)
+MODULE_STEP_SIZES = StepSizes(first=0.005, decay=0.99, floor=0.00125)
+"""Of torch modules: cnn then answers 97.4% of MNIST as it should, 97.0% at the rates above."""
+BATCH = 256
+"""Points of a step where a torch module learns, drawn anew: all of MNIST's would take an hour."""
 
 
 def learn_target(
@@ -46,11 +51,11 @@ def learn_target(
 ) -> Tensor:
     """Return theta_dagger ``(d,)`` for labels moved by ``shift``, the same on every node.
 
-    Small linear models are solved to the optimum in float64; others take 300 full-batch Adam steps
-    in float32 and are kept in the cache folder, under a name derived from ``cache_key`` and the
-    model. An empty key keeps nothing.
+    Small linear models are solved to the optimum in float64; others take 300 Adam steps in float32,
+    on all points or, torch modules, on 256 drawn anew, and are kept in the cache folder, under a
+    name derived from ``cache_key`` and the model. An empty key keeps nothing.
     """
-    if isinstance(source, Synthetic):
+    if isinstance(source, Synthetic) and isinstance(model, Linear):
         return -source.common
     features, labels = source.training_set()
     if model.outputs > 1:
@@ -61,7 +66,9 @@ def learn_target(
         return _solve(features.double(), relabelled, model, loss)
     if not cache_key:
         return _train(features.float(), relabelled, model, loss)
-    recipe = f"{cache_key}|{model}|{STEPS}|{STEP_SIZES}|{len(labels)}"
+    sizes = _step_sizes(model)
+    recipe = f"{cache_key}|{model}|{STEPS}|{sizes}|{len(labels)}"
+    recipe += f"|{BATCH}" if isinstance(model, ModuleModel) else ""
     recipe += "" if shift == 1 else f"|shift {shift}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)
@@ -92,7 +99,19 @@ def _train(features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> T
     theta = model.initial(1, generator(0, "target"), torch.float32)
     state = StepState.init(theta)
     for step in range(1, STEPS + 1):
-        # All points in every step: no draw, and sums in an order that the data alone decide.
-        gradient = local.gradient(theta)
-        theta, state = adam_step(theta, gradient, state, STEP_SIZES.at(step))
+        # Sums in an order that the data alone decide; what is drawn depends on the step alone.
+        gradient = _batch(local, step).gradient(theta)
+        theta, state = adam_step(theta, gradient, state, _step_sizes(model).at(step))
     return theta[0]
+
+
+def _step_sizes(model: Model) -> StepSizes:
+    return MODULE_STEP_SIZES if isinstance(model, ModuleModel) else STEP_SIZES
+
+
+def _batch(local: LocalLoss, step: int) -> LocalLoss:
+    points = local.features.shape[1]
+    if not isinstance(local.model, ModuleModel) or points <= BATCH:
+        return local
+    drawn = torch.randint(points, (1, BATCH), generator=generator(0, "target batch", step))
+    return local.minibatch(drawn, torch.tensor([points]))

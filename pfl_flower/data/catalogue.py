@@ -47,7 +47,7 @@ def load_source(spec: DataSpec) -> Source:
 
 def digits(spec: DataSpec) -> Images:
     """Return the digits of scikit-learn, split once and for all."""
-    return Images(*_digits(), seed=spec.seed, label_noise=spec.label_noise)
+    return Images(*_digits(), seed=spec.seed, label_noise=spec.label_noise, shape=(1, 8, 8))
 
 
 def mnist(spec: DataSpec) -> Images:
@@ -64,7 +64,13 @@ def _idx_images(name: str, spec: DataSpec) -> Images:
     folder = data_folder(spec.data_dir)
     _download(name, folder)
     train, test = (_read_part(folder / name / "raw", part) for part in IDX_PARTS)
-    return Images(train, test, seed=spec.seed, label_noise=spec.label_noise)
+    return Images(
+        (train[0].flatten(1), train[1]),
+        (test[0].flatten(1), test[1]),
+        seed=spec.seed,
+        label_noise=spec.label_noise,
+        shape=(1, *train[0].shape[1:]),
+    )
 
 
 def synthetic_linear(spec: DataSpec, *, spread: float = 0.3, noise: float = 0.1) -> Synthetic:
@@ -99,7 +105,7 @@ def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     images = read_idx(folder / f"{part}-images-idx3-ubyte", 3)
-    return images.flatten(1), read_idx(folder / f"{part}-labels-idx1-ubyte", 1).to(torch.int64)
+    return images, read_idx(folder / f"{part}-labels-idx1-ubyte", 1).to(torch.int64)
 
 
 def _download(name: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -34,6 +35,11 @@ def check_source(name: str, source: Source) -> None:
             continue
         if type(value) is not int or value < 1:
             raise DataError(f"{where}: {attribute} = {value!r}, expected a whole number above 0")
+    sizes = _answer(where, "its shape", lambda: tuple(source.shape))
+    features = source.inputs - source.bias
+    if math.prod(sizes) != features or len(sizes) not in (1, 3):
+        right = f"({features},), or (channels, height, width) of so many"
+        raise DataError(f"{where}: shape = {sizes}, expected {right}")
     least, most = (2, source.outputs) if source.loss == "softmax" else (1, 1)
     if source.loss in LOSSES and not least <= source.outputs <= most:
         right = "2 classes or more" if least == 2 else "1"

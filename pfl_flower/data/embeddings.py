@@ -32,7 +32,8 @@ def pixels(spec: DataSpec) -> Images:
         If the images cannot be had.
     """
     images = read_images(spec.name, data_folder(spec.data_dir))
-    return _source(images, images.train.flatten(1), images.test.flatten(1), images.key, spec)
+    train, test = images.train.flatten(1), images.test.flatten(1)
+    return _source(images, train, test, images.key, spec, tuple(images.train.shape[1:]))
 
 
 def embedded(spec: DataSpec) -> Images:
@@ -50,7 +51,14 @@ def embedded(spec: DataSpec) -> Images:
     return _source(images, *embeddings(images, weights_file(spec.weights)), spec)
 
 
-def _source(images: ImageSet, train: Tensor, test: Tensor, key: str, spec: DataSpec) -> Images:
+def _source(
+    images: ImageSet,
+    train: Tensor,
+    test: Tensor,
+    key: str,
+    spec: DataSpec,
+    shape: tuple[int, ...] = (),
+) -> Images:
     return Images(
         (train, images.train_labels),
         (test, images.test_labels),
@@ -58,6 +66,7 @@ def _source(images: ImageSet, train: Tensor, test: Tensor, key: str, spec: DataS
         label_noise=spec.label_noise,
         key=key,
         left_out=images.left_out,
+        shape=shape,
     )
 
 

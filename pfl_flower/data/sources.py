@@ -99,6 +99,14 @@ class Source(ABC):
         """Return the points that a user keeps for a test set of its own; None without any."""
         return None
 
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a point without the constant feature: ``(channels, height, width)``, or one row.
+
+        A source of images sets it; its features are the pixels in this order.
+        """
+        return (self.inputs - self.bias,)
+
 
 class Stored(Source):
     """Points that are kept: features as numbers, to which a constant 1 is added, and labels.
@@ -116,6 +124,8 @@ class Stored(Source):
         Of that redrawing.
     key, left_out, owners
         See ``Source``.
+    shape : tuple of int, optional
+        Of a point that is an image, ``(channels, height, width)``.
     """
 
     bias = True
@@ -130,11 +140,13 @@ class Stored(Source):
         key: str = "",
         left_out: Sequence[LeftOut] = (),
         owners: Sequence[int] | Sequence[str] | None = None,
+        shape: tuple[int, ...] = (),
     ) -> None:
         self._train, self._test = train, test
         self.key, self.left_out, self.owners = key, left_out, owners
         features, labels = train
         self.inputs = features.shape[1] + 1
+        self.shape = shape or (features.shape[1],)
         self.most_points = len(labels)
         self._noise = label_noise, seed
 
@@ -190,6 +202,7 @@ class Images(Stored):
         key: str = "",
         left_out: Sequence[LeftOut] = (),
         owners: Sequence[int] | Sequence[str] | None = None,
+        shape: tuple[int, ...] = (),
     ) -> None:
         labels = train[1]
         self.outputs = int(labels.max()) + 1 if len(labels) else 0
@@ -201,6 +214,7 @@ class Images(Stored):
             key=key,
             left_out=left_out,
             owners=owners,
+            shape=shape,
         )
 
 

@@ -115,6 +115,7 @@ class Partitioned(Source):
         self._source, self._pool, self._settings = source, pool, settings
         self.inputs, self.outputs, self.loss = source.inputs, source.outputs, source.loss
         self.bias, self.key, self.owners = source.bias, source.key, source.owners
+        self.shape = source.shape
         self.users = len(dealt)
         self._dealt = dealt
         self._split: dict[int, tuple[Tensor, Tensor]] = {}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.modules import ModuleModel
 from pfl_flower.objective.weighted_points import WeightedPoints
 
 Reduction = Literal["sum", "mean"]
@@ -96,7 +97,7 @@ class LocalLoss(WeightedPoints):
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
-        if isinstance(self.model, TwoLayer):
+        if isinstance(self.model, TwoLayer | ModuleModel):
             return self.model.backward(theta, self.features, self._slope) + 2 * self.nu * theta
         # One backward pass for all users: a user's theta has no part in another's loss.
         if not isinstance(self.model, Linear):
@@ -196,6 +197,6 @@ class LocalLoss(WeightedPoints):
     def _sum_of_values(self, scores: Tensor) -> Tensor:
         return self.scale * (self.weights * self.loss.values(scores, self.labels)).sum(dim=-1)
 
-    def _slope(self, scores: Tensor, part: slice) -> Tensor:
-        slope = self.loss.gradient(scores, self.labels[:, part])
-        return slope if self.plain else slope * self.point_weights[:, part, None]
+    def _slope(self, scores: Tensor, users: slice, part: slice) -> Tensor:
+        slope = self.loss.gradient(scores, self.labels[users, part])
+        return slope if self.plain else slope * self.point_weights[users, part, None]

@@ -126,7 +126,7 @@ class TwoLayer(Model):
         return hidden @ second[..., :-1].mT + second[..., -1][..., None, :]
 
     def backward(
-        self, theta: Tensor, features: Tensor, slope: Callable[[Tensor, slice], Tensor]
+        self, theta: Tensor, features: Tensor, slope: Callable[[Tensor, slice, slice], Tensor]
     ) -> Tensor:
         """Return the gradient ``(k, d)`` of a sum over points, some points at a time.
 
@@ -135,7 +135,8 @@ class TwoLayer(Model):
         theta, features : Tensor
             ``(k, d)`` and ``(k, n, q)``.
         slope : callable
-            From the scores ``(k, p, c)`` of a slice of the points to the sum's derivative in them.
+            From the scores ``(k, p, c)`` of slices of the users (here all) and of the points to the
+            sum's derivative in them.
         """
         gradient = torch.zeros_like(theta)
         (first, second), (first_sum, second_sum) = self.layers(theta), self.layers(gradient)
@@ -144,7 +145,7 @@ class TwoLayer(Model):
             points = features[:, part]
             hidden = torch.relu_(points @ first.mT)
             scores = hidden @ second[..., :-1].mT + second[..., -1][..., None, :]
-            back = slope(scores, part)
+            back = slope(scores, slice(None), part)
             second_sum[..., :-1] += back.mT @ hidden
             second_sum[..., -1] += back.sum(dim=1)
             # relu'(0) = 0, as torch has it.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from pfl_flower.support.extensions import Extension, Refusal, Table
+from pfl_flower.support.options import Options
 from pfl_flower.support.run_settings import RunSettings
 
 REGULARIZERS: Table[Extension] = Table(
@@ -49,12 +52,26 @@ def admits_nonlinear(settings: RunSettings) -> Refusal | None:
     """Refuse what is worked out for linear models alone."""
     reasons = {
         "for exact solves": settings.local_solver == "exact",
-        "for synthetic data": settings.synthetic,
         "for an exact equilibrium": settings.equilibrium,
     }
     wrong = [reason for reason, holds in reasons.items() if holds]
     return Refusal("model", wrong[0]) if wrong else None
 
+
+def admits_images(settings: RunSettings) -> Refusal | None:
+    """Refuse points that are known to be no images, and what needs a linear model."""
+    if settings.synthetic or settings.embedded:
+        return Refusal("model", "for points that are no images")
+    return admits_nonlinear(settings)
+
+
+class CnnOptions(Options):
+    """Of the two convolutions."""
+
+    channels: int = Field(8, ge=1, description="of the first; the second has twice as many")
+
+
+MODULE_KEYS = ("model-frozen", "model-weights")
 
 MODELS: Table[ModelExtension] = Table(
     "model",
@@ -72,8 +89,21 @@ MODELS: Table[ModelExtension] = Table(
             reads=("hidden",),
             admits=admits_nonlinear,
         ),
+        "cnn": ModelExtension(
+            factory="pfl_flower.objective.networks:cnn",
+            text="two convolutions with group norm, each halving an image, and a linear layer",
+            source="not in the paper",
+            options=CnnOptions,
+            reads=MODULE_KEYS,
+            admits=admits_images,
+        ),
     },
-    own=ModelExtension(text="a class as package.module:Name", admits=admits_nonlinear),
-    passed=("inputs", "outputs"),
+    own=ModelExtension(
+        text="what makes a torch.nn.Module (or a Model) as package.module:Name",
+        reads=MODULE_KEYS,
+        admits=admits_nonlinear,
+    ),
+    passed=("shape", "outputs"),
 )
-"""From parameters and features to scores; the data set says how many of each."""
+"""From a point's shape and the number of scores to a torch module; or, for ``Model`` classes, from
+the number of features."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import ValidationError, field_validator, model_validator
 
@@ -40,7 +40,12 @@ class RunConfig(Settings):
     @field_validator(*POINTS, mode="before")
     @classmethod
     def _object_as_name(cls, value: object) -> object:
-        """Accept a class or a function, which is how a script gives a member of its own."""
+        """Accept a class, a function or a module, as a script gives a member of its own."""
+        if hasattr(value, "state_dict") and not isinstance(value, type):
+            # Who has a module has imported torch.
+            from pfl_flower.objective.given_modules import as_factory
+
+            value = as_factory(cast(Any, value))
         return given(value) if callable(value) else value
 
     @field_validator(*OPTIONS, mode="before")

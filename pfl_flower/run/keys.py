@@ -149,6 +149,14 @@ class Keys(BaseModel):
 
     model: str = Field("linear", description=f"model of every user: {MODELS.described}")
     model_options: str = options_of(MODELS)
+    model_frozen: str = Field(
+        "",
+        description="parameters or layers of a torch module, such as 0,features, that stay as they "
+        "start and are not shared (Section 4.2)",
+    )
+    model_weights: str = Field(
+        "", description="file of a torch module's state_dict at which all models start"
+    )
     hidden: Count = Field(784, description=f"hidden units, of model {read_by(MODELS, 'hidden')}")
     reduction: Literal["sum", "mean", "scaled-sum"] = Field(
         "sum",

@@ -26,13 +26,11 @@ from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss
+from pfl_flower.run.model import build_model
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.memo import Memo, remembered
 from pfl_flower.support.seeding import generator, user_rows
-
-EQUILIBRIUM_LIMIT = 1500
-"""Most parameters of an exact equilibrium, which takes dense Hessians."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -250,7 +248,8 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
             f"{stored.most_points}"
         )
     check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
-    model = _build_model(config, source)
+    device = choose_device(config.device)
+    model = build_model(config, source, device)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
     return Problem(
@@ -260,19 +259,5 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
         loss=LOSSES[source.loss](),
         regularizer=regularizer,
         dtype=getattr(torch, config.dtype),
-        device=choose_device(config.device),
+        device=device,
     )
-
-
-def _build_model(config: RunConfig, source: Source) -> Model:
-    units = {"hidden": config.hidden} if "hidden" in MODELS.row(config.model).reads else {}
-    model: Model = MODELS.make(
-        config.model, config.model_options, source.inputs, source.outputs, **units
-    )
-    MODELS.expect(config.model, model, Model)
-    if config.equilibrium and model.dim > EQUILIBRIUM_LIMIT:
-        raise ConfigError(
-            f"equilibrium = true: expected at most {EQUILIBRIUM_LIMIT} parameters, "
-            f"and {config.dataset} has {model.dim}"
-        )
-    return model

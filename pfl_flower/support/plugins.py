@@ -120,8 +120,10 @@ def told(error: BaseException) -> str:
         return one_line(error)
     last = frames[-1]
     if last.filename.startswith(LIBRARIES):
-        # A plug-in that is installed is a library too: its file is the first that we called.
-        last = [one for one in frames if one.filename == frames[0].filename][-1]
+        # Torch stands between us and a module's forward. A plug-in that is installed is a library
+        # too: its file is the first that we called.
+        own = [one for one in frames if not one.filename.startswith(LIBRARIES)]
+        last = (own or [one for one in frames if one.filename == frames[0].filename])[-1]
     return _place(last.filename, last.lineno) + one_line(error)
 
 

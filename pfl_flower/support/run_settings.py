@@ -65,6 +65,11 @@ class RunSettings(Protocol):
         ...
 
     @property
+    def embedded(self) -> bool:
+        """Whether images are seen through a network's last layer but one."""
+        ...
+
+    @property
     def linear(self) -> bool:
         """Whether the model is linear in its parameters."""
         ...

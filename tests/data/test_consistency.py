@@ -136,9 +136,12 @@ SOURCES: dict[str, tuple[type[Source], str]] = {
     "no pair": (made(test_set=lambda self: None), "its test set is no pair, expected features and"),
     "an exception": (
         made(training_set=fails),
-        r"its training or test set cannot be had \(RuntimeError: no such file, .*test_consistency",
+        r"its training or test set cannot be had \(.*test_consistency.py:\d+: RuntimeError",
     ),
-    "an exception in a draw": (made(draw=fails), r"its draw cannot be had \(RuntimeError: no such"),
+    "an exception in a draw": (
+        made(draw=fails),
+        r"its draw cannot be had \(.*: RuntimeError: no such",
+    ),
     "no data": (made(draw=lambda *_: (1, 2)), "its draw is a tuple, expected a UserData$"),
     "weights": (Weighted, "draws has weights, expected None: reduction says what a point counts$"),
     "another time": (Forgetful, "not the same twice, expected a function of seed and user$"),

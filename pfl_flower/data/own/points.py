@@ -84,6 +84,7 @@ class OwnPoints(Stored):
             key=raw.key,
             left_out=raw.left_out,
             owners=raw.owners,
+            shape=raw.shape,
         )
 
 
