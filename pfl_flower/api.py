@@ -18,6 +18,7 @@ from pfl_flower.run.comparison import Comparison
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.finished import Result, read_result
 from pfl_flower.run.grid import cells
+from pfl_flower.run.memory import check_nodes
 from pfl_flower.run.presets import as_folder, as_keys, preset
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.progress import round_bar
@@ -83,8 +84,7 @@ def run(
     >>> result.rho.shape, result.rounds["round"].tolist(), result.passed
     ((5,), [0, 1, 2, 3], True)
     """
-    if nodes < 1:
-        raise ConfigError(f"nodes = {nodes}: expected at least 1")
+    check_nodes("nodes =", nodes)
     base = {"name": "run"} if name is None else preset(name)
     keyed = {**own_data(data), **as_keys(keys)}
     config = parse_config({**base, **keyed, **(as_folder(output) if output else {})})
@@ -160,6 +160,7 @@ def sweep(
     for what, value in (("jobs", jobs), ("threads", threads), ("nodes", nodes)):
         if value < 1:
             raise ConfigError(f"{what} = {value}: expected at least 1")
+    check_nodes("nodes =", nodes)
     folder = None if output is None else own_path("output", output)
     base = {} if name is None else {k: v for k, v in preset(name).items() if k != "name"}
     planned = cells({**base, **own_data(data), **as_keys(keys)}, over, seeds, folder)
@@ -218,6 +219,7 @@ def _run(
     config: RunConfig, nodes: int, folder: Path | None = None, watch: Watch = unwatched
 ) -> Result:
     problem, log = build_problem(config), io.StringIO()
+    problem.check_memory("all")
     with contextlib.ExitStack() as stack:
         stack.enter_context(logged_to(log))
         grid = InProcessGrid(client_app.app, nodes=nodes, run_config=config.flat())

@@ -80,6 +80,7 @@ def run(
     began = time.perf_counter()
     config = problem.config
     check_imports(config)
+    problem.check_memory("server")
     try_plugins(problem)
     with writing(config, folder), Bookkeeper(problem, folder, watch) as book:
         strategy = ParameterServer(

@@ -61,9 +61,11 @@ def run_once(config: RunConfig, options: Options) -> None:
 
 def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
     from pfl_flower import client_app, server_app
+    from pfl_flower.run.problem import build_problem
     from pfl_flower.transport.inprocess import run_in_process
 
     with log_path.open("a" if config.resume else "w") as file, logged_to(file):
+        build_problem(config).check_memory("all")
         run_in_process(server_app.app, client_app.app, nodes=nodes, run_config=config.flat())
 
 

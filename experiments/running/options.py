@@ -74,6 +74,8 @@ class Options:
 
 
 KEYS = tuple(sorted(map(kebab, RunConfig.model_fields)))
+MOST_SEEDS = 100_000
+"""More runs than anybody waits for; a mistyped range is said to be one, not filled in."""
 SWEPT = "KEY=VALUE,VALUE,..."
 RESERVED = {"seed": "--seeds", "output-dir": "--output", "name": "--output"}
 
@@ -159,6 +161,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise ConfigError(f"--seeds {text}: expected whole numbers such as 1,2,7-9")
     ends = [part.partition("-") for part in text.split(",")]
+    if sum(max(0, int(last or first) - int(first)) for first, _, last in ends) > MOST_SEEDS:
+        raise ConfigError(f"--seeds {text}: expected at most {MOST_SEEDS:,}, one run each")
     seeds = tuple(
         seed for first, _, last in ends for seed in range(int(first), int(last or first) + 1)
     )

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from experiments.running.options import Options, check_keys, parse_seeds, parse_settings
 from experiments.studies.catalogue import STUDIES, check_names
+from pfl_flower.run.memory import check_nodes
 from pfl_flower.run.presets import preset, preset_names
 from pfl_flower.support.console import place
 from pfl_flower.support.errors import ConfigError
@@ -87,6 +88,8 @@ def options_of(parsed: argparse.Namespace) -> Options:
         value = getattr(parsed, key, None)
         if value is not None and value < 1:
             raise ConfigError(f"--{key} {value}: expected at least 1")
+    if (nodes := getattr(parsed, "nodes", None)) is not None:
+        check_nodes("--nodes", nodes)
     return Options(
         engine=parsed.engine,
         device=parsed.device,

@@ -11,6 +11,7 @@ from pydantic import ValidationError, field_validator, model_validator
 
 from pfl_flower.run.key_rules import refusals
 from pfl_flower.run.keys import kebab
+from pfl_flower.run.memory import check_memory
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.support.errors import ConfigError
@@ -65,6 +66,7 @@ class RunConfig(Settings):
     def _possible(self) -> Self:
         for key, place in self.paths().items():
             own_path(key, place)
+        check_memory(self)
         self.points_asked(), self.strategic(), self.shifts()
         for table in TABLES:
             table.check(*chosen(self, table))

@@ -26,6 +26,7 @@ from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss
+from pfl_flower.run.memory import Where, check_memory
 from pfl_flower.run.model import build_model
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
@@ -59,6 +60,18 @@ class Problem:
     dtype: torch.dtype
     device: torch.device
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+
+    def check_memory(self, where: Where) -> None:
+        """Refuse the run where this machine cannot hold the server, or the nodes of all as well.
+
+        Raises
+        ------
+        ConfigError
+            If it cannot: the key that is too large, and what would fit.
+        """
+        model = self.model
+        known = {"inputs": model.inputs, "outputs": model.outputs, "dim": model.dim}
+        check_memory(self.config, **known, where=where)
 
     @cached_property
     def initial(self) -> Tensor:
@@ -240,6 +253,7 @@ def data_spec(config: RunConfig) -> DataSpec:
 def _build(config: RunConfig, spec: DataSpec) -> Problem:
     stored = load_source(spec)
     check_loss(config, stored.loss)
+    check_memory(config, inputs=stored.inputs, outputs=stored.outputs)
     source = shared_out(stored, config)
     asked = config.points_asked()
     if source is stored and stored.most_points is not None and max(asked) > stored.most_points:

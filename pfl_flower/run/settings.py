@@ -36,9 +36,9 @@ def _user_ids(listed: str, users: int) -> frozenset[int]:
     chosen: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
+        if int(last or first) >= users:
+            raise ValueError(f"strategic-users = {text}: expected ids 0 to {users - 1}")
         chosen.update(range(int(first), int(last or first) + 1))
-    if max(chosen, default=0) >= users:
-        raise ValueError(f"strategic-users = {text}: expected ids 0 to {users - 1}")
     return frozenset(chosen)
 
 

@@ -54,7 +54,9 @@ def check_before(config: RunConfig) -> None:
         One line: what is wrong, and what would be right.
     """
     check_imports(config)
-    try_plugins(build_problem(config))
+    problem = build_problem(config)
+    problem.check_memory("all")
+    try_plugins(problem)
 
 
 def try_model(problem: Problem) -> None:

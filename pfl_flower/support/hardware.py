@@ -8,8 +8,6 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 CPU_INFO = Path("/proc/cpuinfo")
 GROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -30,6 +28,8 @@ def hardware(device: str = "cpu") -> str:
     device
         A torch device; of a CUDA device the card is named.
     """
+    import torch  # a configuration asks for the memory before torch is loaded
+
     cores, threads = _cores(), torch.get_num_threads()
     parts = [_processor(), f"{cores} {'core' if cores == 1 else 'cores'}"]
     if threads != cores:

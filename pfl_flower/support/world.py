@@ -36,13 +36,17 @@ def failure(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError):
         return reason(error)
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return f"{NO_MEMORY} ({one_line(error)})" if str(error) else NO_MEMORY
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, this machine's or a card's."""
     if isinstance(error, RuntimeError) and not isinstance(error, WorldError):
         said = f"{type(error).__name__}: {error}"
-        if any(words in said for words in TORCHS_OWN):
-            return f"{NO_MEMORY} ({one_line(error)})"
-    return None
+        return any(words in said for words in TORCHS_OWN)
+    return isinstance(error, MemoryError)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from pfl_flower.run.keys import Scalar
 from pfl_flower.support.foreign_text import one_line
+from pfl_flower.support.world import out_of_memory
 from pfl_flower.transport.flower_internals import (
     CLIENT_APP_RAISED,
     NODE_UNAVAILABLE,
@@ -137,6 +138,8 @@ class InProcessGrid(Grid):
             reply = copied(self.client_app(delivered, context))
             self.contexts[node] = context
         except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                raise  # this process's, which is the server's too: no reply would be honest
             reason = one_line(error)
             log(ERROR, "node %d: %s", node, reason)
             failed = Error(CLIENT_APP_RAISED, reason)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.__main__ import BAD_INPUT, main
+from experiments.__main__ import NO_VERDICT, main
 from experiments.running import engines
 from pfl_flower import api, server_app
 from pfl_flower.run.config import RunConfig, parse_config
@@ -489,7 +489,7 @@ def test_our_command_ends_before_flower_begins(
 
     monkeypatch.setattr(engines.subprocess, "run", started)
     words = ["run", "digits-l2", "--engine", engine, "--output", str(tmp_path / "out"), *ASKED]
-    assert main(words) == BAD_INPUT
+    assert main(words) == NO_VERDICT
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith("attack = my_attack:RaisesUpdate: expected an update that works (")

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pfl_flower.support import hardware
 
@@ -32,5 +33,5 @@ def test_the_processor_has_a_name_everywhere(
 def test_hardware_without_posix(monkeypatch: pytest.MonkeyPatch) -> None:
     few = SimpleNamespace(cpu_count=lambda: 3, path=os.path)
     monkeypatch.setattr(hardware, "os", few)
-    monkeypatch.setattr(hardware.torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert hardware.hardware().endswith(", 3 cores (1 used)")
