@@ -18,6 +18,18 @@ def length(vector: Tensor) -> Tensor:
     return scale * torch.linalg.vector_norm(vector / scale, dim=-1, keepdim=True)
 
 
+def norm(vectors: Tensor) -> Tensor:
+    """Return ``||v||`` of ``(..., d)`` as ``(...)``; ``length``'s where squares overflow.
+
+    >>> norm(torch.tensor([[3.0, 4.0], [3e30, 4e30]]))
+    tensor([5.0000e+00, 5.0000e+30])
+    """
+    plain = torch.linalg.vector_norm(vectors, dim=-1)
+    if bool(plain.isfinite().all()):
+        return plain
+    return torch.where(plain.isfinite(), plain, length(vectors)[..., 0])
+
+
 def finite(vectors: Tensor) -> Tensor:
     """Whether all entries of ``(..., d)`` are finite numbers, ``(...)``.
 

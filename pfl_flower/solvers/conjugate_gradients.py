@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import Softmax
+from pfl_flower.objective.vectors import finite
 
 BLOCK_LIMIT = 2000
 """Largest block that is factored for each class: 160 MB for ten classes in single precision.
@@ -80,6 +81,9 @@ class Preconditioner:
             blocks = _inverse_from_points(features, weighted, rest)
         elif inputs <= MEAN_LIMIT:
             blocks = _inverse_blocks(features, weighted.mean(dim=1, keepdim=True), rest)
+        # A diagonal of what is far too large or small to be multiplied preconditions nothing.
+        useful = (diagonal > 0) & diagonal.isfinite()
+        diagonal = torch.where(useful, diagonal, 1.0)
         # A softmax's second derivative times a vector of equal entries is 0.
         blind = isinstance(loss.loss, Softmax) and rest > 0
         return cls(blocks, diagonal, rest if blind else 0.0, inputs)
@@ -102,10 +106,13 @@ class Preconditioner:
         return solved.reshape(-1)
 
 
-def _inverse_blocks(features: Tensor, weighted: Tensor, rest: float) -> Callable[[Tensor], Tensor]:
+def _inverse_blocks(
+    features: Tensor, weighted: Tensor, rest: float
+) -> Callable[[Tensor], Tensor] | None:
     """Return ``(X^T D_a X + rest I)^{-1}`` on rows, for the columns a of ``weighted (n, c or 1)``.
 
-    In single precision, which halves what a product reads; one factor may serve all rows.
+    In single precision, which halves what a product reads; one factor may serve all rows. None
+    where that has no factor: beyond 1e19 its squares are infinite.
     """
     classes, inputs = weighted.shape[1], features.shape[1]
     factors = features.new_empty((classes, inputs, inputs), dtype=torch.float32)
@@ -113,7 +120,9 @@ def _inverse_blocks(features: Tensor, weighted: Tensor, rest: float) -> Callable
     for a in range(classes):
         block = single.T @ (single * weighted[:, a, None].float())
         block.diagonal().add_(rest + SINGLE_RIDGE * float(block.diagonal().max()))
-        factors[a] = torch.linalg.cholesky(block)
+        factors[a], failed = torch.linalg.cholesky_ex(block)
+        if int(failed) or not bool(finite(factors[a].diagonal())):
+            return None
 
     def solve(rows: Tensor) -> Tensor:
         sides = rows.float().view(classes, -1, inputs).mT
@@ -124,7 +133,7 @@ def _inverse_blocks(features: Tensor, weighted: Tensor, rest: float) -> Callable
 
 def _inverse_from_points(
     features: Tensor, weighted: Tensor, rest: float
-) -> Callable[[Tensor], Tensor]:
+) -> Callable[[Tensor], Tensor] | None:
     """Return the same inverse by systems of the points' size: fewer points than features.
 
     ``(X^T D X + r I)^{-1} = (I - X^T S K^{-1} S X) / r`` with ``S = D^{1/2}`` and
@@ -134,7 +143,9 @@ def _inverse_from_points(
     roots = weighted.sqrt().T
     systems = (features @ features.T) * roots[:, :, None] * roots[:, None, :]
     systems.diagonal(dim1=1, dim2=2).add_(rest)
-    factors = torch.linalg.cholesky(systems)
+    factors, failed = torch.linalg.cholesky_ex(systems)
+    if bool(failed.any()) or not bool(finite(factors.diagonal(dim1=1, dim2=2)).all()):
+        return None
 
     def solve(rows: Tensor) -> Tensor:
         sides = (rows @ features.T) * roots
@@ -154,7 +165,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solve ``A x = target``, A positive definite, by preconditioned conjugate gradients.
 
-    Stops at ``||target - A x|| <= rtol ||target||`` or after ``max_iterations`` products.
+    Stops at ``||target - A x|| <= rtol ||target||``, after ``max_iterations`` products, or where
+    rounding leaves A no curvature along a direction; if that is the first, x is the direction.
     """
     solution = torch.zeros_like(target)
     if not bool(target.any()):
@@ -167,7 +179,10 @@ def conjugate_gradients(
     for _ in range(max_iterations):
         # The residual is updated, not recomputed: a product less, and rtol is far above rounding.
         image = product(direction)
-        length = energy / (direction @ image)
+        bend = direction @ image
+        if not bool((bend > 0) & bend.isfinite()):
+            return solution if bool(solution.any()) else direction
+        length = energy / bend
         solution = solution + length * direction
         residual = residual - length * image
         if torch.linalg.vector_norm(residual) <= limit:

@@ -156,8 +156,11 @@ class _Shared:
             hessian += self.coupling.hessian_product(point.rho, model, identity)
         # Everybody at a kink of l2 where L_n is flat: nothing but tiny is left to divide by.
         ridge = RIDGE * hessian.diagonal().mean() + torch.finfo(hessian.dtype).tiny
-        step: Tensor = torch.linalg.solve(hessian + ridge * identity, point.gradient)
-        if not bool(point.gradient @ step > 0):
+        # A singular matrix makes a step that is no number, which the line search would refuse.
+        step: Tensor = torch.linalg.solve_ex(hessian + ridge * identity, point.gradient).result
+        if not bool(hessian.isfinite().all()):
+            step = point.gradient
+        elif not bool(point.gradient @ step > 0):
             # Where an envelope is straight its curvature is what rounding left, of either sign.
             values, vectors = torch.linalg.eigh(hessian)
             step = vectors @ ((vectors.T @ point.gradient) / values.abs().clamp(min=ridge))
@@ -173,7 +176,7 @@ def _envelope_hessian(
         return local
     coupling = regularizer.hessian_product(rho, theta, identity)
     # H_R - H_R (H_L + H_R)^{-1} H_R and not the inverse of a sum of inverses: for l2 H_R has none.
-    return coupling - coupling @ torch.linalg.solve(local + coupling, coupling)
+    return coupling - coupling @ torch.linalg.solve_ex(local + coupling, coupling).result
 
 
 def _along(shared: _Shared, point: _Point, step: Tensor) -> _Point | None:

@@ -155,10 +155,13 @@ class _Stage:
         if population.model.inputs <= FACTOR_LIMIT:
             moments = population.second_moments(point[1:])
             moments.diagonal(dim1=1, dim2=2).add_(rest)
-            self.factors = torch.linalg.cholesky(moments)
-        else:
+            self.factors, failed = torch.linalg.cholesky_ex(moments)
+            if bool(failed.any()) or not bool(self.factors.isfinite().all()):
+                self.factors = None
+        if self.factors is None:
             moments = population.second_moments(point[1:], diagonal=True)
-            self.widths = (moments + rest).sqrt()[:, None]
+            widths = (moments + rest).sqrt()[:, None]
+            self.widths = torch.where((widths > 0) & widths.isfinite(), widths, 1.0)
         models = 0 if problem.attack_models is None else len(problem.attack_models)
         # Of LOSS in rho: w for each user and for each attack model.
         self.scale = float(pull * (population.size + models)) ** 0.5

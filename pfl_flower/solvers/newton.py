@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import norm
 from pfl_flower.solvers.conjugate_gradients import Preconditioner, conjugate_gradients
 from pfl_flower.solvers.line_search import line_search, shortened
 
@@ -134,7 +135,7 @@ class _Proximal:
         """Size of the rounding error of the gradient's sum over points."""
         # Slopes in the scores are of the order of 1, so a term is as long as its features.
         weight = self.loss.weights * self.loss.scale[:, None]
-        terms = (weight * torch.linalg.vector_norm(self.loss.features, dim=-1)).sum()
+        terms = (weight * norm(self.loss.features)).sum()
         return float(torch.finfo(terms.dtype).eps * terms)
 
     def first_point(self, start: Tensor) -> Tensor | None:

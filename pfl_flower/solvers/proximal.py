@@ -1,7 +1,9 @@
 """Exact solutions of the local problem ``argmin_theta L_n(theta) + R(rho, theta)`` (Section 2.2).
 
 A solver answers with the point, its first-order residual recomputed at that point, and whether it
-met the tolerance.
+met the tolerance: for any finite data, one user or many. Where numbers overflow or have no digits
+left, the point is finite, the best that was found, and has not converged. The residual itself is
+rounded: it may be off by ``eps`` times the sum of its terms' lengths.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from pfl_flower.objective.losses import LeastSquares
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.point_blocks import thread_limit
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
+from pfl_flower.objective.vectors import finite, norm
 from pfl_flower.solvers import user_batch
 from pfl_flower.solvers.newton import DENSE_LIMIT, minimise_user
 from pfl_flower.solvers.newton_batch import minimise_batch
+from pfl_flower.solvers.normal_equations import NormalEquations
 
 DEFAULT_TOLERANCE = 1e-10
 """Contract of an exact solve in float64: first-order residual, in units of the loss's gradient.
@@ -31,6 +35,9 @@ MOST_SYSTEMS = 100
 """Linear systems for one user; 53 is the most that a table of random problems takes, saturated
 losses without nu among them, and warm starts take one to five."""
 
+FEW_SYSTEMS = 5
+"""Linear systems by which Newton's method may correct a closed form that missed its tolerance."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -41,7 +48,7 @@ class Solution:
     theta : Tensor
         Points, ``(k, d)``.
     residual : Tensor
-        First-order optimality residual of ``theta``, ``(k,)``.
+        First-order optimality residual of ``theta``, ``(k,)``; infinite where it is no number.
     iterations : Tensor
         Linear systems solved per user, ``(k,)``.
     converged : Tensor
@@ -63,11 +70,11 @@ def proximal_residual(
     for l2 at ``theta = rho``, where the subdifferential of R is the whole ball.
     """
     local = loss.gradient(theta)
-    smooth = torch.linalg.vector_norm(local - regularizer.grad_rho(rho, theta), dim=-1)
+    smooth = norm(local - regularizer.grad_rho(rho, theta))
     if regularizer.kink == 0:
         return smooth
     # At the kink 0 is in the subdifferential once the ball takes up all of the loss's gradient.
-    certificate = (torch.linalg.vector_norm(local, dim=-1) - regularizer.kink).clamp(min=0)
+    certificate = (norm(local) - regularizer.kink).clamp(min=0)
     return torch.where((theta == rho).all(dim=-1), certificate, smooth)
 
 
@@ -105,14 +112,14 @@ class ProximalSolver:
         self.regularizer = regularizer
         self.tolerance = tolerance
         self.max_iterations = max_iterations
-        self._factor: Tensor | None = None
+        self._system: NormalEquations | None = None
         self._batch: user_batch.Batch | None = None
 
     def select(self, index: Tensor) -> ProximalSolver:
         """Return the solver of the users at ``index``, with what has been worked out for them."""
         chosen = copy.copy(self)
         chosen.loss = self.loss.select(index)
-        chosen._factor = None if self._factor is None else self._factor[index]
+        chosen._system = None if self._system is None else self._system.select(index)
         chosen._batch = None if self._batch is None else self._batch.select(index)
         return chosen
 
@@ -124,18 +131,25 @@ class ProximalSolver:
     def solve(self, rho: Tensor, start: Tensor) -> Solution:
         """Minimise for every user, from ``start (k, d)``, at the global model ``rho (d,)``."""
         if user_batch.pays(self.loss):
-            return self._together(rho, start)
-        if self.closed_form:
-            theta, iterations = (
-                self._normal_equations(rho),
-                torch.ones(len(start), dtype=torch.int64, device=start.device),
-            )
+            theta, residual, iterations = self._together(rho, start)
         else:
-            theta, iterations = self._per_user(rho, start)
-        residual = proximal_residual(self.loss, self.regularizer, rho, theta)
+            theta, residual, iterations = self._alone(rho, start)
+        lost = ~finite(theta)
+        if bool(lost.any()):
+            theta = torch.where(lost[:, None], start, theta)
+            residual = proximal_residual(self.loss, self.regularizer, rho, theta)
+        residual = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
         return Solution(theta, residual, iterations, residual <= self.tolerance)
 
-    def _together(self, rho: Tensor, start: Tensor) -> Solution:
+    def _alone(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Every user by itself: points, residuals, numbers of systems."""
+        if self.closed_form:
+            return self._linear_systems(rho, start)
+        theta, iterations = self._per_user(rho, start)
+        residual = proximal_residual(self.loss, self.regularizer, rho, theta)
+        return theta, residual, iterations
+
+    def _together(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All users as one problem; those whom it fails, one at a time."""
         if self._batch is None:
             self._batch = user_batch.Batch.build(self.loss, self.regularizer)
@@ -151,29 +165,52 @@ class ProximalSolver:
             )
         # The batch makes no ridges and no steps of lower precision: whom it fails is solved alone,
         # but for those who have had their number of systems. NaN is not within a tolerance.
-        missed = ~(residual <= self.tolerance) & (iterations < self.max_iterations)
+        missed = ~(residual <= self.tolerance)
+        missed &= (iterations < self.max_iterations) | self.closed_form
         failed = missed.nonzero()[:, 0]
         if len(failed):
-            alone = self.select(failed)
-            theta[failed], iterations[failed] = alone._per_user(rho, start[failed])
-            again = proximal_residual(alone.loss, self.regularizer, rho, theta[failed])
-            residual[failed] = again
-        return Solution(theta, residual, iterations, residual <= self.tolerance)
+            answer = self.select(failed)._alone(rho, start[failed])
+            theta[failed], residual[failed], iterations[failed] = answer
+        return theta, residual, iterations
+
+    def _linear_systems(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Solve the normal equations; whom they fail, two other ways, of which the best counts."""
+        theta = self._normal_equations(rho)
+        residual = proximal_residual(self.loss, self.regularizer, rho, theta)
+        iterations = torch.ones_like(residual, dtype=torch.int64)
+        missed = ~(residual <= self.tolerance)
+        if self._system is None or not bool(missed.any()):
+            return theta, residual, iterations
+        if bool((missed & ~self._system.careful).any()):
+            self._system.orthogonally((missed & ~self._system.careful).nonzero()[:, 0])
+            again = self._normal_equations(rho)
+            theta, residual = self._better(rho, theta, residual, again)
+        failed = (~(residual <= self.tolerance)).nonzero()[:, 0]
+        if len(failed):
+            # Exact solutions can be long where next to nothing holds them, and their gradients then
+            # rounded; steps from the start stay short. A quadratic takes one or two of them.
+            some = self.select(failed)
+            some.max_iterations = min(self.max_iterations, FEW_SYSTEMS)
+            again = theta.clone()
+            again[failed], more = some._per_user(rho, start[failed])
+            theta, residual = self._better(rho, theta, residual, again)
+            iterations[failed] += more
+        return theta, residual, iterations
+
+    def _better(
+        self, rho: Tensor, theta: Tensor, residual: Tensor, again: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return each user's point of the smaller residual, and that."""
+        new = proximal_residual(self.loss, self.regularizer, rho, again)
+        # NaN is no residual to be better than.
+        taken = (new < residual) | ~residual.isfinite()
+        return torch.where(taken[:, None], again, theta), torch.where(taken, new, residual)
 
     def _normal_equations(self, rho: Tensor) -> Tensor:
-        """``(X^T W X + 2 (nu + lam) I) theta = X^T W A + 2 lam rho``, refined once."""
-        zero = torch.zeros((self.loss.users, len(rho)), dtype=rho.dtype, device=rho.device)
-        if self._factor is None:
-            hessian = self.loss.hessian(zero)
-            hessian.diagonal(dim1=1, dim2=2).add_(2 * self.regularizer.lam)
-            self._factor = torch.linalg.cholesky(hessian)
-        theta = zero
-        # The first step leaves the factor's rounding, eps times the condition number of it; the
-        # second works on the residual of the data themselves and takes that away.
-        for _ in range(2):
-            gradient = self.loss.gradient(theta) - self.regularizer.grad_rho(rho, theta)
-            theta = theta - torch.cholesky_solve(gradient[..., None], self._factor)[..., 0]
-        return theta
+        if self._system is None:
+            assert isinstance(self.regularizer, SquaredL2)
+            self._system = NormalEquations(self.loss, self.regularizer)
+        return self._system.solve(rho)
 
     def _per_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """One user at a time, so that a user's bits do not depend on who shares its node.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer
-from pfl_flower.objective.vectors import length
+from pfl_flower.objective.vectors import length, norm
 
 LEAST_USERS = 64
 """Users from which a batch is worth that a user's bits depend on who shares its node.
@@ -90,7 +90,7 @@ class Batch:
     def rounding(self) -> Tensor:
         """Size of the rounding error of each gradient's sum over points, ``(k,)``."""
         weight = self.loss.weights * self.loss.scale[:, None]
-        terms = (weight * torch.linalg.vector_norm(self.loss.features, dim=-1)).sum(dim=-1)
+        terms = (weight * norm(self.loss.features)).sum(dim=-1)
         return torch.finfo(terms.dtype).eps * terms
 
     def direction(self, rho: Tensor, theta: Tensor, gradient: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class NodeMetrics:
     def pack(self) -> MetricRecord:
         """Return Flower's form."""
         values: dict[str, int | float | list[float] | list[int]] = {
-            "worst-residual": self.worst_residual,
+            "worst-residual": _at_most(self.worst_residual),
             "unconverged": self.unconverged,
         }
         if self.accuracies:
@@ -66,7 +66,7 @@ class NodeMetrics:
         if self.poisoned_points:
             values["poisoned-points"] = self.poisoned_points
             values["poisoned-labels"] = self.poisoned_labels
-            values["poisoned-residual"] = self.poisoned_residual
+            values["poisoned-residual"] = _at_most(self.poisoned_residual)
         return filled(MetricRecord, values)
 
     @classmethod
@@ -93,7 +93,12 @@ class NodeMetrics:
 COUNTS = ("unconverged", "poisoned-points")
 AMOUNTS = ("worst-residual", "poisoned-labels", "poisoned-residual")
 LARGEST = 1e30
-"""Of an amount that a node may speak of; sums of many stay finite."""
+"""Of an amount that a node may speak of, and means "or more"; sums of many stay finite."""
+
+
+def _at_most(amount: float) -> float:
+    """Return an amount of one's own as a server will hear it: a missed solve's may be infinite."""
+    return min(amount, LARGEST)
 
 
 def _plausible(key: str, value: object) -> bool:
