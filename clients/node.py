@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flwr.app import Context, RecordDict
 
 from clients.base import Client
 from clients.honest import HonestClient
-from clients.memory import Memory
+from clients.memory import Memory, told
 from clients.poisoned import PoisonedClient
 from clients.strategic import StrategicClient
 from pfl_flower.aggregation.reports import Report
@@ -78,16 +78,17 @@ class Node:
 
     def report(self, broadcast: Broadcast) -> tuple[Report, NodeMetrics]:
         """Return one gradient row per user who is asked, and what is to be said of the work."""
-        kept = bool(broadcast.session.name)
-        if kept:
-            self.memory.recall(self.state, broadcast)
+        self.memory.recall(self.state, broadcast)
+        took = told(self.state, broadcast.users)
         clients = node_clients(self.problem, broadcast.members, self.role, self.state)
         answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
-        if kept and self.problem.config.checkpoint_every:
-            self.memory.keep(self.state, broadcast)
+        kept = True
+        if self.problem.config.checkpoint_every:
+            kept = self.memory.keep(self.state, broadcast)
         rows = Rows.merge(answer.gradients for answer in answers)
         report = Report(broadcast.round, broadcast.users, rows.values_by_user)
-        return report, NodeMetrics.merge(answer.metrics for answer in answers)
+        metrics = NodeMetrics.merge(answer.metrics for answer in answers)
+        return report, replace(metrics, memory=took, unkept=int(not kept))
 
     def accuracies(self, users: tuple[int, ...]) -> NodeMetrics:
         """Return how good the users' local models are."""

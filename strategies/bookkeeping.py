@@ -11,6 +11,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 from torch import Tensor
 
+from pfl_flower.run.attendance import HONEST_NODE, Attendance
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
@@ -68,6 +69,7 @@ class Bookkeeper:
         self._measured: dict[str, float] = {}
         if folder is not None:
             begin_folder(folder, self.config, resumed=found is not None)
+        self.attendance = Attendance()
         self.rounds = Rounds(folder, "" if found is None else found.records.rounds)
         if found is not None:
             self._resume(found)
@@ -117,6 +119,7 @@ class Bookkeeper:
                 "seconds": record.seconds,
             }
         )
+        self._attend(record)
         self.rho = self._previous = record.rho
         self._strategic_sum = record.strategic_sum
         self.watch(record.round, self._measured)
@@ -129,6 +132,7 @@ class Bookkeeper:
         records = Records(
             rounds=self.rounds.text,
             strategic_sum=self._strategic_sum,
+            attendance=self.attendance,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
         )
         path = self.folder / CHECKPOINT_FILE
@@ -141,6 +145,7 @@ class Bookkeeper:
             text=self.rounds.text,
             rho=self.rho,
             gradient=self._strategic_sum,
+            attendance=self.attendance,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
         )
 
@@ -148,7 +153,23 @@ class Bookkeeper:
         records = checkpoint.records
         self.rho = self._previous = checkpoint.server.rho
         self._strategic_sum = records.strategic_sum
+        self.attendance = records.attendance
         self.trajectory = list(records.trajectory if records.trajectory is not None else [])
+
+    def _attend(self, record: RoundRecord) -> None:
+        """Note who took part in a round, and whose memory was not whole."""
+        named, missing = self.config.strategic(), record.missing
+        came = {*record.accepted.users.tolist(), *record.implausible} & named if named else set()
+        # What a node of a site says it is, decides nothing.
+        honest = set() if self.config.site else came - record.strategic
+        self.attendance.hear(came - honest)
+        for user in honest:
+            self.attendance.miss(user, HONEST_NODE)
+        for user in named & missing.keys():
+            self.attendance.miss(user, missing[user])
+        for user, (had, due) in record.lost.items():
+            self.attendance.lose(record.round, user, had=had, due=due)
+        self.attendance.not_keep(record.round, record.unkept)
 
     def _log(self, record: RoundRecord) -> None:
         shown = ("distance_to_target", "accuracy_true", "accuracy_target")

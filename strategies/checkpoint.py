@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
@@ -37,6 +38,7 @@ FREE = frozenset(
         "device",
         "chunk-users",
         "min-nodes",
+        "site",
         "node-timeout",
         "reply-timeout",
     }
@@ -54,12 +56,15 @@ class Records:
         ``rounds.csv``, up to and with the checkpoint's round.
     strategic_sum : Tensor
         Sum of the strategic users' last accepted reports, ``(d,)``.
+    attendance : Attendance
+        Who took part so far, and whose memory was whole.
     trajectory : Tensor or None
         rho of every round, ``(t + 1, d)``, with ``save-trajectory``.
     """
 
     rounds: str
     strategic_sum: Tensor
+    attendance: Attendance
     trajectory: Tensor | None = None
 
 
@@ -88,11 +93,12 @@ def write_checkpoint(path: Path, config: RunConfig, checkpoint: Checkpoint) -> N
         "nodes": [[node, list(users)] for node, users in state.roster.nodes.items()],
         "strategic": sorted(state.roster.strategic),
         "rounds": records.rounds,
+        "attendance": records.attendance.facts(),
     }
     tensors = {
         "rho": state.rho,
         "last-accepted": state.past.last_accepted,
-        "heard": state.past.heard,
+        "answered": state.past.answered,
         "strategic-sum": records.strategic_sum,
         "honest-sum": state.past.honest_sum,
         "trajectory": records.trajectory,
@@ -173,9 +179,9 @@ def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
         rho=tensors["rho"],
         past=PastRounds(
             tensors["last-accepted"].cpu(),
+            tensors["answered"].cpu(),
             float(facts["eta-sum"]),
             tensors.get("honest-sum"),
-            tensors["heard"].cpu(),
         ),
         optimizer=optimizer,
         roster=Roster(
@@ -185,6 +191,7 @@ def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
     records = Records(
         rounds=str(facts["rounds"]),
         strategic_sum=tensors["strategic-sum"],
+        attendance=Attendance.of(facts["attendance"]),
         trajectory=tensors.get("trajectory"),
     )
     return Checkpoint(server, records)

@@ -143,6 +143,8 @@ class ParameterServer(ResumableStrategy):
             strategic=self.roster.strategic,
             metrics=found.metrics,
             notices=found.notices,
+            lost=self._past.lost(found.metrics.memory),
+            unkept=found.unkept,
         )
         self._past.add(self.record, self.scale)
         self.record.honest_unheard = self._past.unheard(self.roster.strategic)
@@ -171,11 +173,13 @@ class ParameterServer(ResumableStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the mean accuracy of the local models that answered."""
-        accuracies = read_accuracies(self._questions, replies)
-        if not accuracies:
-            return None
+        said = read_accuracies(self._questions, replies)
+        accuracies = said.accuracies
         if self.record is not None:
             self.record.accuracies = accuracies
+            self.record.leave_out("absurd", said.absurd)
+        if not accuracies:
+            return None
         return MetricRecord({"local-accuracy": statistics.fmean(accuracies.values())})
 
     def summary(self) -> None:

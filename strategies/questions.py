@@ -47,12 +47,15 @@ def evaluation_questions(round: int, users_of: Mapping[int, tuple[int, ...]]) ->
     ]
 
 
-def read_accuracies(asked: Sequence[Question], replies: Iterable[Message]) -> Mapping[int, float]:
-    """Return the accuracies of local models by user; a node speaks for the users it was asked."""
+def read_accuracies(asked: Sequence[Question], replies: Iterable[Message]) -> NodeMetrics:
+    """Return the accuracies of local models, and how much of what came was left out.
+
+    A node speaks once, and for the users that it was asked about.
+    """
     users = {message.metadata.message_id: users for message, users in asked}
     said = [
-        NodeMetrics.unpack(reply.content, users.get(reply.metadata.reply_to_message_id, ()))
+        NodeMetrics.unpack(reply.content, users.pop(reply.metadata.reply_to_message_id, ()))
         for reply in replies
         if reply.has_content()
     ]
-    return NodeMetrics.merge(said).accuracies
+    return NodeMetrics.merge(said)

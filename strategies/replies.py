@@ -47,6 +47,8 @@ class RoundReplies:
         Of the users who have none.
     said : list
         What the nodes say of their own work.
+    unkept : list
+        Users whose memory their node, as it says, could not keep.
     notices : Counter
         What was left out without costing anybody a row: ``duplicate`` and ``stray`` replies, and
         entries of metrics that are ``absurd``.
@@ -55,6 +57,7 @@ class RoundReplies:
     rows: Rows = field(default_factory=Rows.none)
     rejections: list[Rejection] = field(default_factory=list)
     said: list[NodeMetrics] = field(default_factory=list)
+    unkept: list[int] = field(default_factory=list)
     notices: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -106,7 +109,9 @@ def read_replies(
             continue
         parts.append(Rows(ids(report.users), report.gradients))
         if answer is not None:
-            found.said.append(NodeMetrics.unpack(answer.content, users))
+            said = NodeMetrics.unpack(answer.content, users)
+            found.said.append(said)
+            found.unkept += users if said.unkept else ()
     if parts:
         together = Rows.merge(parts)
         report = Report(form.round, tuple(together), together.values_by_user)

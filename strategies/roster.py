@@ -24,12 +24,13 @@ class Roster:
         return {node: chosen for node, chosen in found.items() if chosen}
 
     def with_honest_users(self, present: Collection[int]) -> dict[int, tuple[int, ...]]:
-        """Return the present nodes, and their users, that do not act strategically alone."""
-        return {
-            node: users
+        """Return the present nodes that act for honest users, and these."""
+        found = {
+            node: tuple(user for user in users if user not in self.strategic)
             for node, users in self.nodes.items()
-            if node in present and not self.strategic.issuperset(users)
+            if node in present
         }
+        return {node: users for node, users in found.items() if users}
 
 
 def assign_users(num_users: int, strategic: Iterable[int], roles: Mapping[int, str]) -> Roster:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from logging import WARNING
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation.reports import IMPLAUSIBLE, Rejection
 from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.run.attendance import ranges
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 
@@ -55,6 +56,11 @@ class RoundRecord:
         Of the local models, by user, in the rounds that evaluate them.
     honest_unheard : int
         Honest users who were asked, in this round or before, and never sent a well-formed report.
+    lost : dict
+        Of users whose memory, as their node says, is not that of their last report: the round that
+        it is of, 0 for none, and the round that was due.
+    unkept : sequence of int
+        Users whose memory their node, as it says, could not keep.
     seconds : float
         Wall time of the round.
     """
@@ -69,6 +75,8 @@ class RoundRecord:
     notices: Mapping[str, int] = field(default_factory=dict)
     accuracies: Mapping[int, float] = field(default_factory=dict)
     honest_unheard: int = 0
+    lost: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    unkept: Sequence[int] = ()
     seconds: float = 0.0
 
     @cached_property
@@ -90,9 +98,9 @@ class RoundRecord:
         return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
 
     @cached_property
-    def missing(self) -> tuple[int, ...]:
-        """The users who were asked and from whom no well-formed report came."""
-        return tuple(r.user for r in self.rejections if r.reason not in IMPLAUSIBLE)
+    def missing(self) -> dict[int, str]:
+        """The users who were asked and from whom no well-formed report came, and why."""
+        return {r.user: str(r.reason) for r in self.rejections if r.reason not in IMPLAUSIBLE}
 
     @cached_property
     def implausible(self) -> tuple[int, ...]:
@@ -102,7 +110,7 @@ class RoundRecord:
     @cached_property
     def honest_missing(self) -> int:
         """How many of them are honest."""
-        return len(set(self.missing) - self.strategic)
+        return len(self.missing.keys() - self.strategic)
 
     @cached_property
     def honest_reports(self) -> int:
@@ -113,6 +121,11 @@ class RoundRecord:
     def reasons(self) -> Counter[str]:
         """Return how many reports were rejected, by reason."""
         return Counter(str(rejection.reason) for rejection in self.rejections)
+
+    def leave_out(self, kind: str, number: int) -> None:
+        """Count what was left out after the reports were read."""
+        if number:
+            self.notices = {**self.notices, kind: self.notices.get(kind, 0) + number}
 
     def as_metrics(self) -> MetricRecord:
         """Return what Flower's ``Result`` keeps of a round."""
@@ -141,6 +154,10 @@ class RoundRecord:
             log(WARNING, "round %d: rejected in all, %s", self.round, counts(self.reasons()))
         if self.notices:
             log(WARNING, "round %d: left out, %s", self.round, counts(self.notices))
+        if self.lost:
+            log(
+                WARNING, "round %d: memory lost, of users %s", self.round, ranges(sorted(self.lost))
+            )
         if self.metrics.unconverged:
             log(
                 WARNING,

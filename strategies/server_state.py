@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from pfl_flower.aggregation.rows import ids
 from strategies.roster import Roster
 from strategies.round_record import RoundRecord
 
-ASKED, HEARD = 1, 2
+UNHEARD = -1
 
 
 @dataclass
@@ -22,43 +23,44 @@ class PastRounds:
     ----------
     last_accepted : Tensor
         Round of each user's last accepted report ``(N,)``, int64, on the CPU; 0 if there is none.
+    answered : Tensor
+        Round of each user's last well-formed report, accepted or not, ``(N,)``, int64, on the CPU;
+        ``UNHEARD`` for those who were asked in vain, 0 for those who never were.
     eta_sum : float
         Sum of the step sizes so far, each times N / users asked where a sample's sum is rescaled.
     honest_sum : Tensor or None
         Sum of the honest gradients ``(d,)`` of the last round.
-    heard : Tensor
-        For each user ``(N,)``, int8: 0 never asked, ``ASKED``, or ``HEARD`` once a well-formed
-        report came, accepted or not.
     """
 
     last_accepted: Tensor
+    answered: Tensor
     eta_sum: float = 0.0
     honest_sum: Tensor | None = None
-    heard: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int8))
-
-    def __post_init__(self) -> None:
-        """Begin with whose reports were accepted, where nothing else is known."""
-        if len(self.heard) != len(self.last_accepted):
-            self.heard = (self.last_accepted > 0).to(torch.int8) * HEARD
 
     @classmethod
     def none(cls, users: int) -> PastRounds:
         """Return what is remembered before the first round."""
-        return cls(torch.zeros(users, dtype=torch.int64))
+        never = torch.zeros(users, dtype=torch.int64)
+        return cls(never, never.clone())
+
+    def lost(self, memory: Mapping[int, int]) -> dict[int, tuple[int, int]]:
+        """Return the users whose memory is of an earlier round than their last report, and both."""
+        due = {user: int(self.answered[user]) for user in memory}
+        return {user: (had, due[user]) for user, had in memory.items() if had < due[user]}
 
     def unheard(self, strategic: frozenset[int]) -> int:
         """Return how many honest users were asked and never sent a well-formed report."""
-        found = (self.heard == ASKED).nonzero().flatten().tolist()
+        found = (self.answered == UNHEARD).nonzero().flatten().tolist()
         return len(set(found) - strategic)
 
     def add(self, record: RoundRecord, scale: float) -> None:
         """Remember a round, whose step size counted ``scale`` times."""
         self.eta_sum += record.eta * scale
         self.last_accepted[record.accepted.users] = record.round
-        missing = ids(record.missing)
-        self.heard[missing] = self.heard[missing].clamp(min=ASKED)
-        self.heard[record.accepted.users] = HEARD
-        self.heard[ids(record.implausible)] = HEARD
+        missing = ids(tuple(record.missing))
+        self.answered[missing[self.answered[missing] == 0]] = UNHEARD
+        self.answered[record.accepted.users] = record.round
+        self.answered[ids(record.implausible)] = record.round
         self.honest_sum = record.honest_sum
 
 

@@ -18,11 +18,13 @@ from experiments.running.options import Options
 from experiments.running.progress import progress
 from experiments.studies.control import word
 from experiments.studies.standing import COLOURS, compared
+from pfl_flower.run.attendance import CHECKS
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
 from pfl_flower.run.finished import read_result
 from pfl_flower.run.left_out import left_out_of_seeds
+from pfl_flower.run.metrics import NODES
 from pfl_flower.run.outcome import title
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
@@ -79,7 +81,8 @@ def _run_seeds(
     finals = [final_metrics(config) for config in configs]
     checks = [claim.check(finals) for claim in claims_of(configs[0])]
     for config, rows in zip(configs, curves, strict=True):
-        checks += [_for_seed(check, config) for check in sanity_checks(config, rows)]
+        every = [*sanity_checks(config, rows), *_of_users(config)]
+        checks += [_for_seed(check, config) for check in every]
     left_out = {config.name: read_result(config.folder()).left_out for config in configs}
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
     own = {"name": name, "output-dir": str(folder), "seed": seeds[0]}
@@ -96,6 +99,7 @@ def _run_seeds(
             "estimator": configs[0].estimator,
             "behaviour": trends,
             "claims": claimed(configs[0]),
+            "nodes_word": read_result(configs[0].folder()).summary.get("nodes_word", []),
             "left_out": [asdict(one) for one in left_out_of_seeds(left_out)],
         },
     )
@@ -117,7 +121,8 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     for column in ("metric", "mean", "std"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for metric, value in summary["metrics"].items():
-        table.add_row(plain(metric), f"{value['mean']:.4g}", f"{value['std']:.2g}")
+        label = metric + (NODES if metric in summary.get("nodes_word", ()) else "")
+        table.add_row(plain(label), f"{value['mean']:.4g}", f"{value['std']:.2g}")
     console.print(table)
     for check in summary["checks"]:
         found = word(check["name"], check["passed"], summary)
@@ -155,6 +160,11 @@ def may_keep(kept: Mapping[str, Any], options: Options) -> bool:
     source = commit()
     clean = source != "unknown" and not source.endswith("-dirty")
     return not options.fresh and (options.keep or (clean and kept.get("commit") == source))
+
+
+def _of_users(config: RunConfig) -> list[Check]:
+    """Return the checks on single users, of which rounds.csv does not tell."""
+    return [check for check in read_result(config.folder()).checks if check.name in CHECKS]
 
 
 def _device(config: RunConfig) -> str:

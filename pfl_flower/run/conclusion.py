@@ -11,6 +11,7 @@ from rich.table import Table
 from pfl_flower.data.users import Partitioned
 from pfl_flower.run.at_equilibrium import measure_equilibrium
 from pfl_flower.run.left_out import left_out_of_rounds
+from pfl_flower.run.metrics import NODES
 from pfl_flower.run.outcome import Course, Outcome, title
 from pfl_flower.run.preset_claims import claimed
 from pfl_flower.run.problem import Problem
@@ -73,7 +74,11 @@ def conclude(
         at_rest=at_rest,
         device=problem.device,
         seconds=time.perf_counter() - began,
-        left_out=[*problem.source.left_out, *left_out_of_rounds(course.text)],
+        left_out=[
+            *problem.source.left_out,
+            *left_out_of_rounds(course.text),
+            *course.attendance.left_out(problem.config),
+        ],
     )
     written: tuple[Path, ...] = ()
     if folder is not None:
@@ -102,7 +107,8 @@ def table(outcome: Outcome) -> str:
     rows.add_column("value", justify="right")
     for key, meaning in MEANINGS.items():
         if key in outcome.metrics:
-            rows.add_row(meaning, f"{outcome.metrics[key]:.4g}")
+            word = NODES if key in outcome.nodes_word else ""
+            rows.add_row(meaning + word, f"{outcome.metrics[key]:.4g}")
     rows.add_row("steps of rho are", outcome.behaviour)
     rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
     rows.add_row("verdict", plain(verdict(outcome.checks, claimed(outcome.config))))

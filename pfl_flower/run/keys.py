@@ -278,6 +278,11 @@ class Keys(BaseModel):
     min_nodes: Count = Field(1, description="nodes to wait for before the first round")
     node_timeout: Positive = Field(60.0, description="seconds to wait for the nodes")
     reply_timeout: Positive = Field(600.0, description="seconds to wait for a round's replies")
+    site: bool = Field(
+        False,
+        description="set by the deployment's scripts: nodes belong to strangers, and what they say "
+        "of themselves decides no check",
+    )
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         10, description="rounds between evaluations of the local models; 0: never"
     )

@@ -14,6 +14,23 @@ TELLING = (
     "equilibrium_accuracy_true",
     "equilibrium_accuracy_target",
 )
+NODES_WORD = frozenset(
+    {
+        "worst_residual",
+        "worst_residual_ever",
+        "unconverged",
+        "unconverged_total",
+        "local_accuracy",
+        "active_accuracy",
+        "idle_accuracy",
+        "poisoned_points",
+        "poisoned_labels",
+        "poisoned_residual",
+    }
+)
+"""Metrics of which a run knows only what its nodes say of themselves."""
+NODES = " (the nodes' word)"
+"""What is added where such a metric is shown and decides nothing."""
 FAULTS = ("rejections_total", "unconverged_total")
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.checks import Check
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.metrics import last_metrics
+from pfl_flower.run.metrics import NODES_WORD, last_metrics
 from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
@@ -41,12 +42,15 @@ class Course:
         Sum of the strategic users' last accepted reports, ``(d,)``: what holds rho there.
     trajectory : Tensor or None
         rho of every round, ``(T + 1, d)``, with ``save-trajectory``.
+    attendance : Attendance
+        Who took part, and whose memory was whole.
     """
 
     text: str
     rho: Tensor
     gradient: Tensor
     trajectory: Tensor | None = None
+    attendance: Attendance = field(default_factory=Attendance)
 
     @cached_property
     def rows(self) -> Numbers:
@@ -96,12 +100,17 @@ class Outcome:
     @cached_property
     def checks(self) -> list[Check]:
         """What must hold of any run, and what is claimed of this one if it is a preset."""
-        return all_checks(self.config, self.course.rows, self.metrics)
+        return all_checks(self.config, self.course.rows, self.metrics, self.course.attendance)
 
     @property
     def passed(self) -> bool:
         """Whether all of that holds."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def nodes_word(self) -> list[str]:
+        """The metrics that are the word of nodes whom nobody here vouches for: of a site alone."""
+        return sorted(NODES_WORD & self.metrics.keys()) if self.config.site else []
 
     @property
     def behaviour(self) -> str:
@@ -122,6 +131,7 @@ class Outcome:
                 "behaviour": self.behaviour,
                 "estimator": self.config.estimator,
                 "claims": claimed(self.config),
+                "nodes_word": self.nodes_word,
                 "left_out": [asdict(one) for one in self.left_out],
             },
         )

@@ -31,6 +31,7 @@ ELSEWHERE = frozenset(
         "save-trajectory",
         "chunk-users",
         "min-nodes",
+        "site",
         "node-timeout",
         "reply-timeout",
     }

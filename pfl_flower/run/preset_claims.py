@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
+from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.checks import (
     Check,
     Claim,
@@ -16,6 +17,7 @@ from pfl_flower.run.checks import (
 )
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
+from pfl_flower.run.metrics import NODES_WORD
 from pfl_flower.run.places import ELSEWHERE
 from pfl_flower.run.presets import preset, preset_names
 from pfl_flower.run.rounds import Numbers
@@ -44,9 +46,13 @@ def _fixed(config: RunConfig) -> frozenset[tuple[str, Scalar]]:
 
 
 def claims_of(config: RunConfig) -> tuple[Claim, ...]:
-    """Return what is claimed of a configuration: what its preset does, nothing of any other."""
+    """Return what is claimed of a configuration: what its preset does, nothing of any other.
+
+    At a site nothing is claimed of what nodes say of themselves.
+    """
     name = preset_of(config)
-    return () if name is None else CLAIMS[name]
+    claims = () if name is None else CLAIMS[name]
+    return tuple(claim for claim in claims if not (config.site and claim.metric in NODES_WORD))
 
 
 def claimed(config: RunConfig) -> str:
@@ -54,9 +60,11 @@ def claimed(config: RunConfig) -> str:
     return f"those of the preset {preset_of(config)}" if claims_of(config) else NO_CLAIM
 
 
-def all_checks(config: RunConfig, rows: Numbers, metrics: Mapping[str, float]) -> list[Check]:
+def all_checks(
+    config: RunConfig, rows: Numbers, metrics: Mapping[str, float], attendance: Attendance
+) -> list[Check]:
     """Return what must hold of any run, and what else is claimed of a preset as it stands."""
-    checks = sanity_checks(config, rows)
+    checks = [*sanity_checks(config, rows), *attendance.checks(config)]
     known = {check.name for check in checks}
     claims = [claim for claim in claims_of(config) if claim.title not in known]
     return checks + [claim.check([metrics]) for claim in claims]

@@ -20,6 +20,7 @@ from pfl_flower.run.trial_attack import try_attack
 from pfl_flower.run.trial_poisoning import try_poisoning
 from pfl_flower.run.trial_regularizer import try_regularizer, try_step_sizes
 from pfl_flower.run.tried import Tried, few_points, made_up
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.seeding import generator, undisturbed
 
 ROWS = 64
@@ -57,6 +58,8 @@ def check_before(config: RunConfig) -> None:
     problem = build_problem(config)
     problem.check_memory("all")
     try_plugins(problem)
+    if config.state_dir and config.checkpoint_every:
+        writable_folder("state-dir", config.state_folder())
 
 
 def try_model(problem: Problem) -> None:

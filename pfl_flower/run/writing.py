@@ -33,7 +33,8 @@ def writing(config: RunConfig, folder: Path | None) -> Iterator[None]:
     with failures_told(going_on(config) if folder else ""), ExitStack() as stack:
         if folder is not None:
             stack.enter_context(own_folder(KEY, folder))
-            if config.state_dir and config.checkpoint_every:
+            # At a site it is a folder on the nodes' disks.
+            if config.state_dir and config.checkpoint_every and not config.site:
                 stack.enter_context(own_folder("state-dir", config.state_folder()))
         yield
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ class NodeMetrics:
         Of its honest users' local models, by user.
     poisoned_points, poisoned_labels, poisoned_residual
         Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
+    memory : dict
+        Of users for whom the node acts anew, the round of the memory that it took up; 0 for none.
+    unkept
+        Whether it could not write to its disk what its users remember; of several nodes, how many.
     absurd
         Entries that the server left out.
     """
@@ -36,6 +40,8 @@ class NodeMetrics:
     poisoned_points: int = 0
     poisoned_labels: float = 0.0
     poisoned_residual: float = 0.0
+    memory: Mapping[int, int] = field(default_factory=dict)
+    unkept: int = 0
     absurd: int = 0
 
     @classmethod
@@ -51,6 +57,8 @@ class NodeMetrics:
             sum(metrics.poisoned_points for metrics in known),
             sum(metrics.poisoned_labels for metrics in known),
             max((metrics.poisoned_residual for metrics in known), default=0.0),
+            {user: round for metrics in known for user, round in metrics.memory.items()},
+            sum(metrics.unkept for metrics in known),
             sum(metrics.absurd for metrics in known),
         )
 
@@ -67,30 +75,48 @@ class NodeMetrics:
             values["poisoned-points"] = self.poisoned_points
             values["poisoned-labels"] = self.poisoned_labels
             values["poisoned-residual"] = _at_most(self.poisoned_residual)
+        if self.memory:
+            values["memory-rounds"] = list(self.memory.values())
+            values["memory-users"] = list(self.memory)
+        if self.unkept:
+            values["unkept"] = self.unkept
         return filled(MetricRecord, values)
 
     @classmethod
-    def unpack(cls, content: RecordDict, users: Iterable[int]) -> NodeMetrics:
+    def unpack(cls, content: RecordDict, users: Collection[int]) -> NodeMetrics:
         """Return the metrics of a reply on ``users``; what is absurd is left out and counted."""
         record = find(content, METRICS, MetricRecord) or MetricRecord()
-        known: dict[str, Any] = {k: value for k, value in record.items() if _plausible(k, value)}
-        said, values = known.get("accuracy-users", []), known.get("accuracies", [])
-        asked = frozenset(users) if said else frozenset()
-        pairs = zip(said, values, strict=False)
-        accuracies = {user: float(value) for user, value in pairs if user in asked}
-        wrong = len(record) - len(known) + max(len(said), len(values)) - len(accuracies)
+        known: dict[str, Any] = {
+            key: value for key, value in record.items() if _plausible(key, value, len(users))
+        }
+        accuracies, others = _by_user(known, "accuracy-users", "accuracies", users)
+        memory, strangers = _by_user(known, "memory-users", "memory-rounds", users)
         return cls(
             float(known.get("worst-residual", 0.0)),
             int(known.get("unconverged", 0)),
-            accuracies,
+            {user: float(value) for user, value in accuracies.items()},
             int(known.get("poisoned-points", 0)),
             float(known.get("poisoned-labels", 0.0)),
             float(known.get("poisoned-residual", 0.0)),
-            wrong,
+            memory,
+            int(known.get("unkept", 0)),
+            len(record) - len(known) + others + strangers,
         )
 
 
-COUNTS = ("unconverged", "poisoned-points")
+def _by_user(
+    known: Mapping[str, Any], ids: str, numbers: str, users: Collection[int]
+) -> tuple[dict[int, Any], int]:
+    """Return one number for each user in a list beside the numbers, and how many are nobody's."""
+    said, values = known.get(ids, []), known.get(numbers, [])
+    asked = frozenset(users) if said else frozenset()
+    found = {user: value for user, value in zip(said, values, strict=False) if user in asked}
+    return found, max(len(said), len(values)) - len(found)
+
+
+COUNTS = ("poisoned-points",)
+OF_USERS = {"unconverged": None, "unkept": 1}
+"""Counts that are not more than the users of a reply, or than this."""
 AMOUNTS = ("worst-residual", "poisoned-labels", "poisoned-residual")
 LARGEST = 1e30
 """Of an amount that a node may speak of, and means "or more"; sums of many stay finite."""
@@ -101,14 +127,19 @@ def _at_most(amount: float) -> float:
     return min(amount, LARGEST)
 
 
-def _plausible(key: str, value: object) -> bool:
+def _plausible(key: str, value: object, users: int) -> bool:
     """Whether a node that is not trusted may say this; NaN is not less than anything."""
     if key in COUNTS:
         return isinstance(value, int) and 0 <= value < 2**31
+    if key in OF_USERS:
+        most = OF_USERS[key] or users
+        return isinstance(value, int) and 0 <= value <= most
     if key in AMOUNTS:
         return isinstance(value, int | float) and 0 <= value <= LARGEST
     if key == "accuracies":
         return isinstance(value, list) and all(0 <= entry <= 1 for entry in value)
-    if key == "accuracy-users":
+    if key == "memory-rounds":
+        return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+    if key in ("accuracy-users", "memory-users"):
         return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
     return False

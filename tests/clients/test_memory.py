@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from clients.memory import Memory
+from clients.memory import Memory, told
 from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.wire import to_array
 
@@ -150,3 +150,72 @@ def test_a_full_disk_costs_the_memory_and_not_the_round(tmp_path: Path) -> None:
     folder = tmp_path / "file"
     folder.write_text("not a folder")
     Memory(folder).keep(state((0, 1), 1), broadcast(1, Session("a")))
+
+
+def taken(memory: Memory, found: RecordDict, message: Broadcast) -> dict[int, int]:
+    memory.recall(found, message)
+    return told(found, message.users)
+
+
+def test_of_which_round_a_memory_is_is_said_once(tmp_path: Path) -> None:
+    session, found = Session("a"), RecordDict()
+    memory = kept(tmp_path, range(1, 4), session)
+    again = Session("b", 3, 3)
+    assert taken(memory, found, broadcast(4, again, (0, 1, 2))) == {0: 3, 1: 3, 2: 0}
+    assert taken(memory, found, broadcast(5, again, (0, 1, 2))) == {}
+
+
+def test_of_users_who_are_not_asked_it_is_said_when_they_are(tmp_path: Path) -> None:
+    memory, found = kept(tmp_path, range(1, 4), Session("a")), RecordDict()
+    later = [
+        replace(broadcast(round, Session("b", 3, 3), users), members=(0, 1, 2))
+        for round, users in ((4, (1,)), (5, (0, 1)), (6, (2,)))
+    ]
+    assert [taken(memory, found, one) for one in later] == [{1: 3}, {0: 3}, {2: 0}]
+
+
+def test_a_damaged_file_shows_in_what_is_said(tmp_path: Path) -> None:
+    session = Session("a")
+    memory = kept(tmp_path, range(1, 4), session)
+    max(tmp_path.iterdir()).write_bytes(b"")
+    assert taken(memory, RecordDict(), broadcast(4, session)) == {0: 2, 1: 2}
+
+
+def test_in_the_first_round_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert taken(Memory(tmp_path), RecordDict(), broadcast(1, Session("a"))) == {}
+    assert taken(Memory(tmp_path), RecordDict(), broadcast(1, Session())) == {}
+
+
+def test_without_a_disk_a_state_that_is_gone_is_said(tmp_path: Path) -> None:
+    memory, found = Memory(tmp_path), RecordDict()
+    assert taken(memory, found, broadcast(1, Session())) == {}
+    assert taken(memory, found, broadcast(2, Session())) == {}
+    found.clear()
+    assert taken(memory, found, broadcast(3, Session())) == {0: 0, 1: 0}
+
+
+def test_a_node_that_is_given_others_users_takes_up_their_memory_beside_its_own(
+    tmp_path: Path,
+) -> None:
+    """Within a session, from a folder that nodes share; its own state is not replaced."""
+    session = Session("a")
+    memory = kept(tmp_path, range(1, 4), session, (0, 1))
+    kept(tmp_path, range(1, 3), session, (2, 3))
+    found = RecordDict()
+    assert taken(memory, found, broadcast(4, session, (0, 1))) == {0: 3, 1: 3}
+    found["honest"] = state((0, 1), 7.0)["honest"]
+    assert taken(memory, found, broadcast(5, session, (0, 1, 2, 3))) == {2: 2, 3: 2}
+    record = found.array_records["honest"]
+    assert record["users"].numpy().tolist() == [0, 1, 2, 3]
+    assert record["theta"].numpy()[:, 0].tolist() == [7.0, 7.0, 2.0, 2.0]
+    assert float(found.array_records["strategic-2"]["report"].numpy()) == 2.0
+
+
+def test_whether_it_was_kept_is_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, session, done in (
+        (tmp_path / "a", Session("a"), True),
+        (tmp_path / "file", Session("a"), False),
+        (tmp_path / "file", Session(), True),
+    ):
+        assert Memory(folder).keep(state((0, 1), 1), broadcast(1, session)) == done

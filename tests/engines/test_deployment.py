@@ -37,6 +37,7 @@ RUN = {
     "points-per-user": "30",
     "evaluate-every": 0,
     "save-trajectory": True,
+    "site": True,
 }
 PATIENCE = 240.0
 
@@ -62,7 +63,7 @@ def test_keys_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
     assert b"does match" in subprocess.run(host, check=True, capture_output=True).stdout
 
 
-@pytest.mark.parametrize("script", ["make_keys.sh", "superlink.sh", "supernode.sh"])
+@pytest.mark.parametrize("script", ["make_keys.sh", "superlink.sh", "supernode.sh", "run.sh"])
 def test_scripts_say_what_they_want(script: str) -> None:
     done = subprocess.run([str(SCRIPTS / script)], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -281,3 +282,20 @@ def test_a_killed_node_comes_back_as_the_same_user(tmp_path: Path) -> None:
         assert row["step_norm"] <= row["eta"] * lam * row["accepted"] * (1 + 1e-9)
     assert measured[-1]["accepted"] == users
     assert sum(row["rejections"] for row in measured) <= 4
+
+
+def test_the_script_that_runs_says_that_it_is_a_site(tmp_path: Path) -> None:
+    """With a ``flwr`` that repeats its words."""
+    (tmp_path / "flwr").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "flwr").chmod(0o755)
+    keys = 'users=3 strategic-users="2"'
+    done = subprocess.run(
+        [str(SCRIPTS / "run.sh"), "site", keys, "--format", "json"],
+        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, app, *words = done.stdout.splitlines()
+    assert (first, Path(app).resolve()) == ("run", ROOT)
+    assert words == ["site", "--stream", "--run-config", f"site=true {keys}", "--format", "json"]

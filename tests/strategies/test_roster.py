@@ -107,7 +107,10 @@ def test_who_is_asked_through_which_node(
 
 
 @pytest.mark.parametrize(
-    ("present", "found"), [((7, 8, 9), [7, 8]), ((8, 9), [8]), ((9,), []), ((), [])]
+    ("present", "found"),
+    [((7, 8, 9), {7: (0, 2), 8: (1,)}), ((8, 9), {8: (1,)}), ((9,), {}), ((), {})],
 )
-def test_nodes_with_honest_users(present: tuple[int, ...], found: list[int]) -> None:
-    assert ROSTER.with_honest_users(present) == {node: ROSTER.nodes[node] for node in found}
+def test_nodes_with_honest_users(
+    present: tuple[int, ...], found: dict[int, tuple[int, ...]]
+) -> None:
+    assert ROSTER.with_honest_users(present) == found
