@@ -84,6 +84,21 @@ def test_each_claim_can_fail(
     assert any(name.startswith(failing) for name in judged(cells))
 
 
+def test_no_check_compares_a_cell_with_itself() -> None:
+    """Each fails for some value of some one cell: of the sum without an attack too."""
+    cells = made_up()
+    sound = {c.name for c in STUDY.checks([{"cells": cells, "metrics": metrics(cells)}])}
+    assert {f"{regularizer}, sum: learns without attack" for regularizer in cells} <= sound
+    for regularizer, attacks in cells.items():
+        for attack, row in attacks.items():
+            for defence in row:
+                for value in (cell(0.0, 0.0), cell(0.5, 0.5), cell(1.0, 1.0)):
+                    other = made_up()
+                    other[regularizer][attack][defence] = value
+                    sound -= judged(other)
+    assert not sound
+
+
 def test_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse = made_up()
     worse["squared-l2"]["CGA"]["sum"]["accuracy"] = 0.03

@@ -55,9 +55,11 @@ def test_what_was_judged_implausible_came_and_what_has_no_form_did_not(reason: R
     assert (round.honest_missing, round.honest_reports) == (missing, 2 - missing)
     assert past.unheard(frozenset()) == missing
     assert past.unheard(frozenset({0})) == 0
+    past.add(record(Reason.NORM_LIMIT), 1.0)
+    assert past.unheard(frozenset()) == 0
     # Whoever was heard once stays heard.
-    past.add(record(Reason.NO_REPLY, user=1), 1.0)
-    assert past.unheard(frozenset()) == missing
+    past.add(record(Reason.NO_REPLY, user=0), 1.0)
+    assert past.unheard(frozenset()) == 0
     own = record(reason, strategic=frozenset({0}))
     assert (own.honest_missing, own.honest_reports) == (0, 1)
 
@@ -121,11 +123,20 @@ def test_where_all_are_strategic_nothing_is_asked_of_the_honest() -> None:
     assert checks(configure(strategic_users="all", attack="sign-flip"), lambda t, user: False) == {}
 
 
-@pytest.mark.parametrize(("first", "never"), [(False, 0), (True, 1)])
+@pytest.mark.parametrize(
+    ("first", "limit", "never"),
+    [
+        (False, 0.0, 0),
+        (True, 0.0, 1),
+        # Never accepted, and heard all the same: no report is plausible.
+        (False, 1e-9, 0),
+    ],
+)
 def test_a_resumed_run_knows_who_was_heard_before(
-    first: bool, never: float, tmp_path: Path
+    first: bool, limit: float, never: float, tmp_path: Path
 ) -> None:
     keys = {"checkpoint_every": 3, "output_dir": str(tmp_path), "name": "run"}
+    keys["max_gradient_norm"] = limit
     checks(configure(**keys, rounds=3), lambda t, user: first and user == 2, tmp_path / "run")
     again = configure(**keys, rounds=6, resume="auto")
     assert checks(again, lambda t, user: user == 2, tmp_path / "run")[NEVER] == never
