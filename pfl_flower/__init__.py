@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pfl_flower.run.sweeps import Sweep
     from pfl_flower.support.errors import ConfigError, DataError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Comparison",
     "ConfigError",

@@ -18,6 +18,7 @@ from pfl_flower.run.comparison import Comparison
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.finished import Result, read_result
 from pfl_flower.run.grid import cells
+from pfl_flower.run.keys import kebab
 from pfl_flower.run.memory import check_nodes
 from pfl_flower.run.presets import as_folder, as_keys, preset
 from pfl_flower.run.problem import build_problem
@@ -28,6 +29,7 @@ from pfl_flower.run.sweep_book import SWEEP_FILE, read_seeds, read_sweep
 from pfl_flower.run.sweeping import run_cells
 from pfl_flower.run.sweeps import Sweep
 from pfl_flower.run.trial import check_before
+from pfl_flower.run.unread import check_given
 from pfl_flower.run.writing import own_folder, take_folder
 from pfl_flower.support.console import logged_to
 from pfl_flower.support.errors import ConfigError
@@ -86,8 +88,10 @@ def run(
     """
     check_nodes("nodes =", nodes)
     base = {"name": "run"} if name is None else preset(name)
-    keyed = {**own_data(data), **as_keys(keys)}
+    given = as_keys(keys)
+    keyed = {**own_data(data), **given}
     config = parse_config({**base, **keyed, **(as_folder(output) if output else {})})
+    check_given(config, given)
     if output:
         take_folder("output", config, fresh=fresh)
     shown = f"{config.name}, seed {config.seed}"
@@ -163,7 +167,13 @@ def sweep(
     check_nodes("nodes =", nodes)
     folder = None if output is None else own_path("output", output)
     base = {} if name is None else {k: v for k, v in preset(name).items() if k != "name"}
-    planned = cells({**base, **own_data(data), **as_keys(keys)}, over, seeds, folder)
+    given = as_keys(keys)
+    if twice := set(given).intersection(map(kebab, over)):
+        key = min(twice)
+        raise ConfigError(f"{key} = {given[key]}: expected no key that is swept over")
+    planned = cells({**base, **own_data(data), **given}, over, seeds, folder)
+    if not any(cell.config.strategic() for cell in planned):
+        check_given(planned[0].config, given)
     for cell in planned:
         if cell.seed == planned[0].seed:
             check_before(cell.config)

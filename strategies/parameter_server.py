@@ -14,6 +14,7 @@ from pfl_flower.aggregation.combination import combine, configured_rule
 from pfl_flower.aggregation.reports import RowCheck
 from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
+from pfl_flower.aggregation.table import lowered
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.support.seeding import generator
@@ -133,6 +134,7 @@ class ParameterServer(ResumableStrategy):
             takes=lambda found: self.optimizer.takes(self._rho, self.scale * found, eta),
         )
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
+        found.notices.update(lowered(self.config, len(accepted)) if accepted else ())
         rho = self.optimizer.step(self._rho, self.scale * direction, eta)
         self.record = RoundRecord(
             round=server_round,

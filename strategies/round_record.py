@@ -51,7 +51,8 @@ class RoundRecord:
     metrics : NodeMetrics
         Worst residual and number of local solves that missed their tolerance.
     notices : dict
-        How often something was left out that cost nobody a row, by kind.
+        How often something was left out that cost nobody a row, and what the aggregation had to
+        lower because too few rows counted, by kind.
     accuracies : dict
         Of the local models, by user, in the rounds that evaluate them.
     honest_unheard : int

@@ -44,7 +44,6 @@ BASE: Keys = {
     "rounds": 60,
     "local-solver": "adam",
     "local-lr": 0.05,
-    "aggregation-tolerance": 2,
     "evaluate-every": 0,
 }
 STRENGTHS = {"sign-flip": 5.0, "gaussian": 100.0, "little-is-enough": 1.5}
@@ -79,9 +78,18 @@ def _attacks() -> dict[str, Keys]:
 
 
 ATTACKS: Mapping[str, Keys] = _attacks()
+WITHSTOOD: Keys = {"aggregation-tolerance": 2}
+"""f, also where nobody attacks."""
 DEFENCES: Mapping[str, Keys] = {
-    **{called(name): {"aggregation": name} for name in AGGREGATIONS},
-    "mixing, trimmed mean": {"aggregation": "trimmed-mean", "aggregation-mixing": True},
+    **{
+        called(name): {"aggregation": name, **(WITHSTOOD if row.bound else {})}
+        for name, row in AGGREGATIONS.items()
+    },
+    "mixing, trimmed mean": {
+        "aggregation": "trimmed-mean",
+        "aggregation-mixing": True,
+        **WITHSTOOD,
+    },
 }
 REFERENCE = "sum"
 """The rule that without an attack all others are compared with."""

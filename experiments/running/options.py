@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pfl_flower.run.config import RunConfig, parse_config
+from pfl_flower.run.config import RunConfig, parse_config, unknown_key
 from pfl_flower.run.keys import Scalar, kebab
 from pfl_flower.run.presets import as_folder
+from pfl_flower.run.unread import check_given
 from pfl_flower.support.errors import ConfigError
 
 Engine = Literal["inprocess", "simulation"]
@@ -66,17 +67,25 @@ class Options:
 
         Results go to ``folder/name``, ``folder/seed-N`` when there is no name.
         """
-        values: dict[str, Scalar] = {**base, "device": self.device, **self.settings}
+        asked: dict[str, Scalar] = {} if self.device == "auto" else {"device": self.device}
         if self.rounds is not None:
-            values["rounds"] = self.rounds
+            asked["rounds"] = self.rounds
+        once(self.settings, asked)
+        values: dict[str, Scalar] = {**base, "device": self.device, **self.settings, **asked}
         place = as_folder(folder / (name or f"seed-{seed}"))
-        return parse_config({**values, "seed": seed, **place})
+        config = parse_config({**values, "seed": seed, **place})
+        check_given(config, self.settings)
+        return config
 
 
 KEYS = tuple(sorted(map(kebab, RunConfig.model_fields)))
 MOST_SEEDS = 100_000
 """More runs than anybody waits for; a mistyped range is said to be one, not filled in."""
 SWEPT = "KEY=VALUE,VALUE,..."
+WORDS = frozenset(
+    kebab(name) for name, field in RunConfig.model_fields.items() if field.annotation is str
+)
+"""Keys whose value is text."""
 RESERVED = {"seed": "--seeds", "output-dir": "--output", "name": "--output"}
 
 
@@ -86,7 +95,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Scalar]:
     Raises
     ------
     ConfigError
-        If a pair has no ``=``, or names a key that has an option of its own.
+        If a pair has no ``=``, names a key that has an option of its own, or one that was named
+        before.
     """
     settings: dict[str, Scalar] = {}
     for pair in pairs:
@@ -95,7 +105,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Scalar]:
             raise ConfigError(f"--set {pair}: expected key=value")
         if key in RESERVED:
             raise ConfigError(f"--set {pair}: expected {RESERVED[key]} instead")
-        settings[key] = _value(text)
+        if kebab(key) in map(kebab, settings):
+            raise ConfigError(f"--set {pair}: expected {key} once, and it is given twice")
+        value = _value(text)
+        # A number there is read by nobody before the key itself.
+        settings[key] = text if kebab(key) in WORDS and not isinstance(value, str) else value
     return settings
 
 
@@ -123,6 +137,8 @@ def parse_over(pairs: Sequence[str]) -> dict[str, list[Scalar]]:
 
 
 def _array(text: str) -> list[Scalar]:
+    if not re.search("[\"'\\[{]", text):
+        return [_value(part.strip()) for part in text.split(",")]
     try:
         values = tomllib.loads(f"values = [{text}]")["values"]
     except tomllib.TOMLDecodeError:
@@ -136,7 +152,39 @@ def check_keys(settings: Mapping[str, Scalar]) -> None:
     """Raise ConfigError at the first key that no run configuration has."""
     for key, value in settings.items():
         if key not in KEYS:
-            raise ConfigError(f"{key} = {value!r}: unknown key; the keys are {', '.join(KEYS)}")
+            raise ConfigError(unknown_key(key, value))
+
+
+def once(settings: Mapping[str, Scalar], options: Mapping[str, Scalar]) -> None:
+    """Refuse a key of ``--set`` that an option of its own gives as well.
+
+    Raises
+    ------
+    ConfigError
+        One line for the first such key.
+    """
+    for key in options:
+        if key in settings:
+            right = f"either this or --{key} {options[key]}, and not both"
+            raise ConfigError(f"--set {key}={settings[key]}: expected {right}")
+
+
+class _Float(float):
+    """A number that is shown as it was typed."""
+
+    typed = ""
+
+    def __repr__(self) -> str:
+        return self.typed
+
+
+class _Int(int):
+    """A whole number that is shown as it was typed."""
+
+    typed = ""
+
+    def __repr__(self) -> str:
+        return self.typed
 
 
 def _value(text: str) -> Scalar:
@@ -144,7 +192,11 @@ def _value(text: str) -> Scalar:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    return value if isinstance(value, bool | int | float | str) else text
+    if isinstance(value, bool | str) or not isinstance(value, int | float):
+        return value if isinstance(value, bool | str) else text
+    number = _Int(value) if isinstance(value, int) else _Float(value)
+    number.typed = text
+    return number
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from experiments.running.options import SWEPT, parse_over, parse_seeds, parse_settings
+from experiments.running.options import SWEPT, once, parse_over, parse_seeds, parse_settings
 from experiments.running.printing import print_table
 from pfl_flower.run.grid import cells
 from pfl_flower.run.keys import Scalar
@@ -98,5 +98,9 @@ def sweep_of(name: str, settings: Mapping[str, Scalar]) -> str:
 
 
 def _settings(parsed: argparse.Namespace) -> dict[str, Scalar]:
-    rounds = {} if parsed.rounds is None else {"rounds": parsed.rounds}
-    return {"device": parsed.device, **parse_settings(parsed.settings), **rounds}
+    options: dict[str, Scalar] = {} if parsed.rounds is None else {"rounds": parsed.rounds}
+    if parsed.device != "auto":
+        options["device"] = parsed.device
+    settings = parse_settings(parsed.settings)
+    once(settings, options)
+    return {**settings, **options}

@@ -38,12 +38,13 @@ def configured_rule(settings: RunSettings) -> Aggregation:
         If a rule of one's own cannot be imported, or its options are wrong.
     """
     name = settings.aggregation
-    read = AGGREGATIONS.row(name).reads
+    found = {key: getattr(settings, key.replace("-", "_")) for key in AGGREGATIONS.row(name).reads}
     return bind(
         AGGREGATIONS.load(name),
         tolerance=settings.tolerance(),
         mixing=settings.aggregation_mixing,
-        **{PARAMETERS[key]: getattr(settings, key.replace("-", "_")) for key in read},
+        # What is empty is the rule's own.
+        **{PARAMETERS[key]: value for key, value in found.items() if value != ""},
         **AGGREGATIONS.options(name, settings.aggregation_options),
     )
 

@@ -130,19 +130,21 @@ def multi_krum(rows: Tensor, *, tolerance: int = 1, selected: int = 0) -> Tensor
 
 
 @in_units("radius")
-def centred_clipping(rows: Tensor, *, radius: float = 0.0, clippings: int = CLIPPINGS) -> Tensor:
+def centred_clipping(
+    rows: Tensor, *, radius: float | None = None, clippings: int = CLIPPINGS
+) -> Tensor:
     """Return k times the centre after ``clippings`` steps ``v <- v + mean clip(g_n - v)``.
 
     ``clip(z) = z min(1, radius/||z||)`` (Karimireddy, He, Jaggi, *Learning from history for
     Byzantine robust optimization*, 2021). Theirs starts from the last round's aggregate of momenta;
-    a rule here has no memory and starts from the coordinate-wise median. A radius of 0 stands for
-    the median distance of the rows to that start.
+    a rule here has no memory and starts from the coordinate-wise median. Without a radius it is the
+    median distance of the rows to that start; with 0 the rows stay there.
 
     >>> centred_clipping(torch.tensor([[0.0], [2.0], [4.0]]), radius=10.0)
     tensor([6.])
     """
     centre = _middle(rows)
-    reach = length(rows - centre).median() if radius == 0 else rows.new_tensor(radius)
+    reach = length(rows - centre).median() if radius is None else rows.new_tensor(radius)
     for _ in range(clippings):
         away = rows - centre
         norms = length(away)

@@ -22,6 +22,8 @@ class StepSizes:
     """Step sizes ``eta_t = max(first * decay^(t-1) / sqrt(1 + (t-1)/slowing), floor)``, t >= 1.
 
     >>> sizes = StepSizes(first=0.02, decay=0.99, floor=0.005)
+    The floor is a limit on the decay, so ``floor <= first``.
+
     >>> sizes.at(1), round(sizes.at(2), 6), sizes.at(1000)
     (0.02, 0.0198, 0.005)
     """
@@ -30,6 +32,11 @@ class StepSizes:
     decay: float = 1.0
     floor: float = 0.0
     slowing: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse a floor that would raise the first step."""
+        if self.floor > self.first:
+            raise ValueError(f"floor = {self.floor}: expected at most {self.first}, the first step")
 
     def at(self, round: int) -> float:
         """Return eta_t of round t >= 1."""

@@ -47,6 +47,7 @@ class AggregationExtension(Extension):
         return "" if self.slack is None else f"2f{f' + {self.slack}' if self.slack else ''} < n"
 
 
+MIXED = "aggregation-mixing"
 MIXING_SLACK = 0
 """Mixing averages each row with its n - f nearest: 2 f < n."""
 
@@ -56,44 +57,76 @@ def _slack(name: str, mixing: bool) -> int | None:
     return max((slack for slack in slacks if slack is not None), default=None)
 
 
-def most_tolerated(name: str, users: int, *, mixing: bool = False) -> int | None:
-    """Return the largest f of a rule among ``users``, None where it names none.
+def most_tolerated(name: str, rows: int, *, mixing: bool = False) -> int | None:
+    """Return the largest f of a rule among so many rows, None where it names none.
+
+    Below 0 if they are too few for any f.
 
     >>> most_tolerated("trimmed-mean", 11), most_tolerated("krum", 11), most_tolerated("sum", 11)
     (5, 4, None)
     """
     slack = _slack(name, mixing)
-    return None if slack is None else (users - slack - 1) // 2
+    return None if slack is None else (rows - slack - 1) // 2
+
+
+def names_f(settings: RunSettings) -> bool:
+    """Return whether f means anything to the run's aggregation: one of one's own may ask for it."""
+    own = AGGREGATIONS.row(settings.aggregation) is AGGREGATIONS.own
+    return own or _slack(settings.aggregation, settings.aggregation_mixing) is not None
+
+
+def lowered(settings: RunSettings, rows: int) -> list[str]:
+    """Return what a rule had to lower because no more than ``rows`` reports counted in a round."""
+    name, f = settings.aggregation, settings.tolerance()
+    most = most_tolerated(name, rows, mixing=settings.aggregation_mixing)
+    found = []
+    if most is not None and f > most:
+        found.append(f"{LOWERED}f-{max(0, most)}")
+    if "krum-selected" in AGGREGATIONS.row(name).reads and settings.krum_selected > rows:
+        found.append(f"{LOWERED}krum-selected-{rows}")
+    return found
+
+
+LOWERED = "lowered-"
+"""How the notices of a round begin that say to what a rule lowered its f, or another number."""
 
 
 def admits_tolerance(settings: RunSettings) -> Refusal | None:
-    """Refuse an f that is more than the rule can withstand among so many users."""
-    name, mixing = settings.aggregation, settings.aggregation_mixing
-    slack, users, f = _slack(name, mixing), settings.users, settings.tolerance()
-    if slack is None:
+    """Refuse an f that is more than the rule can withstand among those asked in a round."""
+    asked, f = settings.sample_size(), settings.tolerance()
+    most = most_tolerated(settings.aggregation, asked, mixing=settings.aggregation_mixing)
+    if most is None or f <= most:
         return None
-    most = (users - slack - 1) // 2
-    # An f of 0 is not offered, so that too few users cannot be mended by another f.
-    if most < 1:
-        needed = slack + 3
-        return Refusal(
-            "users", f"at least {needed}, for an aggregation that withstands one of them"
-        )
-    if f > most:
-        return Refusal(
-            "aggregation-tolerance",
-            f"1 to {most}, for {users} users and this aggregation; 0 stands for {f}",
-        )
-    return None
+    if most < 0 or (most < 1 and settings.aggregation_tolerance == ""):
+        slack = _slack(settings.aggregation, settings.aggregation_mixing) or 0
+        return _more_users(settings, 2 * f + slack + 1, f"an aggregation that withstands {f}")
+    allowed = f"0 to {most}" if most else "0"
+    right = f"{allowed}, for {_those(settings)} and this aggregation"
+    stands = f"; empty stands for {f}" if settings.aggregation_tolerance == "" else ""
+    return Refusal("aggregation-tolerance", right + stands)
 
 
 def admits_selection(settings: RunSettings) -> Refusal | None:
     """Refuse more rows than there are without f."""
-    users, f = settings.users, settings.tolerance()
-    if settings.krum_selected > users - f:
-        right = f"at most {users - f}, for {users} users of whom {f} are strategic"
+    left, f = settings.sample_size() - settings.tolerance(), settings.tolerance()
+    if settings.krum_selected > left > 0:
+        right = f"at most {left}, for {_those(settings)}, of whom {f} may be strategic"
         return Refusal("krum-selected", right)
     return admits_tolerance(settings)
+
+
+def _those(settings: RunSettings) -> str:
+    users, asked = settings.users, settings.sample_size()
+    return f"{users} users" if asked == users else f"the {asked} of {users} users asked in a round"
+
+
+def _more_users(settings: RunSettings, needed: int, what: str) -> Refusal:
+    """Return that more users must be there, or be asked."""
+    if needed > settings.users:
+        return Refusal("users", f"at least {needed}, for {what} of them")
+    share = f"{needed / settings.users:.6g}"
+    right = f"at least {share}, so that {needed} of {settings.users} users are asked in a round"
+    return Refusal("participation", f"{right}, for {what} of them")
 
 
 AGGREGATIONS: Table[AggregationExtension] = Table(

@@ -71,5 +71,5 @@ class AttackSetup(Protocol):
         ...
 
     def strength(self, own: float) -> float:
-        """Return ``attack-strength``, or the attack's own where that is 0."""
+        """Return ``attack-strength``, or the attack's own where that is empty."""
         ...

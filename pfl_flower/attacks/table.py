@@ -74,6 +74,7 @@ ATTACKS: Table[AttackExtension] = Table(
             source="the paper, Equations 5 and 6",
             rest="limit",
             told_by="estimator",
+            reads=("estimator", "coalition"),
             admits=admits_inference,
         ),
         "model": AttackExtension(
@@ -82,6 +83,7 @@ ATTACKS: Table[AttackExtension] = Table(
             source="the paper, Section 2.2",
             rest="model",
             told_by="attack-model",
+            reads=("attack-model",),
             admits=admits_exact_responses,
         ),
         "data": AttackExtension(
@@ -91,7 +93,7 @@ ATTACKS: Table[AttackExtension] = Table(
             gives="data",
             rest="data",
             told_by="poisoning",
-            reads=("initialization",),
+            reads=("attack-model", "initialization"),
             admits=admits_sums,
         ),
         "label-flip": AttackExtension(
@@ -119,25 +121,28 @@ ATTACKS: Table[AttackExtension] = Table(
             factory=f"{UNTARGETED}:little_is_enough",
             text="mean - z deviation of surrogates' reports, z = attack-strength (theirs)",
             source="Baruch et al. 2019",
-            reads=("attack-strength",),
+            reads=("attack-strength", "attack-draws"),
             admits=admits_rest,
         ),
         "inner-product": AttackExtension(
             factory=f"{UNTARGETED}:inner_product",
             text="minus their mean, times attack-strength (twice what turns the sum around)",
             source="Xie et al. 2020",
-            reads=("attack-strength",),
+            reads=("attack-strength", "attack-draws"),
             admits=admits_rest,
         ),
         "min-max": AttackExtension(
             factory=f"{UNTARGETED}:min_max",
             text="mean - gamma deviation, the largest gamma that is no outlier among them",
             source="Shejwalkar and Houmansadr 2021",
+            reads=("attack-draws",),
             admits=admits_rest,
         ),
     },
     own=AttackExtension(
-        text="a class as package.module:Name", reads=("attack-strength",), admits=admits_rest
+        text="a class as package.module:Name",
+        reads=("attack-strength", "attack-draws", "attack-model", "estimator", "coalition"),
+        admits=admits_rest,
     ),
     passed=("setup",),
 )

@@ -14,6 +14,8 @@ from pfl_flower.support.run_settings import RunSettings
 CATALOGUE = "pfl_flower.data.catalogue"
 OWN = "pfl_flower.data.own"
 PARTITION = "pfl_flower.data.partitions"
+FILES = ("data-dir",)
+EMBEDDED = ("data-dir", "embedding-weights")
 
 
 class RegressionOptions(Options):
@@ -75,7 +77,7 @@ def _own(
     place: str, text: str, *, keys: tuple[str, ...] = TABLE_KEYS, **more: Any
 ) -> DataExtension:
     return DataExtension(
-        factory=f"{OWN}.{place}", text=text, loss="", reads=keys, admits=admits_owners, **more
+        factory=f"{OWN}.{place}", text=text, loss="", reads=(*keys, *FILES), admits=admits_owners, **more
     )
 
 
@@ -91,31 +93,37 @@ DATASETS: Table[DataExtension] = Table(
             factory=f"{CATALOGUE}:mnist",
             text="60,000 handwritten digits of 28 x 28",
             source="LeCun et al. 1998",
+            reads=FILES,
         ),
         "fashion-mnist": DataExtension(
             factory=f"{CATALOGUE}:fashion_mnist",
             text="60,000 pieces of clothing of 28 x 28",
             source="Xiao et al. 2017",
+            reads=FILES,
         ),
         "cifar10": DataExtension(
             factory="pfl_flower.data.embeddings:pixels",
             text="50,000 colour images of 32 x 32, their pixels",
             source="Krizhevsky 2009",
+            reads=FILES,
         ),
         "cifar10-embeddings": DataExtension(
             factory="pfl_flower.data.embeddings:embedded",
             text="the same, as the last layer but one of embedding-weights sees them",
             source="Appendix J",
             embedded=True,
+            reads=EMBEDDED,
         ),
         "imagefolder:PATH": DataExtension(
             factory="pfl_flower.data.embeddings:pixels",
             text="images in folders by class, a folder or a tar; PATH may be relative to data-dir",
+            reads=FILES,
         ),
         "imagefolder-embeddings:PATH": DataExtension(
             factory="pfl_flower.data.embeddings:embedded",
             text="the same, as the last layer but one of embedding-weights sees them",
             embedded=True,
+            reads=EMBEDDED,
         ),
         "csv:PATH": _own(
             "tables:csv",
@@ -147,6 +155,7 @@ DATASETS: Table[DataExtension] = Table(
             options=RegressionOptions,
             loss="least-squares",
             synthetic=True,
+            reads=("features",),
         ),
         "synthetic-logistic": DataExtension(
             factory=f"{CATALOGUE}:synthetic_logistic",
@@ -155,9 +164,14 @@ DATASETS: Table[DataExtension] = Table(
             options=LogisticOptions,
             loss="logistic",
             synthetic=True,
+            reads=("features",),
         ),
     },
-    own=DataExtension(text="a class or function as package.module:Name", loss="", reads=TABLE_KEYS),
+    own=DataExtension(
+        text="a class or function as package.module:Name",
+        loss="",
+        reads=(*TABLE_KEYS, "features", *EMBEDDED),
+    ),
     passed=("spec",),
 )
 """From a ``DataSpec`` to a ``Source``."""

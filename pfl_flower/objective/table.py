@@ -21,15 +21,17 @@ REGULARIZERS: Table[Extension] = Table(
         "l2": Extension(
             factory="pfl_flower.objective.regularizers:L2",
             text="lam ||z||: gradients in the ball of radius lam",
+            reads=("gradient-rtol",),
             source="the paper",
         ),
         "smooth-l2": Extension(
             factory="pfl_flower.objective.regularizers:SmoothL2",
             text="lam sqrt(1 + ||z||^2): gradients in the ball of radius lam",
+            reads=("gradient-rtol",),
             source="the paper",
         ),
     },
-    own=Extension(text="a class as package.module:Name"),
+    own=Extension(text="a class as package.module:Name", reads=("gradient-rtol",)),
     keyed={"lam": "lam"},
 )
 """R(rho, theta), with z = rho - theta."""

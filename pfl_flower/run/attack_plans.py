@@ -26,6 +26,7 @@ from pfl_flower.run.results import LIMIT_FILE
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.newton import DENSE_LIMIT
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.files import VERSION
 from pfl_flower.support.folders import own_path
 from pfl_flower.support.memo import remembered
 from pfl_flower.support.seeding import generator
@@ -156,11 +157,17 @@ def _limit_of_run(problem: Problem) -> tuple[Tensor, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as kept:
             rho, gradient = (torch.from_numpy(kept[key]) for key in ("rho", "gradient"))
+            version = int(kept["version"]) if "version" in kept else 1
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ConfigError(
             f"attack-model = {named}: expected exact, or the folder of a CGA run with a "
             f"{LIMIT_FILE} ({type(error).__name__})"
         ) from None
+    if version != VERSION:
+        raise ConfigError(
+            f"attack-model = {named}: expected a {LIMIT_FILE} of version {VERSION}, and it is of "
+            f"version {version}: run that CGA run again"
+        )
     if rho.shape != (problem.model.dim,) or gradient.shape != rho.shape:
         raise ConfigError(
             f"attack-model = {named}: expected a run of {problem.model.dim} parameters, "

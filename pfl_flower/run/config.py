@@ -5,19 +5,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Self, cast
 
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import ValidationError, ValidationInfo, field_validator, model_validator
 
 from pfl_flower.run.key_rules import refusals
 from pfl_flower.run.keys import kebab
 from pfl_flower.run.memory import check_memory
-from pfl_flower.run.settings import Settings
+from pfl_flower.run.settings import SHIFTS, SIZES, USERS, Settings
 from pfl_flower.run.tables import TABLES, chosen
-from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.errors import ConfigError, KeyFault
 from pfl_flower.support.folders import own_path
 from pfl_flower.support.plugins import given
 
+LISTS = {"points_per_user": SIZES, "strategic_users": USERS, "target_shift": SHIFTS}
+EITHER = {
+    "test-share": "auto, or a number from 0 to less than 1",
+    "server-lr": "auto or a positive number",
+    "local-lr-floor": "a number of at least 0, or empty",
+    "aggregation-tolerance": "a whole number of at least 0, or empty",
+    "clipping-radius": "a number of at least 0, or empty",
+    "attack-strength": "a number, or empty",
+}
+"""What is right for keys that take a number or a word."""
 POINTS = tuple(table.point for table in TABLES)
 OPTIONS = tuple(f"{point}_options" for point in POINTS)
 
@@ -25,11 +36,15 @@ OPTIONS = tuple(f"{point}_options" for point in POINTS)
 class RunConfig(Settings):
     """One run of personalised federated learning, as Flower's run config carries it."""
 
-    @field_validator("points_per_user", "strategic_users", "target_shift", mode="before")
+    @field_validator(*LISTS, mode="before")
     @classmethod
-    def _number_as_text(cls, value: object) -> object:
+    def _number_as_text(cls, value: object, about: ValidationInfo) -> object:
         """Accept a bare number, which is how Flower's command line reads ``strategic-users=3``."""
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if not isinstance(value, str):
+            raise ValueError(f"expected {LISTS[str(about.field_name)]}")
+        return value
 
     @field_validator("server_lr", "test_share", mode="before")
     @classmethod
@@ -71,7 +86,7 @@ class RunConfig(Settings):
         for table in TABLES:
             table.check(*chosen(self, table))
         for key, right in refusals(self):
-            raise ValueError(f"{key} = {self.flat()[key]}: expected {right}")
+            raise KeyFault(key, self.flat()[key], right)
         return self
 
 
@@ -83,23 +98,44 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     ConfigError
         One line for the first fault: an unknown key, an ill-typed value, an impossible combination.
     """
+    twice = [key for key in values if key != kebab(key) and kebab(key) in values]
+    if twice:
+        raise ConfigError(f"{kebab(twice[0])}: expected one value, and {twice[0]} is given as well")
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_one_line(error, values)) from None
+        raise ConfigError(_one_line(error, {kebab(k): v for k, v in values.items()})) from None
+
+
+def unknown_key(key: str, value: object) -> str:
+    """Return that there is no such key, and which ones there are, or which one may be meant."""
+    known = sorted(kebab(name) for name in RunConfig.model_fields)
+    near = get_close_matches(key, known, n=1)
+    meant = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+    return f"{key} = {value!r}: unknown key; {meant}"
 
 
 def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """Return the first fault, the value as it was given and not as it was read."""
     first = error.errors()[0]
     if not first["loc"]:
-        return str(first["ctx"]["error"])
+        fault = first["ctx"]["error"]
+        known = isinstance(fault, KeyFault) and fault.key in values
+        return fault.told(_told(values[fault.key])) if known else str(fault)
     key = kebab(str(first["loc"][0]))
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(kebab(name) for name in RunConfig.model_fields))
-        return f"{key} = {values.get(key)!r}: unknown key; the keys are {known}"
-    if key == "test-share":
-        return f"{key} = {values.get(key)!r}: expected auto, or a number from 0 to less than 1"
-    if key == "server-lr":
-        return f"{key} = {values.get(key)!r}: expected auto or a positive number"
+        return unknown_key(key, values.get(key))
+    shown = f"{key} = {values.get(key)!r}"
+    if key in EITHER:
+        return f"{shown}: expected {EITHER[key]}"
+    if first["type"] == "string_type":
+        return f"{shown}: expected text"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key} = {values.get(key)!r}: expected {message.removeprefix('expected ')}"
+    return f"{shown}: expected {message.removeprefix('expected ')}"
+
+
+def _told(value: object) -> object:
+    """Return a value as a line shows it: a member that a script gave by its name."""
+    if callable(value):
+        return given(value)
+    return json.dumps(value) if isinstance(value, Mapping) else value

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pfl_flower.attacks.poisoning.table import EVERY_LOSS, POISONINGS
+from pfl_flower.attacks.poisoning.table import (
+    CLASSIFIERS,
+    EVERY_LOSS,
+    POISONINGS,
+    method_for,
+)
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.tables import TABLES, chosen
+from pfl_flower.run.unread import changed, default, fabricates, unread
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.extensions import Refusal, Table
+from pfl_flower.support.extensions import Refusal
 
 
 class Rule(NamedTuple):
@@ -26,15 +32,17 @@ def refusals(config: Settings) -> Iterator[Refusal]:
 
     The members that the keys name must admit the run; the rules of this module are about none.
     """
-    yield from _broken(_solver_rules(config))
+    yield from _broken([*_solver_rules(config), *_step_rules(config), *_sample_rules(config)])
     for table in TABLES:
         if table is POISONINGS and not poisons(config):
             continue
         found = table.refusal(chosen(config, table)[0], config)
         if found is not None:
             yield found
-        yield from _unread(config, table)
-    yield from _broken([*_data_rules(config), *_poison_rules(config)])
+    yield from unread(config)
+    yield from _broken([*_data_rules(config), *_attack_rules(config)])
+    if fabricates(config):
+        yield from _broken(_poison_rules(config))
 
 
 def _broken(rules: Iterable[Rule]) -> Iterator[Refusal]:
@@ -63,17 +71,6 @@ def check_loss(config: Settings, loss: str) -> None:
         raise ConfigError(f"poisoning = {config.poisoning}: expected {right}")
 
 
-def _unread(config: Settings, table: Table[Any]) -> Iterator[Refusal]:
-    """Yield the keys that were set, though they mean nothing to the chosen member."""
-    read = table.row(chosen(config, table)[0]).reads
-    for key in dict.fromkeys(key for row in table.values() for key in row.reads):
-        name = key.replace("-", "_")
-        default = Settings.model_fields[name].default
-        if key not in read and getattr(config, name) != default:
-            readers = ", ".join(table.readers(key))
-            yield Refusal(key, f"{default}, unless {table.point} = {readers}")
-
-
 def _solver_rules(config: Settings) -> list[Rule]:
     exact = config.local_solver == "exact"
     adam = config.server_optimizer == "adam"
@@ -83,6 +80,36 @@ def _solver_rules(config: Settings) -> list[Rule]:
         Rule("local-steps", exact and config.local_steps > 1, "1, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
         Rule("server-lr", adam and config.server_lr == "auto", "a number, under Adam"),
+    ]
+
+
+def _step_rules(config: Settings) -> list[Rule]:
+    floor, numeric = config.local_lr_floor, config.server_lr != "auto"
+    first = config.server_lr * config.server_lr_factor if config.server_lr != "auto" else 0.0
+    return [
+        Rule(
+            "local-lr-floor",
+            floor != "" and floor > config.local_lr,
+            f"at most local-lr, which is {config.local_lr:g}: it is a limit on the decay",
+        ),
+        Rule(
+            "server-lr-floor",
+            numeric and config.server_lr_floor > first,
+            f"at most server-lr times server-lr-factor, which is {first:g}: it is a limit on the "
+            "decay",
+        ),
+    ]
+
+
+def _sample_rules(config: Settings) -> list[Rule]:
+    users, asked = config.users, config.sample_size()
+    return [
+        Rule("participation", asked < 1, f"at least {1 / users:.6g}, so that a user is asked"),
+        Rule(
+            "participation",
+            config.participation < 1 and asked == users,
+            f"1, or at most {(users - 1) / users:.6g}: this asks all {users} users",
+        ),
     ]
 
 
@@ -102,8 +129,40 @@ def _data_rules(config: Settings) -> list[Rule]:
     ]
 
 
-def _poison_rules(config: Settings) -> list[Rule]:
+def _attack_rules(config: Settings) -> list[Rule]:
+    strategic = len(config.strategic())
     return [
+        Rule(
+            "coalition",
+            0 < strategic < config.coalition,
+            f"at most {strategic}, the number of strategic users; 0 stands for all of them",
+        ),
+    ]
+
+
+def _poison_rules(config: Settings) -> list[Rule]:
+    method = method_for(config.poisoning, config.loss)
+    images = config.poisoning_queries == "images"
+    return [
+        Rule(
+            "poisoning-queries",
+            method == "matching" and changed(config, "poisoning-queries") and not images,
+            "gaussian or images, for matching, which designs its queries",
+        ),
+        Rule(
+            "poisoning-noise",
+            method == "sampling"
+            and changed(config, "poisoning-noise")
+            and config.loss in CLASSIFIERS,
+            f"{default('poisoning-noise')}, for the labels of a classifier, which are drawn",
+        ),
+        Rule(
+            "poisoning-draws",
+            method == "indifference"
+            and changed(config, "poisoning-draws")
+            and config.poisoning_labels == "soft",
+            f"{default('poisoning-draws')}, unless poisoning-labels = drawn",
+        ),
         Rule(
             "poisoning-queries",
             config.poisoning_queries == "images" and config.synthetic,

@@ -19,6 +19,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Empty = Literal[""]
+"""Where 0 is a value like any other, nothing stands for the default."""
 
 
 def kebab(name: str) -> str:
@@ -136,7 +139,9 @@ class Keys(BaseModel):
     )
 
     participation: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="fraction of the users asked in a round, drawn anew each round"
+        1.0,
+        description="fraction of the users asked in a round, to a whole number of them, drawn "
+        "anew each round",
     )
     participation_rescale: bool = Field(
         False, description="multiply the sum of a sample's reports by N / users asked"
@@ -178,7 +183,11 @@ class Keys(BaseModel):
     local_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         0.99, description="factor on the local learning rate each round"
     )
-    local_lr_floor: NonNegative = Field(0.005, description="least local learning rate")
+    local_lr_floor: Empty | NonNegative = Field(
+        "",
+        description="what the decay stops at, at most local-lr; empty: 0.005, or local-lr where "
+        "that is less",
+    )
     batch_size: Annotated[int, Field(ge=0)] = Field(
         0, description="points of a local step, drawn anew with replacement; 0: all"
     )
@@ -194,25 +203,27 @@ class Keys(BaseModel):
     server_lr_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="factor on a numeric server-lr each round"
     )
-    server_lr_floor: NonNegative = Field(0.0, description="least numeric server-lr")
+    server_lr_floor: NonNegative = Field(
+        0.0, description="what the decay stops at, at most server-lr times its factor"
+    )
     aggregation: str = Field("sum", description=AGGREGATIONS.described)
     aggregation_options: str = options_of(AGGREGATIONS)
     aggregation_mixing: bool = Field(
         False, description="mix each report with its nearest neighbours before the aggregation"
     )
-    aggregation_tolerance: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="f, the number of strategic users that an aggregation withstands; "
-        "0: as many as the run has, at least 1",
+    aggregation_tolerance: Empty | Annotated[int, Field(ge=0)] = Field(
+        "",
+        description="f, the number of strategic users that an aggregation withstands among those "
+        "asked in a round; empty: as many as the run has, at least 1",
     )
     krum_selected: Annotated[int, Field(ge=0)] = Field(
         0,
         description=f"reports averaged by {read_by(AGGREGATIONS, 'krum-selected')}; 0: all but f",
     )
-    clipping_radius: NonNegative = Field(
-        0.0,
-        description=f"radius of {read_by(AGGREGATIONS, 'clipping-radius')}; 0: the median distance "
-        "to the middle report",
+    clipping_radius: Empty | NonNegative = Field(
+        "",
+        description=f"radius of {read_by(AGGREGATIONS, 'clipping-radius')}; empty: the median "
+        "distance to the middle report",
     )
     gradient_rtol: NonNegative = Field(
         1e-6, description="tolerance of GRAD(rho), relative to its radius"
@@ -222,18 +233,23 @@ class Keys(BaseModel):
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
     attack: str = Field("cga", description=ATTACKS.described)
     attack_options: str = options_of(ATTACKS)
-    attack_strength: NonNegative = Field(
-        0.0,
-        description=f"factor of {read_by(ATTACKS, 'attack-strength')}; 0: the attack's own",
+    attack_strength: Empty | Number = Field(
+        "",
+        description=f"factor of {read_by(ATTACKS, 'attack-strength')}, of either sign; empty: the "
+        "attack's own",
     )
     attack_draws: Annotated[int, Field(ge=2)] = Field(
-        5, description="datasets that an untargeted attacker draws to guess the honest reports"
+        5,
+        description=f"datasets that {read_by(ATTACKS, 'attack-draws')} draw to guess the honest "
+        "reports",
     )
     estimator: Literal["inferred", "oracle"] = Field(
         "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"
     )
     coalition: Annotated[int, Field(ge=0)] = Field(
-        0, description="strategic users who share CGA's correction; 0: all of strategic-users"
+        0,
+        description="strategic users who share CGA's correction, at most all; 0: all of "
+        "strategic-users",
     )
     target: Literal["auto", "relabel", "negate"] = Field(
         "auto",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pfl_flower.support.left_out import LeftOut
 
+LOWERED = re.compile(r"lowered-(.+)-(\d+)")
 REJECTED, NOTICES = "rejection_reasons", "notices"
 """The columns of ``rounds.csv`` that say ``kind:count;kind:count``."""
 WORDS = {
@@ -44,7 +46,11 @@ def left_out_of_rounds(text: str) -> list[LeftOut]:
 
 
 def _words(column: str, kind: str) -> str:
-    return f"reports, rejected as {kind}" if column == REJECTED else WORDS.get(kind, kind)
+    if column == REJECTED:
+        return f"reports, rejected as {kind}"
+    if found := LOWERED.fullmatch(kind):
+        return f"rounds with too few reports for the aggregation, {found[1]} lowered to {found[2]}"
+    return WORDS.get(kind, kind)
 
 
 def _when(rounds: list[str]) -> str:

@@ -61,8 +61,18 @@ def as_keys(values: Mapping[str, object]) -> dict[str, Any]:
 
     >>> as_keys({"points_per_user": [600, 10], "data_dir": Path("/data")})
     {'points-per-user': '600,10', 'data-dir': '/data'}
+
+    Raises
+    ------
+    ConfigError
+        If a key is given twice, in both spellings.
     """
-    return {kebab(key): _plain(value) for key, value in values.items()}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if kebab(key) in found:
+            raise ConfigError(f"{kebab(key)}: expected one value, and {key} gives another")
+        found[kebab(key)] = _plain(value)
+    return found
 
 
 def _plain(value: Any) -> Any:

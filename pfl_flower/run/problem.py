@@ -264,6 +264,7 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
     check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
     device = choose_device(config.device)
     model = build_model(config, source, device)
+    _check_shifts(config, model.outputs)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
     return Problem(
@@ -275,3 +276,13 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
         dtype=getattr(torch, config.dtype),
         device=device,
     )
+
+
+def _check_shifts(config: RunConfig, outputs: int) -> None:
+    """Refuse a shift that moves a class to itself, or past the last one where another has it."""
+    most = max(outputs, 2) - 1
+    if max(config.shifts()) > most:
+        right = (
+            f"1 to {most}, for {outputs} classes" if outputs > 1 else "1, for labels of one score"
+        )
+        raise ConfigError(f"target-shift = {config.target_shift}: expected {right}")

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pfl_flower.run.checks import Check
-from pfl_flower.support.files import replace_file, replacing
+from pfl_flower.support.files import VERSION, replace_file, replacing
 from pfl_flower.support.hardware import hardware
 from pfl_flower.support.versions import commit, versions
 
@@ -96,8 +96,9 @@ def summarise(
 
 def write_limit(path: Path, rho: Tensor, gradient: Tensor) -> None:
     """Keep where a gradient attack held rho and the gradient ``(d,)`` that did."""
+    kept = rho.double().cpu().numpy(), gradient.double().cpu().numpy()
     with replacing(path) as file:
-        np.savez(file, rho=rho.double().cpu().numpy(), gradient=gradient.double().cpu().numpy())
+        np.savez(file, version=VERSION, rho=kept[0], gradient=kept[1])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

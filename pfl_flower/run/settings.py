@@ -11,11 +11,19 @@ from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.presets import settings_of
+from pfl_flower.support.errors import KeyFault
 from pfl_flower.support.folders import own_path
 
 PATHS = ("output-dir", "state-dir", "data-dir", "embedding-weights", "resume", "attack-model")
 RESULTS = "~/pfl-flower"
 """Where results go when nothing else is said."""
+NUMBERS = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
+SIZES, SHIFTS = "sizes such as 60000,10", "shifts such as 1,2"
+LONGEST_ID = 18
+"""Digits of an id: more are no user's, and Python refuses to read thousands."""
+USERS = "ids such as 3,7-9, all, or none"
+LOCAL_LR_FLOOR = 0.005
+"""What the decay of ``local-lr`` stops at where nothing is said."""
 
 DRAWN = "500"
 """Points of a user that draws, unless the run says otherwise."""
@@ -32,13 +40,21 @@ def _user_ids(listed: str, users: int) -> frozenset[int]:
     if text == "all":
         return frozenset(range(users))
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise ValueError(f"strategic-users = {text}: expected ids such as 3,7-9, all, or none")
+        raise KeyFault("strategic-users", listed, USERS)
     chosen: set[int] = set()
     for part in text.split(","):
         first, _, last = part.partition("-")
-        if int(last or first) >= users:
-            raise ValueError(f"strategic-users = {text}: expected ids 0 to {users - 1}")
-        chosen.update(range(int(first), int(last or first) + 1))
+        # Before anything is counted: a range may be as long as a memory.
+        if any(len(end) > LONGEST_ID or int(end) >= users for end in (first, last or first)):
+            raise KeyFault("strategic-users", listed, f"ids 0 to {users - 1}")
+        if int(last or first) < int(first):
+            raise KeyFault("strategic-users", listed, f"{last}-{first} for {part}, ascending")
+        members = range(int(first), int(last or first) + 1)
+        if twice := chosen.intersection(members):
+            raise KeyFault(
+                "strategic-users", listed, f"each id once, and {min(twice)} is there twice"
+            )
+        chosen.update(members)
     return frozenset(chosen)
 
 
@@ -78,8 +94,11 @@ class Settings(Keys):
         text = self.points_per_user
         if not text:
             return () if PARTITIONS.row(self.partition).reads else _sizes(DRAWN, self.users)
-        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-            raise ValueError(f"points-per-user = {text}: expected sizes such as 60000,10")
+        if not NUMBERS.fullmatch(text):
+            raise KeyFault("points-per-user", text, SIZES)
+        if text.count(",") >= self.users:
+            right = f"at most {self.users} sizes, one a user"
+            raise KeyFault("points-per-user", text, f"{right}; the last is repeated")
         return _sizes(text, self.users)
 
     def tested_share(self) -> float:
@@ -87,8 +106,8 @@ class Settings(Keys):
         return OWN_TESTS if self.test_share == "auto" else self.test_share
 
     def sample_size(self) -> int:
-        """Return the number of users asked in a round, at least one."""
-        return max(1, round(self.participation * self.users))
+        """Return the number of users asked in a round."""
+        return round(self.participation * self.users)
 
     def sample_scale(self) -> float:
         """Return what the sum of a round's reports is multiplied by."""
@@ -100,11 +119,13 @@ class Settings(Keys):
 
     def shifts(self) -> tuple[int, ...]:
         """Return what each strategic user's target adds to a class, in the order of their ids."""
-        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", self.target_shift):
-            raise ValueError(f"target-shift = {self.target_shift}: expected shifts such as 1,2")
-        given = [int(shift) for shift in self.target_shift.split(",")]
-        count = max(1, len(self.strategic()))
-        return tuple(given[:count] + given[-1:] * (count - len(given)))
+        text, count = self.target_shift, max(1, len(self.strategic()))
+        if not NUMBERS.fullmatch(text):
+            raise KeyFault("target-shift", text, SHIFTS)
+        if text.count(",") >= count:
+            right = f"at most {count}, one for each strategic user"
+            raise KeyFault("target-shift", text, f"{right}; the last is repeated")
+        return _sizes(text, count)
 
     def shift(self, user: int) -> int:
         """Return the shift of a strategic user's target; the first for one the run knows not."""
@@ -118,7 +139,14 @@ class Settings(Keys):
 
     def tolerance(self) -> int:
         """Return f, the number of strategic users that the aggregation is meant to withstand."""
-        return self.aggregation_tolerance or max(1, len(self.strategic()))
+        given = self.aggregation_tolerance
+        return max(1, len(self.strategic())) if given == "" else given
+
+    def local_floor(self) -> float:
+        """Return what the decay of the local learning rate stops at."""
+        if self.local_lr_floor == "":
+            return min(LOCAL_LR_FLOOR, self.local_lr)
+        return self.local_lr_floor
 
     def folder(self) -> Path:
         """Return the absolute folder of the run's results.
@@ -151,5 +179,5 @@ class Settings(Keys):
 
 @lru_cache(maxsize=8)
 def _sizes(text: str, users: int) -> tuple[int, ...]:
-    given = [int(size) for size in text.split(",")][:users]
+    given = [int(size) for size in text.split(",")]
     return tuple(given + given[-1:] * (users - len(given)))

@@ -21,6 +21,4 @@ def server_step_sizes(config: RunConfig, regularizer: Regularizer) -> StepSizes:
 
 def local_step_sizes(config: RunConfig) -> StepSizes:
     """Return the step sizes of a round's local steps, ``local-lr`` and so on."""
-    return StepSizes(
-        first=config.local_lr, decay=config.local_lr_decay, floor=config.local_lr_floor
-    )
+    return StepSizes(first=config.local_lr, decay=config.local_lr_decay, floor=config.local_floor())

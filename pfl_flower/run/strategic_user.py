@@ -89,8 +89,9 @@ class StrategicUser:
         return self.settings.coalition or self.strategic
 
     def strength(self, own: float) -> float:
-        """Return ``attack-strength``, or the attack's own where that is 0."""
-        return self.settings.attack_strength or own
+        """Return ``attack-strength``, or the attack's own where that is empty."""
+        given = self.settings.attack_strength
+        return own if given == "" else given
 
 
 def make_attack(problem: Problem, user: int) -> Attack[Any]:

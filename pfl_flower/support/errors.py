@@ -19,6 +19,33 @@ class ConfigError(_OneLine, ValueError):
     """A configuration that cannot be run: one line with the key, the value and what is right."""
 
 
+class KeyFault(ValueError):
+    """A value that is wrong, told apart so that it can be shown as it was written.
+
+    Attributes
+    ----------
+    key, value, right
+        The key, what it comes to, and what would be right.
+    """
+
+    def __init__(self, key: str, value: object, right: str) -> None:
+        super().__init__(f"{key} = {spelled(value)}: expected {right}")
+        self.key, self.value, self.right = key, value, right
+
+    def told(self, written: object) -> str:
+        """Return the message with the value as it was written."""
+        return f"{self.key} = {spelled(written)}: expected {self.right}"
+
+
+def spelled(value: object) -> str:
+    """Return a value as a message shows it: nothing as two quotes.
+
+    >>> spelled(3), spelled("")
+    ('3', '""')
+    """
+    return str(value) or '""'
+
+
 class DataError(_OneLine, ValueError):
     """The data cannot be had, or cannot serve the run: one line that says why."""
 

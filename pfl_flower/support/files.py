@@ -24,8 +24,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-VERSION = 1
-"""Of the files' content; raise it when an old reader would misread a new file."""
+VERSION = 2
+"""Of the files' content; raise it when an old reader would misread a new file, or a new one an old
+file: 1 was pfl-flower 0.1's, whose keys had other defaults."""
 MAGIC = "pfl-flower"
 FACTS = "facts"
 LONGEST_LINE = 200
@@ -119,7 +120,10 @@ def read_sealed(path: Path, kind: str) -> Sealed:
     if len(words) != 4 or words[:2] != [MAGIC, kind]:
         raise SealError(f"it is not a {kind} of {MAGIC}")
     if words[2] != str(VERSION):
-        raise SealError(f"it is of version {words[2]}, and this {MAGIC} reads version {VERSION}")
+        raise SealError(
+            f"it is of version {words[2]}, and this {MAGIC} reads version {VERSION}; go on with "
+            f"the {MAGIC} that wrote it, or start afresh"
+        )
     if words[3] != hashlib.sha256(content).hexdigest():
         raise SealError("it is damaged: its content does not match its checksum")
     try:

@@ -175,8 +175,17 @@ class RunSettings(Protocol):
         ...
 
     @property
-    def clipping_radius(self) -> float:
-        """Radius of centred-clipping; 0: its own."""
+    def clipping_radius(self) -> Literal[""] | float:
+        """Radius of centred-clipping; empty: its own."""
+        ...
+
+    @property
+    def aggregation_tolerance(self) -> Literal[""] | int:
+        """What f is to be; empty: as many as the run has."""
+        ...
+
+    def sample_size(self) -> int:
+        """Return the number of users asked in a round."""
         ...
 
     @property

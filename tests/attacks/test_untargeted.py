@@ -122,7 +122,7 @@ def test_the_least_noticed_deviation(users: int) -> None:
 @pytest.mark.parametrize("attack", [*OWN, *DRAWN])
 def test_surrogates_are_the_honest_code_on_data_of_ones_own(attack: str, solver: str) -> None:
     """Known to the attacker: rho, eta, and what honest users with its datasets would report."""
-    changes = {"attack": attack, "local_solver": solver, "attack_strength": 0.0}
+    changes = {"attack": attack, "local_solver": solver, "attack_strength": ""}
     problem = build_problem(configure(**changes))
     client = StrategicClient(problem, (4,), RecordDict())
     datasets = (4,) if attack in OWN else (5, 6, 7, 8, 9)
@@ -229,6 +229,6 @@ def test_label_flipping_moves_rho_towards_its_target() -> None:
 @pytest.mark.parametrize("attack", ["cga", "model", "data", "label-flip", "min-max"])
 def test_a_strength_is_refused_where_it_means_nothing(attack: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"attack-strength = 2\.0: expected 0\.0, unless attack = sign-flip"
+        ConfigError, match=r"attack-strength = 2\.0: expected empty, unless attack = sign-flip"
     ):
         parse_config({"attack": attack, "attack-strength": 2.0})

@@ -26,7 +26,7 @@ BAD = [
     ({"dataset": "cifar"}, "dataset = cifar: expected digits, mnist"),
     ({"dataset": "imagefolder:"}, "dataset = imagefolder:: expected digits, mnist"),
     (
-        {"dataset": "cifar10-embeddings", "poisoning-box": True},
+        {"dataset": "cifar10-embeddings", "attack": "data", "poisoning-box": True},
         "poisoning-box = True: expected false, for embeddings",
     ),
     ({"server-lr": "fast"}, "server-lr = 'fast': expected auto or a positive number"),
@@ -61,7 +61,7 @@ BAD = [
     ({"initialization": "attack-model"}, "initialization = attack-model: expected global"),
     ({"poisoning-weight": 0.0}, "poisoning-weight = 0.0: expected greater than 0"),
     (
-        {"poisoning-box": True, "poisoning-queries": "images"},
+        {"attack": "data", "poisoning-box": True, "poisoning-queries": "images"},
         "poisoning-box = True: expected false, for given images",
     ),
     (
@@ -70,21 +70,24 @@ BAD = [
     ),
     (
         {"aggregation": "krum", "aggregation-tolerance": 5},
-        "aggregation-tolerance = 5: expected 1 to 4, for 11 users",
+        "aggregation-tolerance = 5: expected 0 to 4, for 11 users",
     ),
     (
         {"aggregation": "multi-krum", "strategic-users": "6-10"},
-        "aggregation-tolerance = 0: expected 1 to 4, for 11 users and this aggregation; 0 stands",
+        'aggregation-tolerance = "": expected 0 to 4, for 11 users and this aggregation; empty',
     ),
     (
         {"aggregation": "trimmed-mean", "aggregation-tolerance": 6},
-        "aggregation-tolerance = 6: expected 1 to 5, for 11 users",
+        "aggregation-tolerance = 6: expected 0 to 5, for 11 users",
     ),
     (
         {"aggregation-mixing": True, "aggregation-tolerance": 6},
-        "aggregation-tolerance = 6: expected 1 to 5, for 11 users",
+        "aggregation-tolerance = 6: expected 0 to 5, for 11 users",
     ),
-    ({"aggregation-tolerance": -1}, "aggregation-tolerance = -1: expected greater than or equal"),
+    (
+        {"aggregation-tolerance": -1},
+        "aggregation-tolerance = -1: expected a whole number of at least 0, or empty",
+    ),
     (
         {"aggregation": "krum", "users": 4, "strategic-users": "3"},
         "users = 4: expected at least 5, for an aggregation",
@@ -96,9 +99,12 @@ BAD = [
     ({"krum-selected": 3}, "krum-selected = 3: expected 0, unless aggregation = multi-krum"),
     (
         {"aggregation": "multi-krum", "krum-selected": 11},
-        "krum-selected = 11: expected at most 10, for 11 users of whom 1 are",
+        "krum-selected = 11: expected at most 10, for 11 users, of whom 1 may be",
     ),
-    ({"clipping-radius": 1.0}, "clipping-radius = 1.0: expected 0.0, unless aggregation = centred"),
+    (
+        {"clipping-radius": 1.0},
+        "clipping-radius = 1.0: expected empty, unless aggregation = centred",
+    ),
     (
         {"hidden": 16, "model": "my.own:Model", "local-solver": "adam"},
         "hidden = 16: expected 784, unless model = two-layer",

@@ -13,6 +13,9 @@ from pfl_flower.support.run_settings import RunSettings
 
 EVERY_LOSS = ("least-squares", "logistic", "softmax")
 CLASSIFIERS = ("logistic", "softmax")
+QUERIES = ("poisoning-points", "poisoning-queries", "poisoning-noise")
+LABELS = ("poisoning-labels", "poisoning-draws", "poisoning-weight")
+DESIGNS = ("poisoning-queries", "poisoning-box", "poisoning-integer")
 
 
 class IndifferenceOptions(Options):
@@ -60,6 +63,7 @@ def _row(
     losses: tuple[str, ...] = EVERY_LOSS,
     linear: bool = True,
     options: type[Options] = Options,
+    reads: tuple[str, ...] = (),
 ) -> PoisoningExtension:
     return PoisoningExtension(
         factory=f"pfl_flower.attacks.poisoning.{place}",
@@ -67,15 +71,28 @@ def _row(
         source=source,
         options=options,
         losses=losses,
+        reads=reads,
         admits=partial(_admits, losses, linear),
     )
+
+
+def method_for(name: str, loss: str) -> str:
+    """Return the method of a name: ``auto`` is the exact and cheapest one for a loss.
+
+    >>> method_for("auto", "least-squares"), method_for("auto", "softmax")
+    ('single-point', 'matching')
+    """
+    return name if name != "auto" else "single-point" if loss == "least-squares" else "matching"
 
 
 POISONINGS: Table[PoisoningExtension] = Table(
     "poisoning",
     {
         "auto": _row(
-            "by_loss:by_loss", "single-point for regression, matching for classifiers", ""
+            "by_loss:by_loss",
+            "single-point for regression, matching for classifiers",
+            "",
+            reads=DESIGNS,
         ),
         "single-point": _row(
             "single_point:by_single_point", "one point", "Theorem 5", losses=("least-squares",)
@@ -85,6 +102,7 @@ POISONINGS: Table[PoisoningExtension] = Table(
             "random queries, answered by theta_spade",
             "Theorems 2 and 3",
             linear=False,
+            reads=QUERIES,
         ),
         "indifference": _row(
             "indifference:by_indifference",
@@ -92,6 +110,7 @@ POISONINGS: Table[PoisoningExtension] = Table(
             "Appendix I",
             losses=CLASSIFIERS,
             options=IndifferenceOptions,
+            reads=(*QUERIES, *LABELS, "poisoning-box"),
         ),
         "matching": _row(
             "matching:by_matching",
@@ -99,6 +118,7 @@ POISONINGS: Table[PoisoningExtension] = Table(
             "not in the paper",
             losses=CLASSIFIERS,
             options=MatchingOptions,
+            reads=DESIGNS,
         ),
         "repeated": _row(
             "repeated:by_repetition",
@@ -107,7 +127,10 @@ POISONINGS: Table[PoisoningExtension] = Table(
             losses=("logistic",),
         ),
     },
-    own=PoisoningExtension(text="a function as package.module:name"),
+    own=PoisoningExtension(
+        text="a function as package.module:name",
+        reads=(*QUERIES, *LABELS, "poisoning-box", "poisoning-integer"),
+    ),
     passed=("aim", "recipe"),
 )
 """From an ``Aim`` and a ``Recipe`` to ``PoisonedData``."""

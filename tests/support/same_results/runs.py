@@ -32,7 +32,8 @@ multi-krum-selected aggregation=multi-krum krum-selected=4
 clipping-radius aggregation=centred-clipping clipping-radius=5.0
 tolerance aggregation=trimmed-mean aggregation-tolerance=3
 strength attack=sign-flip attack-strength=3.0
-label-flip-two attack=label-flip ALLIES attack-draws=3
+label-flip-two attack=label-flip ALLIES
+little-is-enough-draws attack=little-is-enough ALLIES attack-draws=3
 label-flip-step STEP attack=label-flip update-order=simultaneous batch-size=8
 linear-cga LINEAR
 linear-cga-l2 LINEAR regularizer=l2 equilibrium=true
@@ -45,7 +46,7 @@ logistic-model LOGISTIC attack=model equilibrium=true
 logistic-% LOGISTIC attack=data poisoning=% | sampling indifference matching repeated
 logistic-box LOGISTIC attack=data poisoning=matching poisoning-box=true
 logistic-integer LOGISTIC attack=data poisoning=matching poisoning-integer=true
-logistic-drawn LOGISTIC attack=data poisoning=sampling poisoning-draws=3
+logistic-drawn LOGISTIC attack=data poisoning=indifference poisoning-labels=drawn poisoning-draws=3
 two-layer-l2 TWO-LAYER regularizer=l2
 two-layer-sampling TWO-LAYER THEN TWO-LAYER attack=data poisoning=sampling LAST-LIMIT
 batch-adam STEP batch-size=8
@@ -61,7 +62,7 @@ coalition ALLIES coalition=1 server-lr-factor=0.5
 oracle estimator=oracle
 paper STEP ADAM server-lr-decay=0.99 server-lr-floor=0.005 update-order=simultaneous
 sampling POISON poisoning=sampling equilibrium=true
-sampling-images POISON poisoning=sampling poisoning-queries=images poisoning-draws=2
+sampling-images POISON poisoning=sampling poisoning-queries=images
 indifference POISON poisoning=indifference poisoning-noise=0.1 poisoning-weight=3.0
 indifference-drawn POISON poisoning=indifference poisoning-labels=drawn poisoning-queries=uniform \
 poisoning-box=true
