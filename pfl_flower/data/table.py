@@ -77,7 +77,12 @@ def _own(
     place: str, text: str, *, keys: tuple[str, ...] = TABLE_KEYS, **more: Any
 ) -> DataExtension:
     return DataExtension(
-        factory=f"{OWN}.{place}", text=text, loss="", reads=(*keys, *FILES), admits=admits_owners, **more
+        factory=f"{OWN}.{place}",
+        text=text,
+        loss="",
+        reads=(*keys, *FILES),
+        admits=admits_owners,
+        **more,
     )
 
 

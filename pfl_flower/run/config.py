@@ -104,7 +104,7 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_one_line(error, {kebab(k): v for k, v in values.items()})) from None
+        raise ConfigError(_one_line(error, values)) from None
 
 
 def unknown_key(key: str, value: object) -> str:
@@ -118,13 +118,15 @@ def unknown_key(key: str, value: object) -> str:
 def _one_line(error: ValidationError, values: Mapping[str, Any]) -> str:
     """Return the first fault, the value as it was given and not as it was read."""
     first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][0])
+        return unknown_key(key, values[key])
+    values = {kebab(key): value for key, value in values.items()}
     if not first["loc"]:
         fault = first["ctx"]["error"]
         known = isinstance(fault, KeyFault) and fault.key in values
         return fault.told(_told(values[fault.key])) if known else str(fault)
     key = kebab(str(first["loc"][0]))
-    if first["type"] == "extra_forbidden":
-        return unknown_key(key, values.get(key))
     shown = f"{key} = {values.get(key)!r}"
     if key in EITHER:
         return f"{shown}: expected {EITHER[key]}"

@@ -226,7 +226,9 @@ class Keys(BaseModel):
         "distance to the middle report",
     )
     gradient_rtol: NonNegative = Field(
-        1e-6, description="tolerance of GRAD(rho), relative to its radius"
+        1e-6,
+        description="tolerance of GRAD(rho), relative to its radius; what rounding takes is "
+        "allowed besides",
     )
     max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
 

@@ -17,10 +17,10 @@ from pfl_flower.support.folders import own_path
 PATHS = ("output-dir", "state-dir", "data-dir", "embedding-weights", "resume", "attack-model")
 RESULTS = "~/pfl-flower"
 """Where results go when nothing else is said."""
-NUMBERS = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
+LONGEST = 18
+"""Digits of a number in a list: more are nobody's, and Python refuses to read thousands."""
+NUMBERS = re.compile(rf"[1-9]\d{{,{LONGEST - 1}}}(,[1-9]\d{{,{LONGEST - 1}}})*")
 SIZES, SHIFTS = "sizes such as 60000,10", "shifts such as 1,2"
-LONGEST_ID = 18
-"""Digits of an id: more are no user's, and Python refuses to read thousands."""
 USERS = "ids such as 3,7-9, all, or none"
 LOCAL_LR_FLOOR = 0.005
 """What the decay of ``local-lr`` stops at where nothing is said."""
@@ -45,7 +45,7 @@ def _user_ids(listed: str, users: int) -> frozenset[int]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         # Before anything is counted: a range may be as long as a memory.
-        if any(len(end) > LONGEST_ID or int(end) >= users for end in (first, last or first)):
+        if any(len(end) > LONGEST or int(end) >= users for end in (first, last or first)):
             raise KeyFault("strategic-users", listed, f"ids 0 to {users - 1}")
         if int(last or first) < int(first):
             raise KeyFault("strategic-users", listed, f"{last}-{first} for {part}, ascending")

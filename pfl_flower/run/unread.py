@@ -73,11 +73,6 @@ READERS = (
         "unless server-lr is a number",
     ),
     Reader(
-        ("participation-rescale",),
-        lambda config: config.participation < 1,
-        "unless participation is below 1",
-    ),
-    Reader(
         ("aggregation-tolerance",),
         names_f,
         f"unless aggregation = {', '.join(n for n, row in AGGREGATIONS.items() if row.bound)}, or "

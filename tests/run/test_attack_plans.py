@@ -208,7 +208,10 @@ def test_several_users_share_the_work_of_one_target(attack: str, regularizer: st
 
 def test_local_models_start_at_theta_spade_plus_noise() -> None:
     config = configure(
-        attack="data", initialization="attack-model", initialization_noise=0.1, users=5
+        attack="data",
+        initialization="attack-model",
+        initialization_noise=0.1,
+        local_solver="adam",
     )
     problem = build_problem(config)
     poisoned, honest = (
@@ -219,7 +222,9 @@ def test_local_models_start_at_theta_spade_plus_noise() -> None:
     assert 0 < float(noise.abs().max()) < 0.6
     assert 0 < float((honest - problem.initial).abs().max()) < 0.6
     assert not torch.equal(honest[0], honest[1])
-    still = build_problem(configure(attack="data", initialization="attack-model"))
+    still = build_problem(
+        configure(attack="data", initialization="attack-model", local_solver="adam")
+    )
     assert torch.equal(PoisonedClient(still, (4,), None).start()[0], plan(still, 4).attack_model)  # type: ignore[arg-type]
 
 

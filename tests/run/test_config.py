@@ -15,7 +15,22 @@ from pfl_flower.support.errors import ConfigError
 ROOT = Path(__file__).parent.parent.parent
 
 BAD = [
-    ({"foo": 1}, "foo = 1: unknown key"),
+    ({"foo": 1}, "foo = 1: unknown key; the keys are aggregation, "),
+    ({"lambda": 1}, "lambda = 1: unknown key; did you mean lam?"),
+    ({"users_number": 1}, "users_number = 1: unknown key; "),
+    ({"server-learning-rate": 1}, "server-learning-rate = 1: unknown key; did you mean server-"),
+    ({"lam": 1, "nu": -1.0}, "nu = -1.0: expected greater than or equal to 0"),
+    ({"batch-size": 1, "batch_size": 2}, "batch-size: expected one value, and batch_size is giv"),
+    ({"points-per-user": 1e3}, "points-per-user = 1000.0: expected sizes such as 60000,10"),
+    ({"points-per-user": True}, "points-per-user = True: expected sizes such as 60000,10"),
+    ({"strategic-users": 1.5}, "strategic-users = 1.5: expected ids such as 3,7-9, all, or none"),
+    ({"target-shift": 1.5}, "target-shift = 1.5: expected shifts such as 1,2"),
+    ({"dataset": 5}, "dataset = 5: expected text"),
+    ({"attack-strength": "big"}, "attack-strength = 'big': expected a number, or empty"),
+    ({"attack-strength": float("inf")}, "attack-strength = inf: expected a number, or empty"),
+    ({"clipping-radius": -1.0}, "clipping-radius = -1.0: expected a number of at least 0, or em"),
+    ({"local-lr-floor": -1.0}, "local-lr-floor = -1.0: expected a number of at least 0, or empty"),
+    ({"aggregation-tolerance": 1.5}, "aggregation-tolerance = 1.5: expected a whole number of"),
     ({"lam": -1}, "lam = -1: expected greater than 0"),
     ({"lam": "big"}, "lam = 'big': expected a valid number"),
     ({"lam": float("nan")}, "lam = nan: expected"),

@@ -83,7 +83,7 @@ def test_a_rule_gets_what_the_run_says(
     assert torch.equal(plain, expected(rows)) == (len(keys) == 1)
 
 
-BOX: dict[str, Any] = {"poisoning_points": 20, "poisoning_box": True}
+BOX: dict[str, Any] = {"poisoning_box": True}
 POISONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("indifference", {"sweeps": 1}, {"sweeps": 500}),
     ("matching", {"rounds": 1, "gap": 1e-4}, {"gap": 1e-4}),

@@ -68,7 +68,8 @@ def lost(rows: Tensor) -> Tensor:
 
 
 def sweep(over: Mapping[str, Any], **options: Any) -> pfl.Sweep:
-    return pfl.sweep(None, over, **{"progress": False, **SMALL, **options})
+    fixed = {key: value for key, value in SMALL.items() if key not in over}
+    return pfl.sweep(None, over, **{"progress": False, **fixed, **options})
 
 
 def told(folder: Path, over: Mapping[str, Any], **options: Any) -> tuple[pfl.Sweep, str]:
@@ -234,6 +235,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"lamm": [1]}, {}, "lamm = 1: unknown key"),
     ({"lam": [1, 1.0]}, {}, "lam = 1, 1.0: expected different values"),
     ({"lam": []}, {}, "lam: expected at least one value"),
+    ({"lam": [1]}, {"lam": 2}, "lam = 2: expected no key that is swept over"),
     ({"lam": [1]}, {"seeds": ()}, "seeds: expected at least one value"),
     ({"lam": [1]}, {"seeds": (1, 1)}, "seeds = 1, 1: expected different"),
     ({"seed": [1]}, {}, "seed: expected seeds instead"),
@@ -243,7 +245,7 @@ BAD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"attack": ["cga", "no.such:Attack"]}, {}, "attack = no.such:Attack: expected something"),
     (
         {"points-per-user": ["20", "5000"]},
-        {"dataset": "digits"},
+        {"dataset": "digits", "features": 20},
         "points-per-user = 5000: ",
     ),
 ]

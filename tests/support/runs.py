@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from pfl_flower.client_app import app as client_app
+from pfl_flower.data.table import DATASETS
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.broadcasts import pack_rho, unpack_broadcast
@@ -38,7 +39,10 @@ TINY: Mapping[str, Any] = {
 def configure(**changes: Any) -> RunConfig:
     """Return a tiny configuration; keys are spelled with underscores here."""
     spelled = {key.replace("_", "-"): value for key, value in changes.items()}
-    return parse_config({**TINY, **spelled})
+    base = dict(TINY)
+    if DATASETS.row(spelled.get("dataset", TINY["dataset"])) is DATASETS["digits"]:
+        del base["features"]
+    return parse_config({**base, **spelled})
 
 
 def tampering(user: int, tamper: Tamper) -> ClientApp:

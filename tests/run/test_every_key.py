@@ -1,0 +1,420 @@
+"""Every key that is given takes effect, or the run is refused: a row for each key and option.
+
+A new key needs a row: in ``CHANGES``, settings in which it matters and a value that changes what
+comes of them; or in ``SAME``, a value that must not, and why. If it means nothing to some settings,
+it needs a row in ``UNREAD`` as well, and a refusal (``pfl_flower.run.unread``, or ``reads`` in the
+table of what reads it).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import pfl_flower as pfl
+from pfl_flower.attacks.setup import AttackSetup
+from pfl_flower.attacks.untargeted import SignFlip
+from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.synthetic import Synthetic
+from pfl_flower.objective.models import TwoLayer
+from pfl_flower.objective.regularizers import L2, SquaredL2
+from pfl_flower.run.config import parse_config
+from pfl_flower.run.keys import Keys, kebab
+from pfl_flower.run.tables import TABLES
+
+Settings = Mapping[str, Any]
+
+BASE: Settings = {
+    "dataset": "synthetic-logistic",
+    "users": 4,
+    "points_per_user": "20",
+    "strategic_users": "3",
+    "nu": 0.1,
+    "rounds": 3,
+    "evaluate_every": 0,
+}
+
+
+def own_data(spec: DataSpec) -> Synthetic:
+    """Data that differ with where they are, and with the network that sees them."""
+    return Synthetic("logistic", 3, len(spec.data_dir) + len(spec.weights))
+
+
+def own_model(inputs: int, outputs: int, *, width: int = 3) -> TwoLayer:
+    return TwoLayer(inputs, outputs, hidden=width)
+
+
+def own_regularizer(*, lam: float, factor: float = 1.0) -> SquaredL2:
+    return SquaredL2(lam=factor * lam)
+
+
+class Loose(L2):
+    """Lets an attacker report a little more than the server takes for plausible."""
+
+    def project(self, gradient: Tensor) -> Tensor:
+        return 1.01 * super().project(gradient)
+
+
+def own_attack(setup: AttackSetup, *, gain: float = 1.0) -> SignFlip:
+    return SignFlip(datasets=setup.own, strength=gain)
+
+
+def own(name: str) -> str:
+    return f"{__name__}:{name}"
+
+
+STEP: Settings = {"local_solver": "sgd"}
+FIVE: Settings = {"users": 5, "strategic_users": "4"}
+DIGITS: Settings = {"dataset": "digits"}
+NET: Settings = {**DIGITS, "local_solver": "adam", "strategic_users": "none"}
+NARROW: Settings = {**NET, "model": "two-layer", "hidden": 4}
+OWN_DATA: Settings = {"dataset": own("own_data"), "strategic_users": "none"}
+ADAM: Settings = {"server_lr": 0.1, "estimator": "oracle"}
+FALLING: Settings = {"server_lr": 0.01, "server_lr_decay": 0.5}
+DATA: Settings = {"attack": "data"}
+ASKING: Settings = {**DATA, "poisoning": "indifference", "poisoning_points": 50}
+DRAWN: Settings = {**ASKING, "poisoning_labels": "drawn"}
+ALLIES: Settings = {"strategic_users": "2,3"}
+OF_A_RUN = "the folder of a CGA run"
+
+CHANGES: Mapping[str, tuple[Settings, Any]] = {
+    "seed": ({}, 2),
+    "rounds": ({}, 4),
+    "dtype": (STEP, "float32"),
+    "save_trajectory": ({}, True),
+    "dataset": ({}, "synthetic-linear"),
+    "dataset_options": ({}, '{"spread": 2.0}'),
+    "data_dir": (OWN_DATA, "there"),
+    "embedding_weights": (OWN_DATA, "there"),
+    "features": ({}, 5),
+    "label_noise": ({}, 0.5),
+    "users": ({}, 5),
+    "points_per_user": ({}, "20,30"),
+    "participation": ({}, 0.5),
+    "participation_rescale": ({"participation": 0.5}, True),
+    "model": ({**NET, "hidden": 784}, "two-layer"),
+    "model_options": ({**NET, "model": own("own_model")}, '{"width": 2}'),
+    "hidden": (NARROW, 5),
+    "reduction": ({}, "mean"),
+    "nu": ({}, 0.2),
+    "regularizer": ({}, "l2"),
+    "regularizer_options": ({"regularizer": own("own_regularizer")}, '{"factor": 2.0}'),
+    "lam": ({}, 2.0),
+    "local_solver": ({}, "sgd"),
+    "solver_tolerance": ({}, 10.0),
+    "solver_iterations": ({}, 1),
+    "local_lr": (STEP, 0.001),
+    "local_lr_decay": (STEP, 0.5),
+    "local_lr_floor": ({**STEP, "local_lr_decay": 0.1}, 0.01),
+    "batch_size": (STEP, 4),
+    "local_steps": (STEP, 2),
+    "update_order": (STEP, "simultaneous"),
+    "server_optimizer": (ADAM, "adam"),
+    "server_lr": ({}, 0.01),
+    "server_lr_factor": ({}, 0.5),
+    "server_lr_decay": ({"server_lr": 0.01}, 0.5),
+    "server_lr_floor": (FALLING, 0.01),
+    "aggregation": ({}, "median"),
+    "aggregation_options": ({"aggregation": "geometric-median"}, '{"steps": 1}'),
+    "aggregation_mixing": ({}, True),
+    "aggregation_tolerance": ({**FIVE, "aggregation": "trimmed-mean"}, 2),
+    "krum_selected": ({**FIVE, "aggregation": "multi-krum"}, 1),
+    "clipping_radius": ({"aggregation": "centred-clipping"}, 0.01),
+    "gradient_rtol": ({"regularizer": own("Loose")}, 0.1),
+    "max_gradient_norm": ({}, 1e-3),
+    "strategic_users": ({}, "2"),
+    "attack": ({}, "sign-flip"),
+    "attack_options": ({"attack": own("own_attack")}, '{"gain": 2.0}'),
+    "attack_strength": ({"attack": "sign-flip"}, 3.0),
+    "attack_draws": ({"attack": "min-max"}, 3),
+    "estimator": ({}, "oracle"),
+    "coalition": (ALLIES, 1),
+    "target": (DIGITS, "negate"),
+    "target_shift": (DIGITS, "2"),
+    "attack_model": ({"attack": "model"}, OF_A_RUN),
+    "poisoning": (DATA, "sampling"),
+    "poisoning_options": ({**ASKING, "poisoning_box": True}, '{"sweeps": 1}'),
+    "poisoning_points": (ASKING, 40),
+    "poisoning_queries": (ASKING, "uniform"),
+    "poisoning_noise": (ASKING, 0.1),
+    "poisoning_labels": (ASKING, "drawn"),
+    "poisoning_draws": (DRAWN, 2),
+    "poisoning_weight": (ASKING, 2.0),
+    "poisoning_box": (ASKING, True),
+    "poisoning_integer": ({**DATA, "poisoning": "matching"}, True),
+    "initialization": ({**STEP, **DATA}, "attack-model"),
+    "initialization_noise": (STEP, 0.5),
+    "evaluate_every": ({}, 1),
+    "honest_distance": (DIGITS, True),
+    "equilibrium": ({}, True),
+}
+"""For each key settings, and a value that changes what comes of them, or is refused there."""
+
+CHUNKS: Settings = {**STEP, "batch_size": 4}
+SAME: Mapping[str, tuple[Settings, Any, str]] = {
+    "name": ({}, "another", "a folder's name"),
+    "output_dir": ({}, "/nowhere", "a folder, of which nothing is written here"),
+    "device": ({}, "cpu", "where it computes; without a card auto is cpu"),
+    "checkpoint_every": ({}, 1, "what is kept moves nothing"),
+    "resume": ({"checkpoint_every": 1}, "auto", "no checkpoint yet, so that it starts afresh"),
+    "state_dir": ({"checkpoint_every": 1}, "memory", "where memory is kept"),
+    "chunk_users": (CHUNKS, 2, "users draw the same data and batches whenever they do"),
+    "min_nodes": ({}, 2, "the nodes that are there anyway"),
+    "node_timeout": ({}, 5.0, "nobody is waited for"),
+    "reply_timeout": ({}, 5.0, "nobody is waited for"),
+}
+"""For each key a value that must not change what comes of the settings, and why not."""
+
+OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
+    ("dataset", "synthetic-linear", "spread"): ({}, '{"spread": 2.0}'),
+    ("dataset", "synthetic-linear", "noise"): ({}, '{"noise": 2.0}'),
+    ("dataset", "synthetic-logistic", "spread"): ({}, '{"spread": 2.0}'),
+    ("aggregation", "geometric-median", "smoothing"): ({}, '{"smoothing": 2.0}'),
+    ("aggregation", "geometric-median", "steps"): ({}, '{"steps": 1}'),
+    ("aggregation", "centred-clipping", "clippings"): ({}, '{"clippings": 1}'),
+    ("poisoning", "indifference", "sweeps"): ({**ASKING, "poisoning_box": True}, '{"sweeps": 1}'),
+    ("poisoning", "matching", "rounds"): ({**DATA, "poisoning_box": True}, '{"rounds": 1}'),
+    ("poisoning", "matching", "gap"): ({**DATA, "poisoning_box": True}, '{"gap": 0.9}'),
+}
+"""For each member's option settings, and a value that changes what comes of them."""
+
+
+def test_every_key_and_option_has_a_row() -> None:
+    said = "give it a row in CHANGES or in SAME, see the head of this file"
+    rows, keys = [*CHANGES, *SAME], set(Keys.model_fields)
+    assert keys - set(rows) == set(), said
+    assert set(rows) - keys == set(), "no such key any more"
+    assert len(rows) == len(set(rows)), "a key either changes what comes of a run or does not"
+    options = {
+        (table.point, name, option)
+        for table in TABLES
+        for name, row in table.items()
+        for option in row.options.model_fields
+    }
+    assert options == set(OPTIONS), said.replace("CHANGES or in SAME", "OPTIONS")
+
+
+@cache
+def _came_of(settings: frozenset[tuple[str, Any]]) -> tuple[Any, ...]:
+    result = pfl.run(**dict(settings))
+    rows = list(csv.DictReader(io.StringIO(result.text)))
+    for row in rows:
+        del row["seconds"]
+    metrics = {key: value for key, value in result.metrics.items() if "seconds" not in key}
+    return rows, result.rho.tolist(), result.trajectory is None, metrics
+
+
+def came_of(settings: Settings) -> tuple[Any, ...]:
+    """Return what a run measured and where it ended, and its refusal if it was refused."""
+    try:
+        return _came_of(frozenset({**BASE, **settings}.items()))
+    except pfl.ConfigError as error:
+        return (str(error),)
+
+
+@pytest.fixture(scope="module")
+def run_of_cga(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("cga") / "run"
+    pfl.run(**BASE, output=folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_key_changes_what_comes_of_a_run_or_is_refused(key: str, run_of_cga: str) -> None:
+    settings, value = CHANGES[key]
+    value = run_of_cga if value == OF_A_RUN else value
+    before = settings if key != "model" else {k: v for k, v in settings.items() if k != "hidden"}
+    first, second = came_of(before), came_of({**before, key: value})
+    assert len(first) > 1, first[0]
+    if len(second) == 1:
+        assert key in REFUSED and second[0].startswith(f"{kebab(key)} = {value}: expected ")
+    else:
+        assert first != second, f"{key} = {value} was not heeded"
+
+
+REFUSED = {"target"}
+"""Keys that have one right value in each setting, so that every other is refused."""
+
+
+@pytest.mark.parametrize(("point", "member", "option"), OPTIONS)
+def test_an_option_changes_what_comes_of_a_run(point: str, member: str, option: str) -> None:
+    settings, value = OPTIONS[point, member, option]
+    chosen = {**settings, point: member}
+    first, second = came_of(chosen), came_of({**chosen, f"{point}_options": value})
+    assert len(first) > 1 and len(second) > 1, (first[0], second[0])
+    assert first != second
+
+
+@pytest.mark.parametrize("key", SAME)
+def test_a_key_that_must_not_change_what_comes_of_a_run(key: str, tmp_path: Path) -> None:
+    settings, value, _ = SAME[key]
+    value = str(tmp_path / value) if key == "state_dir" else value
+    kept = key == "checkpoint_every" or "checkpoint_every" in settings
+    ended = [
+        came_of({**settings, **more, **({"output": tmp_path / str(number)} if kept else {})})
+        for number, more in enumerate([{}, {key: value}])
+    ]
+    assert len(ended[0]) > 1, ended[0]
+    assert ended[0] == ended[1]
+
+
+NOT_READ: list[tuple[Settings, str]] = [
+    ({"dataset": "digits", "features": 5}, "features = 5: expected 20, unless dataset = synth"),
+    ({"data_dir": "/x"}, "data-dir = /x: expected empty, unless dataset = mnist, fashion-mnist, c"),
+    (
+        {"dataset": "mnist", "embedding_weights": "w"},
+        "embedding-weights = w: expected empty, unless dataset = cifar10-embeddings, imagefolder-e",
+    ),
+    ({"hidden": 5}, "hidden = 5: expected 784, unless model = two-layer"),
+    ({"local_lr": 0.1}, "local-lr = 0.1: expected 0.02, unless local-solver = adam, sgd"),
+    ({"local_lr_decay": 0.5}, "local-lr-decay = 0.5: expected 0.99, unless local-solver = adam"),
+    ({"local_lr_floor": 0.0}, "local-lr-floor = 0.0: expected empty, unless local-solver = adam"),
+    ({"local_steps": 2}, "local-steps = 2: expected 1, for exact solves"),
+    ({"batch_size": 2}, "batch-size = 2: expected 0, for exact solves"),
+    ({**STEP, "solver_tolerance": 1.0}, "solver-tolerance = 1.0: expected 1e-10, unless local-so"),
+    ({**STEP, "solver_iterations": 9}, "solver-iterations = 9: expected 100, unless local-solver"),
+    ({"initialization_noise": 0.1}, "initialization-noise = 0.1: expected 0.0, unless local-solve"),
+    (
+        {**DATA, "initialization": "attack-model"},
+        "initialization = attack-model: expected global, unless local-solver = adam, sgd: an exact",
+    ),
+    ({"server_lr_decay": 0.9}, "server-lr-decay = 0.9: expected 1.0, unless server-lr is a number"),
+    ({"server_lr_floor": 0.9}, "server-lr-floor = 0.9: expected 0.0, unless server-lr is a number"),
+    (
+        {"aggregation_tolerance": 0},
+        "aggregation-tolerance = 0: expected empty, unless aggregation = trimmed-mean, krum, multi",
+    ),
+    ({"krum_selected": 2}, "krum-selected = 2: expected 0, unless aggregation = multi-krum"),
+    ({"clipping_radius": 0.0}, "clipping-radius = 0.0: expected empty, unless aggregation = centr"),
+    ({"gradient_rtol": 0.1}, "gradient-rtol = 0.1: expected 1e-06, unless regularizer = l2, smoo"),
+    ({"state_dir": "/x"}, "state-dir = /x: expected empty, unless checkpoint-every or resume"),
+    ({"attack_model": "/x"}, "attack-model = /x: expected exact, unless attack = model, data"),
+    ({"attack_draws": 9}, "attack-draws = 9: expected 5, unless attack = little-is-enough, inner"),
+    ({"attack_strength": 0.0}, "attack-strength = 0.0: expected empty, unless attack = sign-flip"),
+    ({**DATA, "coalition": 1}, "coalition = 1: expected 0, unless attack = cga"),
+    (
+        {"attack": "sign-flip", "estimator": "oracle"},
+        "estimator = oracle: expected inferred, unless attack = cga",
+    ),
+    ({**STEP, "initialization": "attack-model"}, "initialization = attack-model: expected global,"),
+    ({"poisoning": "sampling"}, "poisoning = sampling: expected auto, unless attack = data"),
+    ({"poisoning_points": 9}, "poisoning-points = 9: expected 2000, unless attack = data"),
+    (
+        {"poisoning_queries": "uniform"},
+        "poisoning-queries = uniform: expected gaussian, unless att",
+    ),
+    ({"poisoning_noise": 0.0}, "poisoning-noise = 0.0: expected 0.01, unless attack = data"),
+    (
+        {"poisoning_labels": "drawn"},
+        "poisoning-labels = drawn: expected soft, unless attack = data",
+    ),
+    ({"poisoning_draws": 2}, "poisoning-draws = 2: expected 1, unless attack = data"),
+    ({"poisoning_weight": 2.0}, "poisoning-weight = 2.0: expected 1.0, unless attack = data"),
+    ({"poisoning_box": True}, "poisoning-box = True: expected false, unless attack = data"),
+    ({"poisoning_integer": True}, "poisoning-integer = True: expected false, unless attack = data"),
+    (
+        {**DATA, "poisoning_points": 9},
+        "poisoning-points = 9: expected 2000, unless poisoning = sampling, indifference, and auto",
+    ),
+    (
+        {**DATA, "dataset": "synthetic-linear", "poisoning_box": True},
+        "poisoning-box = True: expected false, unless poisoning = auto, indifference, matching, ",
+    ),
+    (
+        {**DATA, "poisoning": "sampling", "poisoning_box": True},
+        "poisoning-box = True: expected false, unless poisoning = auto, indifference, matching",
+    ),
+    (
+        {**DATA, "poisoning_queries": "uniform"},
+        "poisoning-queries = uniform: expected gaussian or images, for matching",
+    ),
+    (
+        {**DATA, "poisoning": "sampling", "poisoning_noise": 0.5},
+        "poisoning-noise = 0.5: expected 0.01, for the labels of a classifier",
+    ),
+    (
+        {**ASKING, "poisoning_draws": 2},
+        "poisoning-draws = 2: expected 1, unless poisoning-labels =",
+    ),
+    ({"honest_distance": True}, "honest-distance = True: expected false, without images"),
+]
+"""Keys that mean nothing to the rest of the settings."""
+
+WRONG: list[tuple[Settings, str]] = [
+    ({**STEP, "local_lr": 0.001, "local_lr_floor": 0.005}, "local-lr-floor = 0.005: expected at m"),
+    (
+        {"server_lr": 0.1, "server_lr_floor": 0.2},
+        "server-lr-floor = 0.2: expected at most server-l",
+    ),
+    (
+        {"server_lr": 0.1, "server_lr_factor": 0.1, "server_lr_floor": 0.05},
+        "server-lr-floor = 0.05: expected at most server-lr times server-lr-factor, which is 0.01",
+    ),
+    ({"strategic_users": "3-2"}, "strategic-users = 3-2: expected 2-3 for 3-2"),
+    ({"strategic_users": "3,3"}, "strategic-users = 3,3: expected each id once, and 3 is there tw"),
+    ({"strategic_users": "3,1-3"}, "strategic-users = 3,1-3: expected each id once"),
+    ({"strategic_users": "2-4"}, "strategic-users = 2-4: expected ids 0 to 3"),
+    ({"strategic_users": "1-1000000000000"}, "strategic-users = 1-1000000000000: expected ids 0"),
+    ({"strategic_users": "9" * 5000}, f"strategic-users = {'9' * 60}"),
+    ({"points_per_user": "1,2,3,4,5"}, "points-per-user = 1,2,3,4,5: expected at most 4 sizes"),
+    ({"points_per_user": "9" * 5000}, f"points-per-user = {'9' * 60}"),
+    ({"target_shift": "1,1"}, "target-shift = 1,1: expected at most 1, one for each strategic"),
+    ({**DIGITS, "target_shift": "10"}, "target-shift = 10: expected 1 to 9, for 10 classes"),
+    ({**DIGITS, "target_shift": "11"}, "target-shift = 11: expected 1 to 9, for 10 classes"),
+    (
+        {"dataset": own("own_data"), "target_shift": "2"},
+        "target-shift = 2: expected 1, for labels of one score",
+    ),
+    ({"coalition": 2}, "coalition = 2: expected at most 1, the number of strategic users"),
+    ({"participation": 0.1}, "participation = 0.1: expected at least 0.25, so that a user is ask"),
+    ({"participation": 0.9}, "participation = 0.9: expected 1, or at most 0.75: this asks all 4"),
+]
+"""Values that cannot be had as they stand."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), NOT_READ + WRONG, ids=[said[:60] for _, said in NOT_READ + WRONG]
+)
+def test_what_cannot_take_effect_is_refused(settings: Settings, said: str) -> None:
+    with pytest.raises(pfl.ConfigError) as refused:
+        pfl.run(**{**BASE, **settings})
+    assert str(refused.value).startswith(said)
+
+
+SIGNS = {-1.0: "reports its own", 0.0: "reports nothing"}
+
+
+@pytest.mark.parametrize("strength", SIGNS)
+def test_a_strength_of_either_sign_and_none_are_numbers_like_others(strength: float) -> None:
+    settings = {"attack": "sign-flip", "rounds": 1}
+    ended = came_of({**settings, "attack_strength": strength})
+    reported = float(ended[0][-1]["strategic_gradient_norm"])
+    usual = float(came_of(settings)[0][-1]["strategic_gradient_norm"])
+    assert reported == abs(strength) * usual
+    assert ended != came_of(settings)
+
+
+def test_a_small_local_lr_is_not_raised_by_the_default_floor() -> None:
+    """It was: 0.001 and 1e-9 gave the trajectory of 0.005."""
+    rhos = [came_of({**STEP, "local_lr": lr})[1] for lr in (0.005, 0.001, 1e-9)]
+    assert rhos[0] != rhos[1] != rhos[2]
+    spelled = came_of({**STEP, "local_lr": 0.02, "local_lr_floor": 0.005})
+    assert spelled == came_of(STEP)
+
+
+def test_nobody_strategic_needs_no_key_of_an_attack() -> None:
+    """A preset's are what the attacker would have done; what is given besides is refused."""
+    quiet = {"rounds": 1, "points_per_user": 20, "strategic_users": "none", "equilibrium": False}
+    assert pfl.run("digits-squared-l2-model", **quiet).passed
+    with pytest.raises(pfl.ConfigError, match=r"^attack = model: expected no key of an attack, fo"):
+        pfl.run("digits-squared-l2", **quiet, attack="model")
+    with pytest.raises(pfl.ConfigError, match=r"^coalition = 1: expected no key of an attack"):
+        pfl.sweep("digits-squared-l2-honest", {"lam": [1]}, coalition=1, progress=False)
+    assert parse_config({"strategic-users": "none", "attack": "model"}).attack == "model"
