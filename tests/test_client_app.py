@@ -59,11 +59,16 @@ LIGHT: dict[str, dict[str, Any]] = {
     "noise": {"attack": "gaussian"},
     "surrogates": {"attack": "min-max"},
     "other labels": {"attack": "label-flip"},
-    "images": {"dataset": "imagefolder:{tree}", "local-solver": "sgd", "server-lr": 0.1},
+    "images": {
+        "dataset": "imagefolder:{tree}",
+        "features": 20,
+        "local-solver": "sgd",
+        "server-lr": 0.1,
+    },
 }
 NEEDS: dict[str, dict[str, Any]] = {
     "data for theta_spade": {"attack": "data"},
-    "digits": {"dataset": "digits", "local-solver": "sgd", "server-lr": 0.1},
+    "digits": {"dataset": "digits", "features": 20, "local-solver": "sgd", "server-lr": 0.1},
 }
 """What does need one of them, so that the test can be seen to look."""
 

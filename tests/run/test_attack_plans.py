@@ -133,15 +133,26 @@ def test_a_model_attack_begins_where_a_cga_run_ended(tmp_path: Path) -> None:
     assert second["equilibrium_distance_to_target"]["values"][0] < 1e-6
 
 
-@pytest.mark.parametrize("content", [None, "text", "other"])
+LIMITS = {
+    None: "expected exact, or the folder of a CGA run with a limit.npz (FileNotFoundError)",
+    "text": "expected exact, or the folder of a CGA run with a limit.npz (",
+    "other": "expected a run of 6 parameters, and it has 3",
+    "of 0.1": "expected a limit.npz of version 2, and it is of version 1: run that CGA run again",
+}
+
+
+@pytest.mark.parametrize("content", LIMITS)
 def test_a_folder_without_a_limit_is_one_line(content: str | None, tmp_path: Path) -> None:
     if content == "text":
         (tmp_path / "limit.npz").write_text("not an archive")
     if content == "other":
-        np.savez(tmp_path / "limit.npz", rho=np.zeros(3), gradient=np.zeros(3))
+        np.savez(tmp_path / "limit.npz", version=2, rho=np.zeros(3), gradient=np.zeros(3))
+    if content == "of 0.1":
+        np.savez(tmp_path / "limit.npz", rho=np.zeros(6), gradient=np.zeros(6))
     problem = build_problem(configure(attack="model", attack_model=str(tmp_path)))
-    with pytest.raises(ConfigError, match=r"^attack-model = .*: expected") as caught:
+    with pytest.raises(ConfigError) as caught:
         plan(problem, 4)
+    assert f"attack-model = {tmp_path}: {LIMITS[content]}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -15,12 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from torch import Tensor
 
 import pfl_flower as pfl
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.attacks.untargeted import SignFlip
+from pfl_flower.data.partitions import Pool
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.models import TwoLayer
@@ -66,6 +69,10 @@ def own_attack(setup: AttackSetup, *, gain: float = 1.0) -> SignFlip:
     return SignFlip(datasets=setup.own, strength=gain)
 
 
+def own_partition(pool: Pool, *, first: int = 0) -> list[NDArray[np.int64]]:
+    return [np.arange(first + user, len(pool), pool.users) for user in range(pool.users)]
+
+
 def own(name: str) -> str:
     return f"{__name__}:{name}"
 
@@ -73,6 +80,7 @@ def own(name: str) -> str:
 STEP: Settings = {"local_solver": "sgd"}
 FIVE: Settings = {"users": 5, "strategic_users": "4"}
 DIGITS: Settings = {"dataset": "digits"}
+DIRICHLET: Settings = {**DIGITS, "partition": "dirichlet"}
 NET: Settings = {**DIGITS, "local_solver": "adam", "strategic_users": "none"}
 NARROW: Settings = {**NET, "model": "two-layer", "hidden": 4}
 OWN_DATA: Settings = {"dataset": own("own_data"), "strategic_users": "none"}
@@ -97,6 +105,14 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "label_noise": ({}, 0.5),
     "users": ({}, 5),
     "points_per_user": ({}, "20,30"),
+    "partition": (DIGITS, "classes"),
+    "partition_options": ({**DIGITS, "partition": own("own_partition")}, '{"first": 5}'),
+    "partition_alpha": (DIRICHLET, 50.0),
+    "partition_min_points": ({**DIRICHLET, "partition_alpha": 0.3}, 300),
+    "partition_classes": ({**DIGITS, "partition": "classes"}, 3),
+    "partition_shards": ({**DIGITS, "partition": "shards"}, 3),
+    "partition_similarity": ({**DIGITS, "partition": "similarity"}, 0.1),
+    "test_share": ({**DIGITS, "partition": "similarity", "evaluate_every": 1}, 0.5),
     "participation": ({}, 0.5),
     "participation_rescale": ({"participation": 0.5}, True),
     "model": ({**NET, "hidden": 784}, "two-layer"),
@@ -272,6 +288,12 @@ NOT_READ: list[tuple[Settings, str]] = [
         {"dataset": "mnist", "embedding_weights": "w"},
         "embedding-weights = w: expected empty, unless dataset = cifar10-embeddings, imagefolder-e",
     ),
+    ({"partition_alpha": 1.0}, "partition-alpha = 1.0: expected 0.5, unless partition = dirichlet"),
+    (
+        {**DIRICHLET, "partition_classes": 3},
+        "partition-classes = 3: expected 2, unless partition = classes",
+    ),
+    ({"test_share": 0.5}, "test-share = 0.5: expected auto, unless partition = dirichlet, classes"),
     ({"hidden": 5}, "hidden = 5: expected 784, unless model = two-layer"),
     ({"local_lr": 0.1}, "local-lr = 0.1: expected 0.02, unless local-solver = adam, sgd"),
     ({"local_lr_decay": 0.5}, "local-lr-decay = 0.5: expected 0.99, unless local-solver = adam"),

@@ -240,7 +240,12 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a pickle": (lambda good: pickle.dumps(Bomb()), "it is not a checkpoint"),
     "torch's": (_torch_file, "it is not a checkpoint"),
     "a client's memory": (lambda good: _sealed(_body(good), "memory"), "it is not a checkpoint"),
-    "of another version": (lambda good: _sealed(_body(good), version=2), "it is of version 2"),
+    "of another version": (lambda good: _sealed(_body(good), version=3), "it is of version 3"),
+    "of 0.1": (
+        lambda good: _sealed(_body(good), version=1),
+        "it is of version 1, and this pfl-flower reads version 2; go on with the pfl-flower that "
+        "wrote it, or start afresh",
+    ),
     "cut": (lambda good: good[:-1], "it is damaged"),
     "half": (lambda good: good[: len(good) // 2], "it is damaged"),
     "longer": (lambda good: good + b"\0", "it is damaged"),
