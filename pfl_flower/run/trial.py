@@ -9,6 +9,8 @@ looked at when they are read, ``pfl_flower.data.consistency``.)
 
 from __future__ import annotations
 
+import inspect
+
 from pfl_flower.aggregation.combination import configured_rule
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.objective.table import MODELS
@@ -20,6 +22,7 @@ from pfl_flower.run.trial_attack import try_attack
 from pfl_flower.run.trial_poisoning import try_poisoning
 from pfl_flower.run.trial_regularizer import try_regularizer, try_step_sizes
 from pfl_flower.run.tried import Tried, few_points, made_up
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.seeding import generator, undisturbed
 
@@ -117,3 +120,14 @@ def try_rule(problem: Problem) -> None:
     tried.tensor("a direction", direction, (problem.model.dim,), rows)
     if not bool((rows == before).all()):
         raise tried.refusal("a rule that leaves the rows as they are")
+    _check_tolerance(config)
+
+
+def _check_tolerance(config: RunConfig) -> None:
+    if config.aggregation_tolerance == "" or config.aggregation_mixing:
+        return
+    if "tolerance" not in inspect.signature(AGGREGATIONS.load(config.aggregation)).parameters:
+        raise ConfigError(
+            f"aggregation-tolerance = {config.aggregation_tolerance}: expected empty, for "
+            f"{config.aggregation}, which has no parameter tolerance"
+        )

@@ -285,9 +285,10 @@ REFUSED = [
         **DATA, attack_model="lost"),
     row("poisoning = nomod:f: expected something importable (ModuleNotFoundError", **DATA,
         poisoning="nomod:f"),
-    row("poisoning = nomod:f: expected something importable", poisoning="nomod:f"),
+    row("poisoning = nomod:f: expected auto, unless attack = data", poisoning="nomod:f"),
     row("poisoning = math:pi: " + NOT_CALLABLE, **DATA, poisoning="math:pi"),
-    row("poisoning-points = 1000000000: expected at most ", **DATA, poisoning_points=10**9),
+    row("poisoning-points = 1000000000: expected at most ", **DATA, poisoning="sampling",
+        poisoning_points=10**9),
     row("poisoning-points = 1000000000: expected at most ", **DATA, poisoning="mine:good",
         poisoning_points=10**9),
     own("poisoning", "nothing", "a pfl_flower.attacks.poisoning.aim.PoisonedData, and it made a N",
@@ -307,6 +308,8 @@ REFUSED = [
     own("aggregation", "single", "a direction in torch.float64, and it is torch.float32"),
     own("aggregation", "undefined", "a direction of finite numbers"),
     own("aggregation", "absent", "a direction that is a tensor, and it is a NoneType"),
+    row("aggregation-tolerance = 2: expected empty, for mine:first, which has no parameter tol",
+        aggregation="mine:first", aggregation_tolerance=2),
     own("aggregation", "changing", "a rule that leaves the rows as they are"),
     row("regularizer = math:pi: " + NOT_CALLABLE, regularizer="math:pi"),
     row("regularizer-options = : s: expected a value, and it is missing", regularizer="json:loads"),
@@ -352,7 +355,7 @@ def test_what_is_wrong_is_one_line_before_round_1(
     """There is no grid: a run that began would end in an exception of another kind."""
     for name, numbers in {"five": np.ones(5), "lost": np.full(6, np.nan)}.items():
         (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "limit.npz", rho=numbers, gradient=numbers)
+        np.savez(tmp_path / name / "limit.npz", version=2, rho=numbers, gradient=numbers)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/limit.npz").touch()
     with pytest.raises((ConfigError, DataError)) as caught:

@@ -242,7 +242,7 @@ def test_what_is_given_is_a_value_of_a_key() -> None:
 
     assert parse_config({"aggregation": total}).aggregation == given(total)
     assert parse_config({"attack": Local}).attack == f"{__name__}:Local"
-    with pytest.raises(ConfigError, match="attack = 3: expected a valid string"):
+    with pytest.raises(ConfigError, match="attack = 3: expected text"):
         parse_config({"attack": 3})
 
 
