@@ -87,7 +87,7 @@ DATA: Settings = {"attack": "data"}
 ASKING: Settings = {**DATA, "poisoning": "indifference", "poisoning_points": 50}
 DRAWN: Settings = {**ASKING, "poisoning_labels": "drawn"}
 ALLIES: Settings = {"strategic_users": "2,3"}
-OF_A_RUN = "the folder of a CGA run"
+TABLE: Settings = {"dataset": "csv:{folder}/points.csv", "local_solver": "sgd"}
 
 CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "seed": ({}, 2),
@@ -99,6 +99,13 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "data_dir": (OWN_DATA, "there"),
     "embedding_weights": (OWN_DATA, "there"),
     "features": ({}, 5),
+    "label_column": (TABLE, "other"),
+    "user_column": ({**TABLE, "partition": "natural", "user_column": "who"}, "whose"),
+    "task": (TABLE, "regression"),
+    "standardise": (TABLE, "training"),
+    "holdout": (TABLE, 0.5),
+    "columns": (TABLE, 4),
+    "classes": (TABLE, 5),
     "label_noise": ({}, 0.5),
     "users": ({}, 5),
     "points_per_user": ({}, "20,30"),
@@ -150,7 +157,7 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "coalition": (ALLIES, 1),
     "target": (DIGITS, "negate"),
     "target_shift": (DIGITS, "2"),
-    "attack_model": ({"attack": "model"}, OF_A_RUN),
+    "attack_model": ({"attack": "model"}, "{folder}/run"),
     "poisoning": (DATA, "sampling"),
     "poisoning_options": ({**ASKING, "poisoning_box": True}, '{"sweeps": 1}'),
     "poisoning_points": (ASKING, 40),
@@ -188,6 +195,11 @@ SAME: Mapping[str, tuple[Settings, Any, str]] = {
 """For each key a value that must not change what comes of the settings, and why not."""
 
 OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
+    ("dataset", "csv:PATH", "delimiter"): (TABLE, '{"delimiter": ";"}'),
+    ("dataset", "hf:PATH", "config"): (
+        {**TABLE, "dataset": "hf:{folder}/saved"},
+        '{"config": "x"}',
+    ),
     ("dataset", "synthetic-linear", "spread"): ({}, '{"spread": 2.0}'),
     ("dataset", "synthetic-linear", "noise"): ({}, '{"noise": 2.0}'),
     ("dataset", "synthetic-logistic", "spread"): ({}, '{"spread": 2.0}'),
@@ -230,23 +242,41 @@ def came_of(settings: Settings) -> tuple[Any, ...]:
     """Return what a run measured and where it ended, and its refusal if it was refused."""
     try:
         return _came_of(frozenset({**BASE, **settings}.items()))
-    except pfl.ConfigError as error:
+    except (pfl.ConfigError, pfl.DataError) as error:
         return (str(error),)
 
 
 @pytest.fixture(scope="module")
-def run_of_cga(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cga") / "run"
-    pfl.run(**BASE, output=folder)
-    return str(folder)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What settings name as ``{folder}``: with a run of CGA, and a table of points."""
+    made = tmp_path_factory.mktemp("given")
+    pfl.run(**BASE, output=made / "run")
+    draw = np.random.default_rng(1)
+    lines = ["a,b,label,other,who,whose"]
+    for row in range(120):
+        a, b = draw.normal(size=2)
+        lines.append(f"{a},{b},{int(a > 0)},{int(b > 0)},{row % 4},{row // 30}")
+    (made / "points.csv").write_text("\n".join(lines))
+    return made
+
+
+def placed(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return settings with the folder where they name it."""
+    return {
+        key: value.replace("{folder}", str(folder)) if isinstance(value, str) else value
+        for key, value in settings.items()
+    }
 
 
 @pytest.mark.parametrize("key", CHANGES)
-def test_a_key_changes_what_comes_of_a_run_or_is_refused(key: str, run_of_cga: str) -> None:
+def test_a_key_changes_what_comes_of_a_run_or_is_refused(key: str, folder: Path) -> None:
     settings, value = CHANGES[key]
-    value = run_of_cga if value == OF_A_RUN else value
-    before = settings if key != "model" else {k: v for k, v in settings.items() if k != "hidden"}
-    first, second = came_of(before), came_of({**before, key: value})
+    before = placed(settings, folder)
+    after = placed({**settings, key: value}, folder)
+    value = after[key]
+    if key == "model":
+        del before["hidden"], after["hidden"]
+    first, second = came_of(before), came_of(after)
     assert len(first) > 1, first[0]
     if len(second) == 1:
         assert key in REFUSED and second[0].startswith(f"{kebab(key)} = {value}: expected ")
@@ -254,17 +284,28 @@ def test_a_key_changes_what_comes_of_a_run_or_is_refused(key: str, run_of_cga: s
         assert first != second, f"{key} = {value} was not heeded"
 
 
-REFUSED = {"target"}
+REFUSED = {"target", "columns"}
 """Keys that have one right value in each setting, so that every other is refused."""
 
 
 @pytest.mark.parametrize(("point", "member", "option"), OPTIONS)
-def test_an_option_changes_what_comes_of_a_run(point: str, member: str, option: str) -> None:
+def test_an_option_changes_what_comes_of_a_run_or_is_refused(
+    point: str, member: str, option: str, folder: Path
+) -> None:
     settings, value = OPTIONS[point, member, option]
-    chosen = {**settings, point: member}
+    if member == "hf:PATH":
+        from datasets import Dataset
+
+        Dataset.from_dict({"a": [0.0, 1.0] * 40, "label": [0, 1] * 40}).save_to_disk(
+            folder / "saved"
+        )
+    chosen = placed({point: member, **settings}, folder)
     first, second = came_of(chosen), came_of({**chosen, f"{point}_options": value})
-    assert len(first) > 1 and len(second) > 1, (first[0], second[0])
-    assert first != second
+    assert len(first) > 1, first[0]
+    if len(second) == 1:
+        assert second[0].startswith((f"{point}-options = ", "label-column = label: expected one"))
+    else:
+        assert first != second
 
 
 @pytest.mark.parametrize("key", SAME)

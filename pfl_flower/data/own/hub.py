@@ -61,8 +61,12 @@ def _load(spec: DataSpec, config: str) -> dict[str, Dataset]:
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
     place = own_path("dataset", name)
+    saved = place.is_dir() and bool(list(place.glob("**/state.json")))
+    if saved and config:
+        right = "no config, for a folder to which one data set was saved"
+        raise ConfigError(f"dataset-options = {spec.options}: expected {right}")
     try:
-        if place.is_dir() and list(place.glob("**/state.json")):
+        if saved:
             found = datasets.load_from_disk(str(place))
         else:
             found = datasets.load_dataset(str(place) if place.exists() else name, config or None)
