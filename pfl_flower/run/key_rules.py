@@ -71,6 +71,22 @@ def check_loss(config: Settings, loss: str) -> None:
         raise ConfigError(f"poisoning = {config.poisoning}: expected {right}")
 
 
+def check_shifts(config: Settings, outputs: int) -> None:
+    """Refuse a shift that moves a class to itself, or past the last one where another has it.
+
+    Raises
+    ------
+    ConfigError
+        If it does, which the number of scores tells when the model is there.
+    """
+    most = max(outputs, 2) - 1
+    if max(config.shifts()) > most:
+        right = f"1 to {most}, for {outputs} classes"
+        if outputs == 1:
+            right = "1, for labels of one score"
+        raise ConfigError(f"target-shift = {config.target_shift}: expected {right}")
+
+
 def _solver_rules(config: Settings) -> list[Rule]:
     exact = config.local_solver == "exact"
     adam = config.server_optimizer == "adam"

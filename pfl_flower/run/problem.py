@@ -25,7 +25,7 @@ from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.key_rules import check_loss
+from pfl_flower.run.key_rules import check_loss, check_shifts
 from pfl_flower.run.memory import Where, check_memory
 from pfl_flower.run.model import build_model
 from pfl_flower.solvers.population import Population
@@ -264,7 +264,7 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
     check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
     device = choose_device(config.device)
     model = build_model(config, source, device)
-    _check_shifts(config, model.outputs)
+    check_shifts(config, model.outputs)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
     return Problem(
@@ -276,13 +276,3 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
         dtype=getattr(torch, config.dtype),
         device=device,
     )
-
-
-def _check_shifts(config: RunConfig, outputs: int) -> None:
-    """Refuse a shift that moves a class to itself, or past the last one where another has it."""
-    most = max(outputs, 2) - 1
-    if max(config.shifts()) > most:
-        right = (
-            f"1 to {most}, for {outputs} classes" if outputs > 1 else "1, for labels of one score"
-        )
-        raise ConfigError(f"target-shift = {config.target_shift}: expected {right}")
