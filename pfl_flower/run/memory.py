@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from pfl_flower.objective.table import MODELS
-from pfl_flower.run.settings import DRAWN, Settings
+from pfl_flower.run.settings import DRAWN, SIZE, Settings
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.hardware import memory_limit
 
@@ -149,7 +149,8 @@ def check_nodes(key: str, nodes: int) -> None:
 def _points(config: Settings) -> tuple[int, int]:
     """Return the most points of a user, and all users' together; 1 each where a partition says."""
     listed = config.points_per_user or (DRAWN if config.partition == "draws" else "1")
-    sizes = [int(size) for size in listed.split(",") if size.isdecimal()][: config.users] or [1]
+    sizes = [int(size) for size in listed.split(",") if SIZE.fullmatch(size)]
+    sizes = sizes[: config.users] or [1]
     return max(sizes), sum(sizes) + sizes[-1] * (config.users - len(sizes))
 
 

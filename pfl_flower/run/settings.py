@@ -19,7 +19,8 @@ RESULTS = "~/pfl-flower"
 """Where results go when nothing else is said."""
 LONGEST = 18
 """Digits of a number in a list: more are nobody's, and Python refuses to read thousands."""
-NUMBERS = re.compile(rf"[1-9]\d{{,{LONGEST - 1}}}(,[1-9]\d{{,{LONGEST - 1}}})*")
+SIZE = re.compile(rf"[1-9]\d{{,{LONGEST - 1}}}")
+NUMBERS = re.compile(rf"{SIZE.pattern}(,{SIZE.pattern})*")
 SIZES, SHIFTS = "sizes such as 60000,10", "shifts such as 1,2"
 USERS = "ids such as 3,7-9, all, or none"
 LOCAL_LR_FLOOR = 0.005

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
+from torch import nn
 
 import pfl_flower as pfl
 from pfl_flower.attacks.setup import AttackSetup
@@ -56,6 +58,10 @@ def own_data(spec: DataSpec) -> Synthetic:
 
 def own_model(inputs: int, outputs: int, *, width: int = 3) -> TwoLayer:
     return TwoLayer(inputs, outputs, hidden=width)
+
+
+def own_net(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 3), nn.Linear(3, outputs))
 
 
 def own_regularizer(*, lam: float, factor: float = 1.0) -> SquaredL2:
@@ -121,6 +127,8 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "participation_rescale": ({"participation": 0.5}, True),
     "model": ({**NET, "hidden": 784}, "two-layer"),
     "model_options": ({**NET, "model": own("own_model")}, '{"width": 2}'),
+    "model_frozen": ({**NET, "model": own("own_net")}, "1"),
+    "model_weights": ({**NET, "model": own("own_net")}, "{folder}/weights.pt"),
     "hidden": (NARROW, 5),
     "reduction": ({}, "mean"),
     "nu": ({}, 0.2),
@@ -203,6 +211,7 @@ OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
     ("dataset", "synthetic-linear", "spread"): ({}, '{"spread": 2.0}'),
     ("dataset", "synthetic-linear", "noise"): ({}, '{"noise": 2.0}'),
     ("dataset", "synthetic-logistic", "spread"): ({}, '{"spread": 2.0}'),
+    ("model", "cnn", "channels"): (NET, '{"channels": 2}'),
     ("aggregation", "geometric-median", "smoothing"): ({}, '{"smoothing": 2.0}'),
     ("aggregation", "geometric-median", "steps"): ({}, '{"steps": 1}'),
     ("aggregation", "centred-clipping", "clippings"): ({}, '{"clippings": 1}'),
@@ -256,6 +265,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for row in range(120):
         a, b = draw.normal(size=2)
         lines.append(f"{a},{b},{int(a > 0)},{int(b > 0)},{row % 4},{row // 30}")
+    torch.save(own_net((64,), 10).state_dict(), made / "weights.pt")
     (made / "points.csv").write_text("\n".join(lines))
     return made
 
