@@ -24,6 +24,7 @@ from pfl_flower.run.attack_plans import fabricate
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.presets import preset
 from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.run.tables import TABLES as RUN_TABLES
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import play, trajectory
 
@@ -33,13 +34,15 @@ BLOCKS = re.findall(r"```python ([^\n]+)\n(.*?)```", TEXT, flags=re.DOTALL)
 FILES = {label: code for label, code in BLOCKS if label.startswith("lab/")}
 COMMANDS = re.findall(r"^    python -m experiments run (\S+) --set (.*)$", TEXT, flags=re.MULTILINE)
 TABLES = {
-    "ATTACKS": "pfl_flower/attacks/table.py",
-    "POISONINGS": "pfl_flower/attacks/poisoning/table.py",
-    "AGGREGATIONS": "pfl_flower/aggregation/table.py",
-    "REGULARIZERS": "pfl_flower/objective/table.py",
-    "MODELS": "pfl_flower/objective/table.py",
-    "DATASETS": "pfl_flower/data/table.py",
+    "attack": ("ATTACKS", "pfl_flower/attacks/table.py"),
+    "poisoning": ("POISONINGS", "pfl_flower/attacks/poisoning/table.py"),
+    "aggregation": ("AGGREGATIONS", "pfl_flower/aggregation/table.py"),
+    "regularizer": ("REGULARIZERS", "pfl_flower/objective/table.py"),
+    "model": ("MODELS", "pfl_flower/objective/table.py"),
+    "model by its scores": ("MODELS", "pfl_flower/objective/table.py"),
+    "dataset": ("DATASETS", "pfl_flower/data/table.py"),
 }
+"""The table, and its file, of each recipe."""
 SMALL = {"points-per-user": "30", "rounds": 3, "evaluate-every": 0}
 IN_THE_COPY = """
 import json, sys
@@ -68,8 +71,8 @@ def point(keys: dict[str, Any]) -> str:
     return found
 
 
-PLUGINS = {point(settings(words)): settings(words) for words in COMMANDS}
-"""The runs of the recipes, by extension point."""
+PLUGINS = dict(zip(TABLES, map(settings, COMMANDS), strict=True))
+"""The runs of the recipes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,14 +95,22 @@ def ran(key: str) -> tuple[Problem, list[Any]]:
     return build_problem(config), play(config)
 
 
+def suffix(recipe: str) -> str:
+    """What tells a recipe from another one of the same point."""
+    return recipe.removeprefix(point(PLUGINS[recipe]))
+
+
 def test_every_extension_point_has_a_recipe() -> None:
-    points = ["attack", "poisoning", "aggregation", "regularizer", "model", "dataset"]
-    assert list(PLUGINS) == points
-    assert len(FILES) == len(points)
+    points = {table.point for table in RUN_TABLES}
+    assert {point(keys) for keys in PLUGINS.values()} == points - {"partition"}
+    assert all(recipe.startswith(point(keys)) for recipe, keys in PLUGINS.items())
+    assert len(FILES) == len(PLUGINS)
     assert [label for label, _ in BLOCKS if label not in FILES] == [
-        label for table in TABLES for label in (f"above {table}", f"row of {table}")
+        label
+        for recipe, (table, _) in TABLES.items()
+        for label in (f"above {table}{suffix(recipe)}", f"row of {table}{suffix(recipe)}")
     ]
-    assert all(f"{key}-options" in keys for key, keys in PLUGINS.items())
+    assert all(f"{point(keys)}-options" in keys for keys in PLUGINS.values())
 
 
 def test_the_attack_reports_what_it_says() -> None:
@@ -134,8 +145,26 @@ def test_the_regulariser_bounds_what_can_be_reported() -> None:
     assert all(record.metrics.unconverged == 0 for record in records)
 
 
-def test_the_model_is_what_the_users_learn() -> None:
+def test_the_module_is_what_the_users_learn() -> None:
     problem, records = ran("model")
+    assert problem.model.dim == 3 * 9 + 3 + 2 * 3 + 48 * 10 + 10 == len(records[0].rho)
+    module = strided_by_hand(records[-1].rho)
+    points = problem.test_set.features[:9]
+    expected = module(points[:, :64].reshape(-1, 1, 8, 8)).detach()
+    found = problem.model.scores(records[-1].rho[None], points)[0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.equal(records[0].rho, records[-1].rho)
+
+
+def strided_by_hand(rho: torch.Tensor) -> torch.nn.Module:
+    made = importlib.import_module("lab.strided").strided((1, 8, 8), 10, channels=3)
+    module: torch.nn.Module = made.to(rho.dtype)
+    torch.nn.utils.vector_to_parameters(rho, module.parameters())
+    return module
+
+
+def test_the_model_is_what_the_users_learn() -> None:
+    problem, records = ran("model by its scores")
     assert problem.model.dim == 3 * (10 + 65) == len(records[0].rho)
     assert torch.linalg.matrix_rank(problem.target[30:].view(3, 65)) == 3
     assert not torch.equal(records[0].rho, records[-1].rho)
@@ -151,7 +180,7 @@ def test_the_data_are_what_the_users_draw() -> None:
 
 WRONG = [
     ("attack-options", '{"gian": 2.0}', "gian: expected gain"),
-    ("model-options", '{"rank": 2.5}', "rank = 2.5: expected a valid integer"),
+    ("model-options", '{"channels": 2.5}', "channels = 2.5: expected a valid integer"),
     ("dataset-options", '{"classes": "many"}', 'classes = "many": expected a valid integer'),
     ("regularizer-options", '{"lam": 2.0}', "lam has a key of its own, lam"),
     ("poisoning-options", '{"weight": null}', "weight = null: expected a valid number"),
@@ -178,13 +207,14 @@ def test_data_of_ones_own_say_which_poisonings_serve_them() -> None:
     assert str(caught.value) == f"poisoning = repeated: expected {serving}, for a softmax loss"
 
 
-def row_of(table: str) -> str:
-    return dict(BLOCKS)[f"row of {table}"]
+def block(kind: str, recipe: str) -> str:
+    """A recipe's row, or what goes above its table."""
+    return dict(BLOCKS)[f"{kind} {TABLES[recipe][0]}{suffix(recipe)}"]
 
 
-def extended(text: str, table: str) -> str:
+def extended(text: str, recipe: str) -> str:
     """Return a table's module with a recipe's options and row, imports at the top."""
-    above = dict(BLOCKS)[f"above {table}"]
+    table, above = TABLES[recipe][0], block("above", recipe)
     imports = "".join(re.findall(r"^from .*\n", above, flags=re.MULTILINE))
     options = re.sub(r"^from .*\n", "", above, flags=re.MULTILINE).strip()
     future = "from __future__ import annotations\n"
@@ -192,7 +222,7 @@ def extended(text: str, table: str) -> str:
     head, start, rest = text.partition(f"\n{table}: Table[")
     assert start, table
     rows, end, tail = rest.partition("    },\n    own=")
-    return f"{head}\n{options}\n\n{start}{rows}{row_of(table)}{end}{tail}"
+    return f"{head}\n{options}\n\n{start}{rows}{block('row of', recipe)}{end}{tail}"
 
 
 def test_as_rows_of_the_tables_they_do_the_same(tmp_path: Path) -> None:
@@ -202,18 +232,16 @@ def test_as_rows_of_the_tables_they_do_the_same(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=leave_out)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     asked = {}
-    for (key, keys), (table, place), (file, code) in zip(
-        PLUGINS.items(), TABLES.items(), FILES.items(), strict=True
-    ):
-        path = tmp_path / place
-        path.write_text(extended(path.read_text(), table))
+    for (recipe, keys), (file, code) in zip(PLUGINS.items(), FILES.items(), strict=True):
+        path = tmp_path / TABLES[recipe][1]
+        path.write_text(extended(path.read_text(), recipe))
         (path.parent / Path(file).name).write_text(code)
-        name = re.findall(r'"([\w-]+)": ', row_of(table))[0]
-        asked[key] = {**keys, key: name}
+        name = re.findall(r'"([\w-]+)": ', block("row of", recipe))[0]
+        asked[recipe] = {**keys, point(keys): name}
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     write = [sys.executable, "-m", "pfl_flower.run.reference"]
     subprocess.run(write, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert "`low-rank`" in (tmp_path / "pfl_flower/run/README.md").read_text()
+    assert "`strided`" in (tmp_path / "pfl_flower/run/README.md").read_text()
     done = subprocess.run(
         [sys.executable, "-c", IN_THE_COPY],
         cwd=tmp_path,
@@ -226,6 +254,6 @@ def test_as_rows_of_the_tables_they_do_the_same(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found, tests = json.loads(done.stdout.splitlines()[-1])
     assert tests == 0, done.stdout[-2000:]
-    for key in PLUGINS:
-        rho = trajectory(ran(key)[1])[-1]
-        assert found[key] == rho.tolist(), key
+    for recipe in PLUGINS:
+        rho = trajectory(ran(recipe)[1])[-1]
+        assert found[recipe] == rho.tolist(), recipe
