@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pfl_flower.run.problem import build_problem
-from tests.support import problems
+from tests.support import nets, problems
 from tests.support.problems import draw
 from tests.support.runs import configure, play, trajectory
 
@@ -38,6 +38,31 @@ def test_a_run_is_the_same_on_both_devices(name: str) -> None:
     processor, card = (trajectory(run).cpu() for run in runs)
     assert processor.abs().max() > 1e-3
     assert (card - processor).abs().max() <= 1e-8 * processor.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("model", [nets.mlp, nets.small_cnn, nets.Tied])
+def test_a_module_is_the_same_on_both_devices_and_whatever_the_nodes(
+    model: nets.Factory, dtype: str
+) -> None:
+    keys = {
+        "dataset": "digits",
+        "model": model,
+        "local_solver": "sgd",
+        "local_lr": 1e-3,
+        "local_steps": 2,
+        "users": 11,
+        "strategic_users": "none",
+        "points_per_user": "50,20",
+        "server_lr": 0.05,
+        "dtype": dtype,
+    }
+    processor = trajectory(play(configure(**keys, device="cpu")))
+    config = configure(**keys, device="cuda")
+    cards = [trajectory(play(config, nodes=nodes)).cpu() for nodes in (1, 4, 11)]
+    assert torch.equal(cards[0], cards[1]) and torch.equal(cards[0], cards[2])
+    tolerance = 1e-10 if dtype == "float64" else 1e-4
+    torch.testing.assert_close(cards[0], processor, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("model", ["linear", "two-layer"])

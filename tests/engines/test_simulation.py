@@ -63,6 +63,27 @@ def test_ray_and_in_process_runs_agree(superlink: None, tmp_path: Path) -> None:
     assert np.abs(found[0] - found[1]).max() <= 1e-9
 
 
+@pytest.mark.slow
+def test_a_network_agrees_on_both_engines(superlink: None, tmp_path: Path) -> None:
+    """Each process learns the target by itself, and finds the same."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=3)  # type: ignore[arg-type]
+        keys = {
+            **DIGITS,
+            "model": "cnn",
+            "local-solver": "adam",
+            "local-steps": 2,
+            "batch-size": 20,
+        }
+        config = options.configure({**keys, "rounds": 4}, tmp_path / engine, 1)
+        run_once(config, options)
+        found.append(np.load(config.folder() / "trajectory.npy"))
+    assert found[0].shape == (5, 2074)
+    assert np.abs(found[0][-1] - found[0][0]).max() > 0.01
+    assert np.abs(found[0] - found[1]).max() <= 1e-9
+
+
 def test_a_run_that_fails_is_seen_to_fail(superlink: None, tmp_path: Path) -> None:
     """Flower's command line exits 0 here; its list of runs knows better."""
     options = Options(engine="simulation", nodes=2)

@@ -63,6 +63,13 @@ ROWS: dict[str, dict[str, Any]] = {
         "participation": 0.6,
         "chunk-users": 2,
     },
+    "users who differ": {
+        "model": "cnn",
+        "model-options": '{"channels": 2}',
+        "partition": "dirichlet",
+        "partition-alpha": 0.3,
+        "points-per-user": "",
+    },
     "sign-flip": {"model": wide, "attack": "sign-flip", "strategic-users": "10"},
 }
 

@@ -48,6 +48,9 @@ logistic-box LOGISTIC attack=data poisoning=matching poisoning-box=true
 logistic-integer LOGISTIC attack=data poisoning=matching poisoning-integer=true
 logistic-drawn LOGISTIC attack=data poisoning=indifference poisoning-labels=drawn poisoning-draws=3
 two-layer-l2 TWO-LAYER regularizer=l2
+cnn STEP model=cnn
+cnn-steps STEP model=cnn model-frozen=0 local-steps=3 batch-size=8 regularizer=l2
+steps STEP local-steps=3 batch-size=8
 two-layer-sampling TWO-LAYER THEN TWO-LAYER attack=data poisoning=sampling LAST-LIMIT
 batch-adam STEP batch-size=8
 batch-sgd local-solver=sgd batch-size=8
