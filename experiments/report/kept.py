@@ -92,7 +92,9 @@ class Kept:
         if self.must_fail:
             failed = sum(row.fine for row in rows if row.must_fail)
             return f"{failed} of {len(self.must_fail)} fail, as they must"
-        return f"{sum(row.check.passed for row in rows)} of {len(rows)} passed" if rows else "-"
+        said = f"{sum(row.check.passed for row in rows)} of {len(rows)} passed" if rows else "-"
+        absent = len(self.summary.unjudged) if self.summary is not None else 0
+        return f"{said}, {absent} not judged: measured before they were made" if absent else said
 
     @property
     def left_out(self) -> list[str]:

@@ -58,6 +58,7 @@ class Summary(_Frozen):
     hardware: str = "not recorded"
     success: tuple[str, ...] | None = None
     claims: str = ""
+    unjudged: tuple[str, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
 

@@ -7,6 +7,7 @@ they stand now (``reproduce --judge``), without measuring again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from experiments.studies.standing import overall
 from experiments.studies.study import Study
-from pfl_flower.run.checks import Metrics
+from pfl_flower.run.checks import Check, Metrics
 from pfl_flower.run.preset_claims import FREE, NO_CLAIM
 from pfl_flower.run.results import write_json
 from pfl_flower.support.errors import ConfigError
@@ -27,7 +28,9 @@ def changed(study: Study, asked: Mapping[str, Any]) -> bool:
     return asked.get("rounds") is not None or bool(set(settings) - FREE - study.brought)
 
 
-def judgement(study: Study, finals: Sequence[Metrics], asked: Mapping[str, Any]) -> dict[str, Any]:
+def judgement(
+    study: Study, finals: Sequence[Metrics], asked: Mapping[str, Any], *, stored: bool = False
+) -> dict[str, Any]:
     """Return what a summary says of a study beside its numbers.
 
     Claims belong to the study as it stands: of other settings nothing is claimed, and nothing is
@@ -42,13 +45,19 @@ def judgement(study: Study, finals: Sequence[Metrics], asked: Mapping[str, Any])
         Each seed's metrics.
     asked : mapping
         The options that it was run with.
+    stored : bool
+        Whether the numbers are of other code: a check on what that did not measure is then named
+        as not judged, and neither passes nor fails.
     """
     control, own = bool(asked.get("control")), changed(study, asked)
     checks = [] if own and not control else study.checks_of(finals)
+    unjudged = [check.name for check in checks if stored and _absent(check, finals)]
+    checks = [check for check in checks if check.name not in unjudged]
     paper = [] if own or control else study.compare(finals)
     missed = [check for check in checks if not control or check.name in study.must_fail]
     return {
         "checks": [asdict(check) for check in checks],
+        "unjudged": unjudged,
         "passed": all(check.passed != control for check in missed),
         "success": study.must_fail,
         "control": control,
@@ -57,6 +66,15 @@ def judgement(study: Study, finals: Sequence[Metrics], asked: Mapping[str, Any])
         "standing": overall(paper) if paper else "",
         "judged": commit(),
     }
+
+
+def _absent(check: Check, finals: Sequence[Metrics]) -> bool:
+    """Return whether a check has no value because what it is about was not measured.
+
+    It has none either if what was measured is not a number: that fails.
+    """
+    none = isinstance(check.value, float) and math.isnan(check.value)
+    return none and not any(math.isnan(value) for final in finals for value in final.values())
 
 
 def finals_of(summary: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -82,7 +100,7 @@ def judge_again(study: Study, output: Path) -> dict[str, Any]:
     path = output / study.name / "summary.json"
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        again = judgement(study, finals_of(summary), summary["config"])
+        again = judgement(study, finals_of(summary), summary["config"], stored=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--judge: expected results in {path} ({error})") from None
     summary.update(again)

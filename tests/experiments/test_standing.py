@@ -174,6 +174,20 @@ def test_stored_numbers_are_judged_again_without_measuring(
     assert before["commit"] == after["commit"]
 
 
+def test_a_check_on_what_was_not_measured_then_is_named_and_neither_passes_nor_fails() -> None:
+    later = fake_studies.study("plain", always=(SMALL, Claim("later", at_most(1))))
+    for finals, stored, passed, unjudged in (
+        ([{"gap": 0.0}], True, True, ["later"]),
+        ([{"gap": 1.0}], True, False, ["later"]),
+        ([{"gap": 0.0}], False, False, []),
+        # What was measured and is not a number fails, and hides behind nothing.
+        ([{"gap": 0.0, "later": NAN}], True, False, []),
+    ):
+        found = judgement(later, finals, ASKED, stored=stored)
+        assert (found["passed"], found["unjudged"]) == (passed, unjudged)
+        assert len(found["checks"]) == 2 - len(unjudged)
+
+
 def test_what_was_never_measured_cannot_be_judged(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--judge: expected results in .*summary\.json"):
         judge_again(fake_studies.PLAIN, tmp_path)

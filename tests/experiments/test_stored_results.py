@@ -22,10 +22,19 @@ def test_stored_verdicts_are_what_the_claims_say_of_stored_metrics(
 ) -> None:
     """After a change of claims: ``reproduce --judge --output experiments/results``."""
     summary = json.loads((RESULTS / name / "summary.json").read_text())
-    judged = judgement(find_study(name), finals_of(summary), summary["config"])
+    judged = judgement(find_study(name), finals_of(summary), summary["config"], stored=True)
     write_json(tmp_path / "again.json", judged)
     again = json.loads((tmp_path / "again.json").read_text())
-    for key in ("checks", "passed", "success", "control", "claims", "paper", "standing"):
+    for key in (
+        "checks",
+        "unjudged",
+        "passed",
+        "success",
+        "control",
+        "claims",
+        "paper",
+        "standing",
+    ):
         assert summary[key] == again[key], key
 
 
