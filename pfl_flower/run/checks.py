@@ -164,20 +164,21 @@ class Claim:
         return [float(value) for key, value in final.items() if key.startswith(f"{self.metric}: ")]
 
 
-def honest_checks(rows: list[dict[str, float]]) -> list[Check]:
+def honest_checks(rows: list[dict[str, float]], *, site: bool = False) -> list[Check]:
     """Return that the honest users took part: each of those who were asked, and some each round.
 
     A report that was judged implausible was one. Where nobody honest was asked nothing is checked.
+    At a site one participant's silence decides nothing: it is among what was left out.
     """
     asked = [row for row in rows if row.get("honest_reports", 0) + row.get("honest_missing", 0)]
     if not asked:
         return []
     deserted = sum(not row["honest_reports"] for row in asked)
-    unheard = rows[-1].get("honest_unheard", math.nan)
-    return [
-        exactly(0).check("honest_users_never_heard", [unheard]),
-        exactly(0).check("rounds_without_honest_reports", [deserted]),
-    ]
+    found = [exactly(0).check("rounds_without_honest_reports", [deserted])]
+    if not site:
+        unheard = rows[-1].get("honest_unheard", math.nan)
+        found.append(exactly(0).check("honest_users_never_heard", [unheard]))
+    return found
 
 
 def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check]:
@@ -190,7 +191,7 @@ def sanity_checks(config: RunConfig, rows: list[dict[str, float]]) -> list[Check
     checks = [
         exactly(config.rounds).check("rounds", [rows[-1]["round"]]),
         Check("finite", norm, "finite", math.isfinite(norm)),
-        *honest_checks(rows),
+        *honest_checks(rows, site=config.site),
     ]
     if config.local_solver == "exact" and not config.site:
         checks.append(exactly(0).check("unconverged_total", [final["unconverged_total"]]))

@@ -144,7 +144,15 @@ def test_a_resumed_run_knows_who_was_heard_before(
 
 def test_rounds_without_the_counts_are_not_taken_for_whole_ones() -> None:
     rows = [{"round": 0.0}, {"round": 1.0, "honest_reports": 3.0, "honest_missing": 0.0}]
-    assert [check.passed for check in honest_checks(rows)] == [False, True]
+    assert [check.passed for check in honest_checks(rows)] == [True, False]
+
+
+def test_at_a_site_one_who_is_silent_decides_nothing_and_all_do() -> None:
+    keys = {"honest_unheard": 1.0, "honest_missing": 1.0}
+    for reports, passed in ((3.0, True), (0.0, False)):
+        rows = [{"round": 0.0}, {"round": 1.0, "honest_reports": reports, **keys}]
+        (check,) = honest_checks(rows, site=True)
+        assert (check.name, check.passed) == (DESERTED, passed)
 
 
 def test_a_run_that_lost_every_honest_reply_fails_whatever_its_preset_claims() -> None:
