@@ -11,7 +11,7 @@ from pfl_flower.attacks.reachable import reachable_limit
 from pfl_flower.objective.losses import Logistic
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import SmoothL2
-from pfl_flower.solvers import equilibrium as equilibrium_newton
+from pfl_flower.solvers import shared_loss
 from pfl_flower.solvers.equilibrium import Equilibrium, equilibrium
 from pfl_flower.solvers.population import Population
 from tests.support import problems, reference
@@ -169,7 +169,7 @@ def test_a_straight_envelope_is_left_whatever_sign_rounding_gives_its_curvature(
     case: problems.LossCase, rounding: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far from its user an envelope of l2 is straight, but for 1e-14 in which processors differ."""
-    exact = equilibrium_newton._envelope_hessian
+    exact = shared_loss.envelope_hessian
 
     def rounded(*arguments: Tensor) -> Tensor:
         _, _, rho, theta, _ = arguments
@@ -180,7 +180,7 @@ def test_a_straight_envelope_is_left_whatever_sign_rounding_gives_its_curvature(
         left = rounding * 1e-13 * hessian.diagonal().mean() - unit @ hessian @ unit
         return hessian + left * torch.outer(unit, unit)
 
-    monkeypatch.setattr(equilibrium_newton, "_envelope_hessian", rounded)
+    monkeypatch.setattr(shared_loss, "envelope_hessian", rounded)
     for seed in range(41, 46):
         population, _ = problems.small_population(
             case, "l2", users=1, nu=0.02, seed=problems.generator(seed)
