@@ -27,6 +27,7 @@ from strategies.checkpoint import (
     load_checkpoint,
     write_checkpoint,
 )
+from strategies.last_reports import LastReports
 from strategies.round_record import RoundRecord, counts
 from strategies.server_state import ServerState
 
@@ -65,7 +66,7 @@ class Bookkeeper:
         self.evaluation = Evaluation.of(problem)
         self.trajectory: list[Tensor] = []
         self.rho = self._previous = problem.initial
-        self._strategic_sum = torch.zeros_like(problem.initial)
+        self._reported = LastReports()
         self._measured: dict[str, float] = {}
         if folder is not None:
             begin_folder(folder, self.config, resumed=found is not None)
@@ -121,7 +122,7 @@ class Bookkeeper:
         )
         self._attend(record)
         self.rho = self._previous = record.rho
-        self._strategic_sum = record.strategic_sum
+        self._reported.add(record)
         self.watch(record.round, self._measured)
         self._log(record)
 
@@ -131,8 +132,8 @@ class Bookkeeper:
             return
         records = Records(
             rounds=self.rounds.text,
-            strategic_sum=self._strategic_sum,
             attendance=self.attendance,
+            reported=self._reported,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
         )
         path = self.folder / CHECKPOINT_FILE
@@ -144,16 +145,17 @@ class Bookkeeper:
         return Course(
             text=self.rounds.text,
             rho=self.rho,
-            gradient=self._strategic_sum,
             attendance=self.attendance,
+            gradient=self._reported.total(torch.zeros_like(self.rho)),
+            reported=self._reported.by_user,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
         )
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         records = checkpoint.records
         self.rho = self._previous = checkpoint.server.rho
-        self._strategic_sum = records.strategic_sum
         self.attendance = records.attendance
+        self._reported = records.reported
         self.trajectory = list(records.trajectory if records.trajectory is not None else [])
 
     def _attend(self, record: RoundRecord) -> None:

@@ -18,11 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
 from pfl_flower.support.folders import own_path
+from strategies.last_reports import LastReports
 from strategies.roster import Roster
 from strategies.server_state import PastRounds, ServerState
 
@@ -54,17 +56,17 @@ class Records:
     ----------
     rounds : str
         ``rounds.csv``, up to and with the checkpoint's round.
-    strategic_sum : Tensor
-        Sum of the strategic users' last accepted reports, ``(d,)``.
     attendance : Attendance
         Who took part so far, and whose memory was whole.
+    reported : LastReports
+        Each strategic user's last accepted report.
     trajectory : Tensor or None
         rho of every round, ``(t + 1, d)``, with ``save-trajectory``.
     """
 
     rounds: str
-    strategic_sum: Tensor
     attendance: Attendance
+    reported: LastReports
     trajectory: Tensor | None = None
 
 
@@ -99,7 +101,9 @@ def write_checkpoint(path: Path, config: RunConfig, checkpoint: Checkpoint) -> N
         "rho": state.rho,
         "last-accepted": state.past.last_accepted,
         "answered": state.past.answered,
-        "strategic-sum": records.strategic_sum,
+        "strategic-users": records.reported.rows.users,
+        "strategic-rows": records.reported.rows.values_by_user,
+        "strategic-rounds": records.reported.rounds,
         "honest-sum": state.past.honest_sum,
         "trajectory": records.trajectory,
         **{f"optimizer/{name}": value for name, value in state.optimizer.items()},
@@ -190,8 +194,11 @@ def _unpack(sealed: Sealed, device: torch.device) -> Checkpoint:
     )
     records = Records(
         rounds=str(facts["rounds"]),
-        strategic_sum=tensors["strategic-sum"],
         attendance=Attendance.of(facts["attendance"]),
+        reported=LastReports(
+            Rows(tensors["strategic-users"].cpu(), tensors["strategic-rows"]),
+            tensors["strategic-rounds"].cpu(),
+        ),
         trajectory=tensors.get("trajectory"),
     )
     return Checkpoint(server, records)

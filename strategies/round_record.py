@@ -83,20 +83,24 @@ class RoundRecord:
     @cached_property
     def honest_sum(self) -> Tensor:
         """Sum ``(d,)`` of the accepted rows of honest users."""
-        return self._sum(~self._acts_strategically)
+        return self._sum(self.accepted.select(~self._acts_strategically))
+
+    @cached_property
+    def strategic_rows(self) -> Rows:
+        """The accepted rows of strategic users."""
+        return self.accepted.select(self._acts_strategically)
 
     @cached_property
     def strategic_sum(self) -> Tensor:
         """Sum ``(d,)`` of the accepted rows of strategic users."""
-        return self._sum(self._acts_strategically)
+        return self._sum(self.strategic_rows)
 
     @cached_property
     def _acts_strategically(self) -> Tensor:
         return torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
 
-    def _sum(self, members: Tensor) -> Tensor:
-        rows = self.accepted.values_by_user[members.to(self.rho.device)]
-        return rows.sum(dim=0) if len(rows) else torch.zeros_like(self.rho)
+    def _sum(self, rows: Rows) -> Tensor:
+        return rows.values_by_user.sum(dim=0) if rows else torch.zeros_like(self.rho)
 
     @cached_property
     def missing(self) -> dict[int, str]:

@@ -32,14 +32,16 @@ def exact_limit(setting: Setting, keys: Keys) -> str:
     """
     setting = shared(setting)
     config = configured(setting, "exact", {**keys, "attack": "cga"})
-    asked = {**config.flat(), "rounds": 0, "output-dir": ""}
+    # The form of the file as well: one that was kept by an older version is not read.
+    asked = {**config.flat(), "rounds": 0, "output-dir": "", "form": "users and rounds"}
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
     folder = setting.folder / f"exact-{digest}"
     if not (folder / LIMIT_FILE).exists():
         setting.say("the honest users' exact responses at the target")
         problem = build_problem(config)
-        limit = reach(problem, min(config.strategic()))
-        write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient)
+        user = min(config.strategic())
+        limit = reach(problem, user)
+        write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient, {user: 0})
     return str(folder)
 
 

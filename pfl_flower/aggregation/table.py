@@ -34,11 +34,14 @@ class AggregationExtension(Extension):
 
     Attributes
     ----------
+    plain : bool
+        Whether it is the sum of all rows, under which it is known where a run leads.
     slack : int or None
         What n users must exceed 2 f by, for f of them to be withstood; None where the rule names
         no f.
     """
 
+    plain: bool = False
     slack: int | None = None
 
     @property
@@ -136,6 +139,7 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
             factory="pfl_flower.aggregation.combination:total",
             text="the sum of the rows",
             source="the paper",
+            plain=True,
             admits=admits_tolerance,
         ),
         "median": AggregationExtension(

@@ -101,7 +101,7 @@ ATTACKS: Table[AttackExtension] = Table(
             text="what the honest code reports on the user's own draw with relabelled points",
             source="Tolpegin et al. 2020",
             gives="data",
-            admits=admits_rest,
+            rest="data",
         ),
         "sign-flip": AttackExtension(
             factory=f"{UNTARGETED}:sign_flip",

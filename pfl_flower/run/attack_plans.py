@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +21,10 @@ from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.reachable import Limit, reachable_limit
 from pfl_flower.run.problem import Problem
-from pfl_flower.run.results import LIMIT_FILE
+from pfl_flower.run.results import LIMIT_FILE, OldLimitError, read_limit
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.newton import DENSE_LIMIT
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.files import VERSION
 from pfl_flower.support.folders import own_path
 from pfl_flower.support.memo import remembered
 from pfl_flower.support.seeding import generator
@@ -142,7 +140,11 @@ def check_attack_model(problem: Problem) -> None:
 
 
 def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
-    """Return where a CGA run held rho and the gradient that it ended with (Proposition 3)."""
+    """Return where a CGA run held rho and the gradient that it ended with (Proposition 3).
+
+    The gradient is the sum of what each strategic user of that run reported when it was last asked
+    and not rejected; users of this run share it.
+    """
     rho, gradient = _limit_of_run(problem)
     # Without a bound on GRAD the target can be held, and Proposition 3 speaks of the target.
     if problem.regularizer.radius == float("inf"):
@@ -155,18 +157,21 @@ def _limit_of_run(problem: Problem) -> tuple[Tensor, Tensor]:
     named = problem.config.attack_model
     path = own_path("attack-model", named) / LIMIT_FILE
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            rho, gradient = (torch.from_numpy(kept[key]) for key in ("rho", "gradient"))
-            version = int(kept["version"]) if "version" in kept else 1
+        kept = read_limit(path)
+        rho, gradient = (torch.from_numpy(value) for value in (kept.rho, kept.gradient))
+    except OldLimitError as error:
+        raise ConfigError(
+            f"attack-model = {named}: expected {error}: run that CGA run again"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise ConfigError(
             f"attack-model = {named}: expected exact, or the folder of a CGA run with a "
             f"{LIMIT_FILE} ({type(error).__name__})"
         ) from None
-    if version != VERSION:
+    if not kept.reported:
         raise ConfigError(
-            f"attack-model = {named}: expected a {LIMIT_FILE} of version {VERSION}, and it is of "
-            f"version {version}: run that CGA run again"
+            f"attack-model = {named}: expected a run with a strategic user's report that counted, "
+            "and there was none"
         )
     if rho.shape != (problem.model.dim,) or gradient.shape != rho.shape:
         raise ConfigError(

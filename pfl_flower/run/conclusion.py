@@ -66,8 +66,8 @@ def conclude(
         course.write(folder)
     at_rest = {}
     if problem.config.equilibrium:
-        say("looking for the exact equilibrium")
-        at_rest = measure_equilibrium(problem, course.rho)
+        say("looking for the equilibrium: where the run leads")
+        at_rest = measure_equilibrium(problem, course)
     outcome = Outcome(
         config=problem.config,
         course=course,
@@ -109,6 +109,8 @@ def table(outcome: Outcome) -> str:
         if key in outcome.metrics:
             word = NODES if key in outcome.nodes_word else ""
             rows.add_row(meaning + word, f"{outcome.metrics[key]:.4g}")
+    if outcome.at_rest:
+        rows.add_row("rho*, where the run leads, is", outcome.rest)
     rows.add_row("steps of rho are", outcome.behaviour)
     rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
     rows.add_row("verdict", plain(verdict(outcome.checks, claimed(outcome.config))))

@@ -19,7 +19,7 @@ from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.outcome import TRAJECTORY_FILE, Course, Outcome, title
 from pfl_flower.run.places import SUMMARY_FILE
-from pfl_flower.run.results import LIMIT_FILE, write_json
+from pfl_flower.run.results import LIMIT_FILE, read_limit, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
 from pfl_flower.run.verdict import verdict
 from pfl_flower.support.errors import ConfigError
@@ -48,6 +48,8 @@ class Result:
         The global model after the last round, ``(d,)``.
     gradient : ndarray
         Sum of the strategic users' last accepted reports, ``(d,)``.
+    reported : mapping
+        For each strategic user of whom a report was accepted, the round of the last.
     trajectory : ndarray or None
         rho of every round, ``(T + 1, d)``, with ``save_trajectory=True``.
     summary : mapping
@@ -62,6 +64,7 @@ class Result:
 
     rho: Array
     gradient: Array
+    reported: Mapping[int, int]
     trajectory: Array | None = None
     summary: Mapping[str, Any]
     text: str
@@ -76,6 +79,7 @@ class Result:
         return cls(
             rho=course.rho.double().cpu().numpy(),
             gradient=course.gradient.double().cpu().numpy(),
+            reported=course.reported,
             trajectory=None if path is None else path.double().cpu().numpy(),
             summary=outcome.summary(),
             text=course.text,
@@ -149,7 +153,13 @@ class Result:
         replace_file(place / ROUNDS_FILE, self.text)
         rho, gradient = torch.from_numpy(self.rho), torch.from_numpy(self.gradient)
         passed_by = None if self.trajectory is None else torch.from_numpy(self.trajectory)
-        Course(text=self.text, rho=rho, gradient=gradient, trajectory=passed_by).write(place)
+        Course(
+            text=self.text,
+            rho=rho,
+            gradient=gradient,
+            reported=self.reported,
+            trajectory=passed_by,
+        ).write(place)
         write_json(place / SUMMARY_FILE, self.summary)
         return place
 
@@ -170,12 +180,12 @@ def read_result(folder: Path) -> Result:
         If there is none, or it is not whole.
     """
     try:
-        with np.load(folder / LIMIT_FILE, allow_pickle=False) as limit:
-            rho, gradient = limit["rho"], limit["gradient"]
+        limit = read_limit(folder / LIMIT_FILE)
         path = folder / TRAJECTORY_FILE
         return Result(
-            rho=rho,
-            gradient=gradient,
+            rho=limit.rho,
+            gradient=limit.gradient,
+            reported=limit.reported,
             trajectory=np.load(path, allow_pickle=False) if path.exists() else None,
             summary=json.loads((folder / SUMMARY_FILE).read_text()),
             text=(folder / ROUNDS_FILE).read_bytes().decode(),

@@ -308,5 +308,7 @@ class Keys(BaseModel):
         False, description="measure rho's distance to a classifier of the true labels (images)"
     )
     equilibrium: bool = Field(
-        False, description="find the exact minimiser of LOSS after the run (linear models)"
+        False,
+        description="find where the run leads in the end: the exact minimiser of LOSS (linear "
+        "models under the plain sum; what else moves the limit is refused)",
     )

@@ -19,6 +19,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import NODES_WORD, last_metrics
 from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.preset_claims import all_checks, claimed
+from pfl_flower.run.rest_checks import rest_checks, told_rest
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
 from pfl_flower.support.files import replacing
@@ -40,6 +41,8 @@ class Course:
         The global model after the last round, ``(d,)``.
     gradient : Tensor
         Sum of the strategic users' last accepted reports, ``(d,)``: what holds rho there.
+    reported : mapping
+        For each strategic user of whom a report was accepted, the round of the last.
     trajectory : Tensor or None
         rho of every round, ``(T + 1, d)``, with ``save-trajectory``.
     attendance : Attendance
@@ -49,6 +52,7 @@ class Course:
     text: str
     rho: Tensor
     gradient: Tensor
+    reported: Mapping[int, int] = field(default_factory=dict)
     trajectory: Tensor | None = None
     attendance: Attendance = field(default_factory=Attendance)
 
@@ -62,7 +66,7 @@ class Course:
         if self.trajectory is not None:
             with replacing(folder / TRAJECTORY_FILE) as file:
                 np.save(file, self.trajectory.cpu().numpy())
-        write_limit(folder / LIMIT_FILE, self.rho, self.gradient)
+        write_limit(folder / LIMIT_FILE, self.rho, self.gradient, self.reported)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +104,8 @@ class Outcome:
     @cached_property
     def checks(self) -> list[Check]:
         """What must hold of any run, and what is claimed of this one if it is a preset."""
-        return all_checks(self.config, self.course.rows, self.metrics, self.course.attendance)
+        found = all_checks(self.config, self.course.rows, self.metrics, self.course.attendance)
+        return found + rest_checks(self.config, self.metrics, self.behaviour)
 
     @property
     def passed(self) -> bool:
@@ -117,6 +122,11 @@ class Outcome:
         """How the steps of rho evolve: ``settling``, ``moving`` or ``diverging``."""
         return behaviour([row["step_norm"] for row in self.course.rows if "step_norm" in row])
 
+    @property
+    def rest(self) -> str:
+        """What rho* is, where it was looked for: one minimiser, one of many, or none."""
+        return told_rest(self.metrics)
+
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
         return summarise(
@@ -132,6 +142,7 @@ class Outcome:
                 "estimator": self.config.estimator,
                 "claims": claimed(self.config),
                 "nodes_word": self.nodes_word,
+                **({"equilibrium": self.rest} if self.at_rest else {}),
                 "left_out": [asdict(one) for one in self.left_out],
             },
         )

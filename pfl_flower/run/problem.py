@@ -28,6 +28,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss, check_shifts
 from pfl_flower.run.memory import Where, check_memory
 from pfl_flower.run.model import build_model
+from pfl_flower.run.rest_limits import check_rest
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.memo import Memo, remembered
@@ -267,6 +268,7 @@ def _build(config: RunConfig, spec: DataSpec) -> Problem:
     check_shifts(config, model.outputs)
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
+    check_rest(config, regularizer)
     return Problem(
         config=config,
         source=source,

@@ -179,7 +179,8 @@ def _nearest(
     Those of l2 lie on a line. Where F falls for ever it does so the way that rho came, from 0.
     """
     longest = 0.0
-    for way in (near - point.rho, point.rho, flat[:, 0]):
+    ways = (near - point.rho, point.rho, flat[:, 0])
+    for way in ways if flat.shape[1] > 1 else ways[-1:]:
         within = flat @ (flat.T @ way)
         norm = torch.linalg.vector_norm(within)
         if not bool(norm > EDGE * (1 + torch.linalg.vector_norm(way))):

@@ -93,16 +93,15 @@ class SharedLoss:
 
     def anchored(self, anchor: Tensor, weight: float) -> SharedLoss:
         """Return the same with ``w ||rho - a||^2``: of many minimisers the nearest to a is left."""
-        return SharedLoss(
-            self.population, self.models, self.coupling, self.linear, anchor, weight
-        )
+        return SharedLoss(self.population, self.models, self.coupling, self.linear, anchor, weight)
 
     @property
     def kinks(self) -> Tensor:
         """The attack models ``(j, d)`` at which F has a kink, each once."""
         if self.models is None or self.coupling.kink == 0:
             return torch.zeros((0, self.population.model.dim), dtype=self.population.dtype)
-        return self.models.unique(dim=0)
+        kinks: Tensor = torch.unique(self.models, dim=0)
+        return kinks
 
     def at(self, rho: Tensor, theta: Tensor) -> SharedPoint:
         """Return F at ``rho (d,)``, the local solves begun at ``theta (k, d)``."""

@@ -146,7 +146,14 @@ def test_a_folder_without_a_limit_is_one_line(content: str | None, tmp_path: Pat
     if content == "text":
         (tmp_path / "limit.npz").write_text("not an archive")
     if content == "other":
-        np.savez(tmp_path / "limit.npz", version=2, rho=np.zeros(3), gradient=np.zeros(3))
+        np.savez(
+            tmp_path / "limit.npz",
+            version=2,
+            rho=np.zeros(3),
+            gradient=np.zeros(3),
+            users=[4],
+            rounds=[1],
+        )
     if content == "of 0.1":
         np.savez(tmp_path / "limit.npz", rho=np.zeros(6), gradient=np.zeros(6))
     problem = build_problem(configure(attack="model", attack_model=str(tmp_path)))

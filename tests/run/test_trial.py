@@ -355,7 +355,14 @@ def test_what_is_wrong_is_one_line_before_round_1(
     """There is no grid: a run that began would end in an exception of another kind."""
     for name, numbers in {"five": np.ones(5), "lost": np.full(6, np.nan)}.items():
         (tmp_path / name).mkdir()
-        np.savez(tmp_path / name / "limit.npz", version=2, rho=numbers, gradient=numbers)
+        np.savez(
+            tmp_path / name / "limit.npz",
+            version=2,
+            rho=numbers,
+            gradient=numbers,
+            users=[4],
+            rounds=[1],
+        )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/limit.npz").touch()
     with pytest.raises((ConfigError, DataError)) as caught:

@@ -55,7 +55,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "sealed": ("x.pfl", lambda path, n: write_sealed(path, "x", {}, {"a": np.zeros(n)})),
     "tensors": ("x.pt", lambda path, n: save_tensors(path, {"a": torch.zeros(n)})),
     "json": ("x.json", lambda path, n: write_json(path, {"a": [1.5] * n})),
-    "limit": ("limit.npz", lambda path, n: write_limit(path, torch.zeros(n), torch.zeros(n))),
+    "limit": ("limit.npz", lambda path, n: write_limit(path, *torch.zeros(2, n), {})),
     "trajectory": ("trajectory.npy", ended),
     "picture": ("x.png", lambda path, n: drawn(path, min(n, 3000))),
 }

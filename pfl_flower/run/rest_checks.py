@@ -1,0 +1,48 @@
+"""What must hold for rho* to be where a run leads, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from pfl_flower.run.checks import Check, exactly
+from pfl_flower.run.config import RunConfig
+
+
+def told_rest(metrics: Mapping[str, float]) -> str:
+    """Return what rho* is, in a few words; empty where it was not looked for.
+
+    >>> told_rest({"equilibrium_converged": 1.0, "equilibrium_length": 0.0})
+    'one point'
+    >>> told_rest({"equilibrium_converged": 0.0, "equilibrium_length": 2.5})
+    'one of many, 2.5 apart: the nearest to rho'
+    """
+    if "equilibrium_converged" not in metrics:
+        return ""
+    length, shifts = metrics["equilibrium_length"], metrics.get("equilibrium_shifts", 0)
+    if metrics["equilibrium_converged"]:
+        return f"one point, up to {shifts:g} shifts that no point sees" if shifts else "one point"
+    if math.isinf(length):
+        return "nowhere: LOSS falls, or is flat, without end"
+    return f"one of many, {length:.4g} apart: the nearest to rho" if length else "not found"
+
+
+def rest_checks(config: RunConfig, metrics: Mapping[str, float], behaviour: str) -> list[Check]:
+    """Return what makes rho* a yardstick of this run; nothing where it was not asked for.
+
+    It was found: one minimiser, or a set that ends. It is of the users who took part: all of them
+    counted in the last round, and those were strategic whom the configuration names. And rho did
+    not run away from it.
+    """
+    if not config.equilibrium:
+        return []
+    told = told_rest(metrics)
+    found = bool(metrics["equilibrium_converged"]) or 0 < metrics["equilibrium_length"] < math.inf
+    away = behaviour == "diverging" and metrics["equilibrium_approach"] >= 1
+    went = "diverging, farther from rho* than at the start" if away else behaviour
+    return [
+        Check("equilibrium", told, "one point, or the nearest of many", found),
+        exactly(config.users).check("equilibrium: users counted", [metrics["accepted"]]),
+        exactly(0).check("equilibrium_others", [metrics["equilibrium_others"]]),
+        Check("equilibrium: steps of rho", went, "not away from rho*", not away),
+    ]
