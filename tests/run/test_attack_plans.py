@@ -114,7 +114,7 @@ class Idle:
 def test_a_no_op_attack_reaches_nothing(dataset: str, tmp_path: Path) -> None:
     found = run(tmp_path, dataset=dataset, attack=f"{__name__}:Idle", rounds=80, equilibrium=False)
     assert found["distance_to_target"] > 1
-    nobody = run(tmp_path, dataset=dataset, strategic_users="none")
+    nobody = run(tmp_path / "nobody", dataset=dataset, strategic_users="none")
     assert nobody["equilibrium_distance_to_target"] > 1
 
 
@@ -167,7 +167,7 @@ def test_a_poisoned_client_is_the_honest_code_on_other_data() -> None:
     config = configure(attack="data", poisoning="repeated")
     (client,) = node_clients(build_problem(config), (4,), "auto", None)  # type: ignore[arg-type]
     assert type(client) is PoisonedClient
-    assert PoisonedClient._step is HonestClient._step
+    assert PoisonedClient._steps is HonestClient._steps
     assert PoisonedClient._memory is HonestClient._memory
     (lonely,) = node_clients(build_problem(config), (2,), "strategic", None)  # type: ignore[arg-type]
     assert type(lonely) is PoisonedClient
