@@ -17,6 +17,8 @@ the projection of ``g_s + (rho - target_s)/(k eta)`` on the ball, hence in the s
 ``lam ||rho - target_s||``. Where GRAD is all of R^d the sum of the corrections alone settles, and
 single reports of users with several targets drift apart for ever.
 
+Under l2 these are limits of steps that fade: longer ones circle about a kink, as wide as they are.
+
 What else a configuration can say is refused before the first round: ``pfl_flower.run.rest_rules``,
 ``pfl_flower.run.rest_limits``.
 """

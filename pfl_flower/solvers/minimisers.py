@@ -126,7 +126,10 @@ def _flat_directions(shared: SharedLoss, point: SharedPoint) -> Tensor:
         # Inside the ball F rises in all directions; on its boundary, in all but one.
         edge = bool(norm >= point.kink * (1 - EDGE))
         return -(point.smooth / norm)[:, None] if edge else none
-    values, vectors = torch.linalg.eigh(_outer_hessian(shared, point))
+    hessian = _outer_hessian(shared, point)
+    if not bool(hessian.isfinite().all()):
+        return none
+    values, vectors = torch.linalg.eigh(hessian)
     flat: Tensor = vectors[:, values <= TOLERANCE / _blur(point.rho)]
     return flat
 
