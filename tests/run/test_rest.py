@@ -23,10 +23,9 @@ from pfl_flower.run.rest_limits import convex
 from pfl_flower.run.rest_rules import MOVERS
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import configure, play
-from tests.support.small_classes import small_classes
 
 CLASSES: dict[str, Any] = {
-    "dataset": small_classes,
+    "dataset": "tests.support.small_classes:small_classes",
     "users": 4,
     "points_per_user": "25,20,30",
     "strategic_users": "2,3",
@@ -286,7 +285,7 @@ HARMLESS = {
         "in theta_spade or the data that are solved with"
     ),
     "initialization": "a start: LOSS is convex",
-    "min_nodes node_timeout reply_timeout": "who is lost is counted: see rest_checks",
+    "min_nodes node_timeout reply_timeout site": "who is lost is counted: see rest_checks",
     "evaluate_every honest_distance": "measured only",
 }
 """Keys that need no rule, and why."""
@@ -311,7 +310,7 @@ def failed(result: pfl.Result) -> set[str]:
 
 def test_two_targets_are_not_reported_as_reached() -> None:
     found = run(**TWO)
-    problem = build_problem(parse_config({**found.config, "dataset": found.config["dataset"]}))
+    problem = build_problem(parse_config(found.config))
     apart = norm(problem.targets[1] - problem.targets[2])
     assert found.metrics["equilibrium_distance_to_target"] == pytest.approx(apart / 2)
     assert found.summary["equilibrium"] == "one point"
@@ -319,8 +318,8 @@ def test_two_targets_are_not_reported_as_reached() -> None:
 
 
 def test_one_of_many_minimisers_is_not_said_to_be_the_one() -> None:
-    changes = {"regularizer": "l2", "users": 2, "strategic_users": "1", "server_lr": "auto"}
-    found = run(**changes, rounds=60)
+    changes = {"regularizer": "l2", "users": 2, "strategic_users": "1", "points_per_user": "25"}
+    found = run(**changes, server_lr="auto", rounds=60)
     assert found.summary["equilibrium"].startswith("one of many, ")
     assert found.metrics["equilibrium_converged"] == 0
     assert found.metrics["equilibrium_length"] > 0.5
