@@ -76,8 +76,8 @@ class ServerOptimizer:
     def takes(self, rho: Tensor, direction: Tensor, eta: float) -> bool:
         """Whether rho, and the moments that later steps are made from, stay finite.
 
-        An infinite second moment would be a step of 0, and stay infinite: one row of 1e155 in
-        double, or 1e20 in single precision, would hold rho where it is for ever.
+        With an infinite second moment every step is 0, with one next to it so for thousands of
+        rounds: one row of 1e155 in double, or 1e20 in single precision, would hold rho where it is.
         """
         if self.name == "sgd":
             return bool(finite(rho - eta * direction))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.setup import AttackSetup
+from pfl_flower.objective.vectors import ratio
 
 Estimator = Literal["inferred", "oracle"]
 
@@ -87,7 +88,7 @@ class CounterGradient:
 
     def update(self, state: CGAState, observation: Observation) -> tuple[Tensor, CGAState]:
         """Return h and the state that remembers this round."""
-        pull = (observation.rho - self.target) / observation.eta
+        pull = ratio(observation.rho - self.target, observation.eta)
         gradient = (pull - self.estimate(state, observation)) / self.coalition
         seen = CGAState(
             observation.rho,
@@ -108,7 +109,8 @@ class CounterGradient:
         # Scalars in double: eta_sum grows while the difference that divides stays one step's size.
         own = float(state.eta) * self.coalition * observation.accepted
         steps = observation.eta_sum - float(state.eta_sum)
-        return (state.rho - observation.rho - own) / steps
+        # Below the last digit of their sum a step is lost: then no round but a lies in between.
+        return ratio(state.rho - observation.rho - own, steps if steps > 0 else float(state.eta))
 
 
 def counter_gradient(setup: AttackSetup) -> CounterGradient:

@@ -91,7 +91,8 @@ def model_from_gradient(
     if not bool(regularizer.attains(radius)) and bool(regularizer.contains(gradient)):
         # Within epsilon of the sphere, or on it as far as rounding tells, it is drawn inside.
         norm = torch.linalg.vector_norm(gradient)
-        inner = radius - epsilon
+        # Of a ball smaller than epsilon half will do: never through 0 to the other side.
+        inner = (radius - epsilon).clamp(min=radius / 2)
         wanted = gradient * (inner / norm) if bool(norm > inner) else gradient
     model = regularizer.attain(target, wanted)
     attained = nearest_gradient(regularizer, target, model, gradient)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.setup import AttackSetup
+from pfl_flower.objective.vectors import middle
 from pfl_flower.support.seeding import generator
 
 
@@ -55,7 +56,9 @@ class Untargeted:
         rows = observation.surrogates
         if rows is None or len(rows) != len(self.datasets):
             raise ValueError(f"surrogates: expected {len(self.datasets)} reports")
-        return self.report(rows, observation), state
+        # Every report scales as the rows do, whose squares may be beyond the range of numbers.
+        one = middle(rows)
+        return self.report(rows / one, observation) * one, state
 
     def report(self, rows: Tensor, observation: Observation) -> Tensor:
         """Return the report ``(d,)`` made from the surrogates' honest ones, ``(m, d)``."""

@@ -28,6 +28,9 @@ A projection ends on the sphere but for rounding: 3e-16 of the radius in double,
 precision up to 3e-7 for the 7,850 parameters of MNIST.
 """
 
+FAR_OUT = 2.0**64
+"""Of gradients that many radii long, or infinitely, the projection takes a shorter multiple."""
+
 
 class UnattainableGradientError(ValueError):
     """The gradient is outside GRAD(rho), or on a part of its boundary that no theta attains."""
@@ -143,6 +146,11 @@ class Regularizer(ABC):
         if math.isinf(self.radius):
             return gradient.clone()
         norm = length(gradient)
+        # Far outside, the length may be infinite; in a unit of a power of two the digits are equal.
+        far = norm / FAR_OUT > 2 * self.radius
+        if bool(far.any()):
+            gradient = torch.where(far, gradient / FAR_OUT, gradient)
+            norm = torch.where(far, length(gradient), norm)
         # Inside the ball the factor is 1 to the bit, and nothing changes.
         return gradient * (self.radius / norm.clamp(min=self.radius))
 

@@ -129,7 +129,10 @@ class SmoothL2(Regularizer):
     def inverse_slope(self, slope: Tensor) -> Tensor:
         """``r = s / sqrt(lam^2 - s^2)``, factored so that it keeps its digits near the sphere."""
         # Near lam the difference of squares has lost what lam - s, exact there, still has.
-        return slope / torch.sqrt((self.lam - slope) * (self.lam + slope))
+        # The product of two numbers as large, or as small, as lam need not be one.
+        unit = 2.0 ** math.frexp(self.lam)[1]
+        s, lam = slope / unit, self.lam / unit
+        return s / torch.sqrt((lam - s) * (lam + s))
 
     def envelope_smoothness(self, num_users: int) -> float:
         """``lam N``: phi'' and w are at most lam."""

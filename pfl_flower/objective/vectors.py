@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,34 @@ def norm(vectors: Tensor) -> Tensor:
     if bool(plain.isfinite().all()):
         return plain
     return torch.where(plain.isfinite(), plain, length(vectors)[..., 0])
+
+
+def ratio(vector: Tensor, divisor: float) -> Tensor:
+    """Return ``v / s`` of ``(d,)``, s > 0: as long a multiple of v as is finite, where that is not.
+
+    >>> ratio(torch.tensor([3.0, -4.0]), 2.0), ratio(torch.tensor([3.0, -4.0]), 1e-38).isfinite()
+    (tensor([ 1.5000, -2.0000]), tensor([True, True]))
+    """
+    quotient = vector / divisor
+    if bool(finite(quotient)):
+        return quotient
+    # A quarter of the range is left for what is added to it.
+    return vector / vector.abs().amax() * (torch.finfo(vector.dtype).max / 4)
+
+
+def middle(vectors: Tensor) -> float:
+    """Return a power of two that brings squares of the entries into the range of numbers.
+
+    It is 1 where they are there already, to a quarter of the exponents.
+
+    >>> middle(torch.ones(2, 2)), middle(torch.full((2, 2), 2.0**100))
+    (1.0, 1.2676506002282294e+30)
+    """
+    largest = float(vectors.abs().amax())
+    limit = math.log2(torch.finfo(vectors.dtype).max) / 4
+    if not 0 < largest < math.inf or abs(math.log2(largest)) < limit:
+        return 1.0
+    return 2.0 ** math.floor(math.log2(largest))
 
 
 def finite(vectors: Tensor) -> Tensor:

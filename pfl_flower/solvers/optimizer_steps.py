@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+
+from pfl_flower.objective.vectors import finite
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ def adam_step(
     """Return ``theta (k, d)`` after one step along ``gradient (k, d)``, and the new state.
 
     Users that have taken equally many steps move together: Adam is elementwise but for its step
-    count.
+    count. A gradient whose square is infinite has no step: it would be 0, and so would all later
+    ones. Its user's theta is no number from there on, which whoever reads its report sees.
     """
     moved, first, second = theta.clone(), state.first.clone(), state.second.clone()
     counts = torch.unique(state.steps)
@@ -48,6 +52,8 @@ def adam_step(
         part = moved[users], gradient[users], first[users], second[users]
         _adam(*part, count, lr)
         moved[users], first[users], second[users] = part[0], part[2], part[3]
+    if not math.isfinite(float(second.amax())):
+        moved[~finite(second)] = torch.nan
     return moved, StepState(state.steps + 1, first, second)
 
 

@@ -10,6 +10,7 @@ the first-order conditions of LOSS, which is convex: rho* = target.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model, augment
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
+from pfl_flower.objective.vectors import norm
 
 TOLERANCE = 1e-8
 """First-order residual, relative to ``1 + ||g||``, at which data count as feasible: ten times what
@@ -123,7 +125,7 @@ class PoisonedData:
     total_weight : float
         Total label weight, the attack's budget.
     residual : float
-        ``||grad L_s(theta_spade, D_s) - g||``.
+        ``||grad L_s(theta_spade, D_s) - g||``, infinite where it is no number.
     feasible : bool
         Whether the residual is within ``TOLERANCE (1 + ||g||)``.
     """
@@ -147,7 +149,8 @@ class PoisonedData:
         if not bool(kept.any()):
             kept = torch.arange(len(weights)) < 1
         features, labels, weights = features[kept], labels[kept], weights[kept]
-        residual = float(torch.linalg.vector_norm(local_gradient(aim, features, labels, weights)))
+        residual = float(norm(local_gradient(aim, features, labels, weights)))
+        residual = math.inf if math.isnan(residual) else residual
         # 1 + ||g||: of an empty pull, g = 0, no relative residual can be asked.
         scale = 1 + float(torch.linalg.vector_norm(aim.gradient))
         return cls(

@@ -8,6 +8,7 @@ from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.objective.losses import LeastSquares
 from pfl_flower.objective.models import augment
+from pfl_flower.objective.vectors import norm
 
 LEAST_LAST = 1e-3
 """Least share of b in ``||(q, b)||`` for which one point will do.
@@ -39,7 +40,8 @@ def single_point(aim: Aim) -> PoisonedData:
     needed, theta = -aim.demand[0], aim.attack_model
     if not aim.bias:
         queries, residuals = needed[None], needed.new_ones(1)
-    elif bool(needed[-1].abs() >= LEAST_LAST * torch.linalg.vector_norm(needed)):
+    # Where nothing is needed b = 0 as well, and two points that cancel do.
+    elif bool(needed[-1].abs() >= LEAST_LAST * norm(needed)) and bool(needed[-1] != 0):
         queries, residuals = needed[None] / needed[-1], needed[-1:]
     else:
         queries = augment(torch.stack([needed[:-1], -needed[:-1]]))
