@@ -9,8 +9,10 @@ import pytest
 
 from experiments.running.engines import run_once
 from experiments.running.options import Options
+from pfl_flower.run import trial
+from pfl_flower.run.attendance import TOOK_PART
 from pfl_flower.run.finished import read_result
-from pfl_flower.support.errors import RunFailedError
+from pfl_flower.support.errors import ConfigError, RunFailedError
 from tests.support.superlink import private_superlink
 
 DIGITS = {
@@ -57,6 +59,8 @@ def test_ray_and_in_process_runs_agree(superlink: None, tmp_path: Path) -> None:
         config = options.configure(DIGITS, tmp_path / engine, 1)
         run_once(config, options)
         found.append(np.load(config.folder() / "trajectory.npy"))
+        checks = read_result(config.folder()).checks
+        assert [one.passed for one in checks if one.name == TOOK_PART] == [True]
         assert "11 users on 3 nodes, strategic: [10]" in (config.folder() / "run.log").read_text()
     assert found[0].shape == (11, 650)
     assert np.abs(found[0][-1]).max() > 0.1
@@ -84,11 +88,16 @@ def test_a_network_agrees_on_both_engines(superlink: None, tmp_path: Path) -> No
     assert np.abs(found[0] - found[1]).max() <= 1e-9
 
 
-def test_a_run_that_fails_is_seen_to_fail(superlink: None, tmp_path: Path) -> None:
-    """Flower's command line exits 0 here; its list of runs knows better."""
+def test_a_run_that_fails_is_seen_to_fail(
+    superlink: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own command says so first; Flower's exits 0, and its list of runs knows better."""
     options = Options(engine="simulation", nodes=2)
     missing = {**DIGITS, "points-per-user": "5000"}
     config = options.configure(missing, tmp_path, 1)
+    with pytest.raises(ConfigError, match="points-per-user = 5000"):
+        run_once(config, options)
+    monkeypatch.setattr(trial, "check_before", lambda config: None)
     with pytest.raises(RunFailedError, match=r"finished:failed.*points-per-user = 5000"):
         run_once(config, options)
 

@@ -13,9 +13,11 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 
 from experiments.__main__ import NO_VERDICT, main
+from experiments.paper.runs import run_variant
 from experiments.running import preset_runs
 from experiments.running.options import Options
 from experiments.running.preset_runs import run_preset, show
+from experiments.studies.study import Setting
 from pfl_flower import api, server_app
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run import figures, preset_claims
@@ -25,12 +27,13 @@ from pfl_flower.run.conclusion import table
 from pfl_flower.run.outcome import Outcome
 from pfl_flower.run.presets import preset
 from pfl_flower.run.problem import build_problem
+from pfl_flower.support.errors import RunFailedError
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.node_metrics import METRICS
 from pfl_flower.transport.records import ARRAYS
 from pfl_flower.transport.training_replies import GRADIENTS
 from strategies import recruiting
-from tests.support.runs import Tamper, configure, tampering
+from tests.support.runs import TINY, Tamper, configure, tampering
 
 
 @pytest.fixture(autouse=True)
@@ -475,3 +478,14 @@ def test_the_key_of_a_site_moves_nothing() -> None:
     keys = {key.replace("-", "_"): value for key, value in configure(rounds=3).flat().items()}
     at_home, abroad = (api.run(**{**keys, "site": site}) for site in (False, True))
     assert np.array_equal(at_home.rho, abroad.rho)
+
+
+def test_a_figure_is_not_made_of_a_run_whose_attacker_took_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {**TINY, "rounds": 1}
+    setting = Setting(seed=1, folder=tmp_path, options=Options(output=tmp_path))
+    assert run_variant(setting, "cga", keys).rounds == 1
+    monkeypatch.setattr("clients.strategic.plausible_report", None)
+    with pytest.raises(RunFailedError, match=f"cga, lam = 2: {TOOK_PART} = client-error: user 4"):
+        run_variant(setting, "cga, lam = 2", {**keys, "lam": 2.0})
