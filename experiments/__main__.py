@@ -10,13 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.console import Console
 
 from experiments.running.parser import parser
-from pfl_flower.support.errors import (
-    ConfigError,
-    DataError,
-    NodesMissingError,
-    RunFailedError,
-    WorldError,
-)
+from pfl_flower.support.errors import REFUSALS
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.world import failure
 
@@ -48,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Callable[..., int] = getattr(importlib.import_module(module), name)
         return command(parsed, Console())
-    except (ConfigError, DataError, NodesMissingError, WorldError, RunFailedError) as error:
+    except REFUSALS as error:
         print(error, file=sys.stderr)
         return NO_VERDICT
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from logging import ERROR
+from logging import ERROR, INFO
 from pathlib import Path
 
 from flwr.app import Context
@@ -16,11 +16,12 @@ from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.rounds import Watch, unwatched
 from pfl_flower.run.tables import check_imports
 from pfl_flower.run.trial import try_plugins
-from pfl_flower.run.writing import writing
+from pfl_flower.run.writing import surroundings, writing
 from pfl_flower.support.console import Say, say, silent
-from pfl_flower.support.errors import ConfigError, DataError, NodesMissingError
+from pfl_flower.support.errors import REFUSALS
+from pfl_flower.support.world import failures_told
 from pfl_flower.transport.broadcasts import pack_rho
-from pfl_flower.transport.flower_internals import log
+from pfl_flower.transport.flower_internals import log, log_refusals_once
 from strategies.bookkeeping import Bookkeeper
 from strategies.parameter_server import ParameterServer
 
@@ -30,10 +31,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the run config says; bad input is one line in the log and a failed run."""
+    log_refusals_once()
     try:
-        config = parse_config(context.run_config)
-        run(grid, build_problem(config), folder=config.folder(), say=say)
-    except (ConfigError, DataError, NodesMissingError) as error:
+        with failures_told(""):
+            config = parse_config(context.run_config)
+            log(INFO, "%s", surroundings(config))
+            run(grid, build_problem(config), folder=config.folder(), say=say)
+    except REFUSALS as error:
         log(ERROR, "%s", error)
         raise
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from experiments.running.elsewhere import check_plugins_travel
 from experiments.running.options import Options
+from experiments.running.superlink import (
+    COMPLETED,
+    failure_in,
+    flower_environment,
+    run_status,
+    script,
+    stop_run,
+)
 from pfl_flower import __version__
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.writing import forget_results, own_folder
 from pfl_flower.support.console import logged_to
-from pfl_flower.support.errors import ConfigError, RunFailedError
+from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.files import replace_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IN_PROCESS_NODES = 2
-COMPLETED = "finished:completed"
 INSTALLED_APP = """\
 [project]
 name = "pfl-flower"
@@ -75,7 +80,7 @@ def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> li
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items()]
     replace_file(settings, "".join(lines))
     app = str(app_folder(folder))
-    command = [_script("flwr"), "run", app, "--stream", "--run-config", str(settings)]
+    command = [script("flwr"), "run", app, "--stream", "--run-config", str(settings)]
     if nodes is not None:
         resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
         command += ["--federation-config", resources]
@@ -103,66 +108,25 @@ def _simulation(config: RunConfig, nodes: int | None, folder: Path) -> None:
 
     check_before(config)
     command = simulation_command(config, nodes, folder)
+    check_plugins_travel(config, Path(command[2]))
     environment = flower_environment()
     log_path = folder / "run.log"
-    with log_path.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
+    try:
+        with log_path.open("w") as file:
+            subprocess.run(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                check=False,
+                start_new_session=True,
+            )
+    except KeyboardInterrupt:
+        # What was started goes on without its command line: it is the SuperLink's.
+        print(stop_run(log_path.read_text(), environment), file=sys.stderr)
+        raise
     text = log_path.read_text()
     status = run_status(text, environment)
     if status != COMPLETED:
-        plain = re.sub(r"\x1b\[[\d;]*m", "", text)
-        errors = re.findall(r"ERROR\s*:\s*(.*)", plain) or plain.splitlines()[-1:]
-        said = errors[0].strip() if errors else "no output"
+        said = failure_in(text, environment)
         raise RunFailedError(f"the run ended as {status}, see {log_path}: {said}")
-
-
-def flower_environment() -> dict[str, str]:
-    """Return the environment of ``flwr``, in which it finds Flower's other programs.
-
-    It starts a local SuperLink by name: of an environment that is not activated they are not on
-    the PATH.
-    """
-    programs = str(Path(sys.executable).parent)
-    return {
-        **os.environ,
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
-    }
-
-
-def run_status(output: str, environment: dict[str, str]) -> str:
-    """Return the status Flower keeps of the run in ``output``; its exit code is always 0."""
-    started = re.search(r"Successfully started run (\d+)", output)
-    if started is None:
-        return "not started"
-    listing = subprocess.run(
-        [_script("flwr"), "ls", "--format", "json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    try:
-        runs = json.loads(listing.stdout)["runs"]
-    except (ValueError, KeyError):
-        return "unknown"
-    found = [run["status"] for run in runs if run["run-id"] == started[1]]
-    return found[0] if found else "unknown"
-
-
-def _script(name: str) -> str:
-    """Return a program of this environment, which need not be on the PATH.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither beside the interpreter nor on the PATH.
-    """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        raise ConfigError(
-            f"--engine simulation: expected the program {name} beside {sys.executable} or on the "
-            "PATH; pip install 'flwr[simulation]' brings it"
-        )
-    return found

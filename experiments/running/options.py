@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from experiments.running.elsewhere import spelled_out
 from pfl_flower.run.config import RunConfig, parse_config, unknown_key
 from pfl_flower.run.keys import Scalar, kebab
 from pfl_flower.run.presets import as_folder
@@ -75,6 +76,8 @@ class Options:
         place = as_folder(folder / (name or f"seed-{seed}"))
         config = parse_config({**values, "seed": seed, **place})
         check_given(config, self.settings)
+        if self.engine == "simulation":
+            return parse_config({**config.flat(), **spelled_out(config)})
         return config
 
 

@@ -34,6 +34,7 @@ from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
 from pfl_flower.run.verdict import in_words
 from pfl_flower.run.writing import check_other_results, own_folder
 from pfl_flower.support.console import place, plain
+from pfl_flower.support.foreign_text import legible
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.versions import commit
 
@@ -53,6 +54,7 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     base = preset(name)
     seeds = options.seeds or PRESET_SEEDS
     configs = [options.configure(base, folder, seed) for seed in seeds]
+    console.print(Text(f"results in {legible(str(folder))}"), soft_wrap=True)
     with own_folder("--output", folder):
         return _run_seeds(name, configs, options, console)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +15,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.places import SUMMARY_FILE, differing
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.folders import writable_folder
+from pfl_flower.support.folders import data_folder, writable_folder
 from pfl_flower.support.locks import only_writer
 from pfl_flower.support.world import failures_told
 
@@ -50,6 +53,22 @@ def own_folder(key: str, folder: Path) -> Iterator[None]:
     """
     with only_writer(key, writable_folder(key, folder)):
         yield
+
+
+def surroundings(config: RunConfig) -> str:
+    """Return a line on whose process this is, and where it reads and writes.
+
+    Under ``flwr run`` that is whoever started the SuperLink, with their environment.
+    """
+    data = data_folder(config.data_dir)
+    return f"results in {config.folder()}, data in {data}, as {_user()} on {socket.gethostname()}"
+
+
+def _user() -> str:
+    try:
+        return f"user {getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
 
 
 def going_on(config: RunConfig) -> str:

@@ -60,3 +60,7 @@ class RunFailedError(_OneLine, RuntimeError):
 
 class NodesMissingError(_OneLine, RuntimeError):
     """Fewer nodes than the run needs came within the time limit."""
+
+
+REFUSALS = (ConfigError, DataError, NodesMissingError, WorldError, RunFailedError)
+"""What ends a run in one line: a traceback would say nothing more to who has started it."""

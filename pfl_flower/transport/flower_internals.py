@@ -14,6 +14,7 @@ so do rounds with little mathematics.
 
 from __future__ import annotations
 
+from logging import LogRecord, getLogger
 from typing import Any, TypeVar, cast
 
 from flwr.app import Array, Error, Message, Metadata, RecordDict
@@ -22,6 +23,7 @@ from flwr.common.logger import log as flowers_log
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from pfl_flower.support.errors import REFUSALS
 from pfl_flower.support.foreign_text import one_line
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "holding",
     "identify_process",
     "log",
+    "log_refusals_once",
     "new_array",
     "number",
     "twin",
@@ -54,6 +57,19 @@ Object = TypeVar("Object")
 def log(level: int, message: str, *values: object) -> None:
     """Log one line as Flower does, in which every character shows, whoever wrote the values."""
     flowers_log(level, "%s", one_line(message % values if values else message, LONGEST_LINE))
+
+
+def log_refusals_once() -> None:
+    """Keep Flower from logging the traceback of a refusal, which is one line and was logged.
+
+    Flower's processes log what a ServerApp raises, with its traceback, and then end the run as
+    failed: the exception itself is what tells them to.
+    """
+    getLogger("flwr").addFilter(_is_news)
+
+
+def _is_news(record: LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], REFUSALS)
 
 
 def identify_process(run: int) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from experiments.running.engines import COMPLETED, ROOT, run_status
+from experiments.running.engines import ROOT
+from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.rounds import read_rounds

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.running.engines import COMPLETED, ROOT, run_once, run_status, simulation_command
+from experiments.running.engines import ROOT, run_once, simulation_command
 from experiments.running.options import Options
 from experiments.running.preset_runs import preset_folder
+from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.presets import preset
 from pfl_flower.run.rounds import read_rounds

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.running.engines import COMPLETED, run_status
+from experiments.running.superlink import COMPLETED, run_status
 from tests.support.readmes import ROOT, TYPED, Command
 from tests.support.superlink import private_superlink
 from tests.test_readme import BLOCKS

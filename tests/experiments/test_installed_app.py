@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from experiments.running import engines
+from experiments.running import engines, superlink
 from experiments.running.engines import ROOT, app_folder
 from pfl_flower.run.config import parse_config
 from pfl_flower.support.errors import ConfigError
@@ -33,7 +33,7 @@ def test_installed_packages_are_an_app(tmp_path: Path, monkeypatch: pytest.Monke
 def test_where_flower_is_not_installed_one_line_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(superlink.sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"^--engine simulation: expected the program flwr"):
         engines.simulation_command(parse_config({}), 2, tmp_path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.running.engines import flower_environment
+from experiments.running.superlink import flower_environment
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib
 import inspect
 import logging
 import subprocess
@@ -26,6 +27,7 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport import flower_internals as inside
 from pfl_flower.transport.inprocess import InProcessGrid
 from strategies.parameter_server import ParameterServer
@@ -58,6 +60,26 @@ def message(value: object = 1) -> Message:
     inside.identify_process(1)
     content = RecordDict({"config": ConfigRecord({"a": value, "list": [1, 2]})})  # type: ignore[dict-item]
     return Message(content, 7, MessageType.TRAIN, ttl=60.0, group_id="3")
+
+
+def test_a_refusal_is_not_logged_again_by_flowers_processes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They log what an app raises by Flower's own logger, with ``exc_info``."""
+    for module in ("flwr.simulation.app", "flwr.superlink.runtime.run_serverapp"):
+        source = inspect.getsource(importlib.import_module(module))
+        assert 'log(ERROR, "%s raised an exception", exc_entity, exc_info=ex)' in source
+    inside.log_refusals_once()
+    logger = logging.getLogger("flwr")
+    logger.propagate = True
+    try:
+        for error in (ConfigError("lam = -1"), KeyError("a bug")):
+            logger.error("%s raised an exception", "Simulation", exc_info=error)
+        inside.log(logging.ERROR, "said")
+    finally:
+        logger.propagate = False
+    said = [record.message for record in caplog.records]
+    assert said == ["Simulation raised an exception", "said"]
 
 
 CODE = """
