@@ -32,7 +32,8 @@ def spelled_out(config: RunConfig) -> dict[str, Any]:
         If one names no path.
     """
     found: dict[str, Any] = {key: str(own_path(key, path)) for key, path in config.paths().items()}
-    found["data-dir"] = str(data_folder(config.data_dir))
+    if "data-dir" in DATASETS.row(config.dataset).reads:
+        found["data-dir"] = str(data_folder(config.data_dir))
     if config.embedded and not config.embedding_weights:
         from pfl_flower.data.embeddings import weights_file
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pfl_flower.data.table import DATASETS
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.places import SUMMARY_FILE, differing
@@ -60,8 +61,9 @@ def surroundings(config: RunConfig) -> str:
 
     Under ``flwr run`` that is whoever started the SuperLink, with their environment.
     """
-    data = data_folder(config.data_dir)
-    return f"results in {config.folder()}, data in {data}, as {_user()} on {socket.gethostname()}"
+    read = "data-dir" in DATASETS.row(config.dataset).reads
+    data = f"data in {data_folder(config.data_dir)}, " if read else ""
+    return f"results in {config.folder()}, {data}as {_user()} on {socket.gethostname()}"
 
 
 def _user() -> str:

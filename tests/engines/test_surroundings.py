@@ -19,11 +19,11 @@ from tests.support.superlink import private_superlink
 
 pytestmark = pytest.mark.slow
 
-TINY = "dataset='synthetic-logistic' features=4 users=4 strategic-users='3' points-per-user='20' "
-TINY += "nu=0.1 evaluate-every=0 "
+TINY = "dataset='csv:table.csv' users=4 strategic-users='3' points-per-user='5' rounds=1"
 COMMAND = [sys.executable, "-m", "experiments", "run", "digits-squared-l2", "--nodes", "2"]
-SETTINGS = ["dataset=synthetic-logistic", "features=4", "users=4", "strategic-users=3"]
-SETTINGS += ["points-per-user=20", "nu=0.1", "evaluate-every=0"]
+SETTINGS = ["dataset=csv:table.csv", "users=4", "strategic-users=3", "points-per-user=5"]
+ROWS = "".join(f"{n % 7},{n % 5},{n % 2}\n" for n in range(60))
+TABLE = f"a,b,label\n{ROWS}"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,8 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     home = tmp_path_factory.mktemp("somebody")
     with private_superlink(home / "flwr") as environment:
         theirs = {**environment, "HOME": str(home), "PFL_DATA_DIR": str(home / "their-data")}
+        (home / "their-data").mkdir()
+        (home / "their-data/table.csv").write_text(TABLE)
         subprocess.run([script("flwr"), "ls"], env=theirs, cwd=home, check=True, timeout=60)
         yield {**environment, "THEIRS": str(home)}
 
@@ -55,7 +57,7 @@ def test_bad_input_to_a_bare_flwr_run_is_one_line_and_a_failed_run(
 
 def test_a_bare_flwr_run_says_whose_it_is_and_where(elsewhere: dict[str, str]) -> None:
     """Results in the home folder of whoever has started the SuperLink, under their own name."""
-    said = flwr_run(elsewhere, TINY + "rounds=1")
+    said = flwr_run(elsewhere, TINY)
     theirs = Path(elsewhere["THEIRS"])
     lines = [line for line in said.splitlines() if "results in" in line]
     assert len(lines) == 1, said
@@ -68,6 +70,7 @@ def test_a_bare_flwr_run_says_whose_it_is_and_where(elsewhere: dict[str, str]) -
 
 def test_our_own_command_reads_and_writes_here(elsewhere: dict[str, str], tmp_path: Path) -> None:
     ours = {**elsewhere, "PYTHONPATH": str(ROOT), "PFL_DATA_DIR": str(tmp_path / "our-data")}
+    (tmp_path / "table.csv").write_text(TABLE)
     command = [*COMMAND, "--engine", "simulation", "--rounds", "1", "--output", "out", "--set"]
     done = subprocess.run(
         [*command, *SETTINGS, "state-dir=state", "checkpoint-every=1"],
@@ -89,6 +92,7 @@ def test_our_own_command_reads_and_writes_here(elsewhere: dict[str, str], tmp_pa
 def test_a_plug_in_of_the_current_folder_is_refused_before_flower_starts(
     elsewhere: dict[str, str], tmp_path: Path
 ) -> None:
+    (tmp_path / "table.csv").write_text(TABLE)
     (tmp_path / "my_rule.py").write_text("def double(rows):\n    return 2 * rows.sum(dim=0)\n")
     command = [*COMMAND, "--engine", "simulation", "--output", "out", "--set", *SETTINGS]
     done = subprocess.run(
@@ -109,10 +113,12 @@ def test_an_interrupt_stops_the_run_in_the_superlink(
     elsewhere: dict[str, str], tmp_path: Path
 ) -> None:
     command = [*COMMAND, "--engine", "simulation", "--rounds", "5000", "--output", str(tmp_path)]
+    (tmp_path / "table.csv").write_text(TABLE)
     ours = {**elsewhere, "PYTHONPATH": str(ROOT)}
     running = subprocess.Popen(
         [*command, "--set", *SETTINGS],
         env=ours,
+        cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -158,8 +158,9 @@ def test_a_data_sets_path_is_looked_for_where_it_would_be(
 
 
 def test_the_simulation_alone_is_told_whole_paths(tmp_path: Path) -> None:
-    at_home = Options(engine="inprocess").configure({}, tmp_path, 1)
-    abroad = Options(engine="simulation").configure({}, tmp_path, 1)
+    keys = {"dataset": "mnist"}
+    at_home = Options(engine="inprocess").configure(keys, tmp_path, 1)
+    abroad = Options(engine="simulation").configure(keys, tmp_path, 1)
     assert at_home.data_dir == "" and Path(abroad.data_dir).is_absolute()
     assert at_home.folder() == abroad.folder() == tmp_path / "seed-1"
 
@@ -244,7 +245,10 @@ def test_the_server_app_says_first_where_it_reads_and_writes(
     heard: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pfl_flower.run.figures.run_figure", lambda *_: ())
-    keys = {**TINY, "rounds": 1, "name": "x", "output-dir": str(tmp_path), "data-dir": "/d"}
+    keys = {**TINY, "rounds": 1, "name": "x", "output-dir": str(tmp_path)}
     assert as_flower_does(keys) == ""
-    assert heard[0].startswith(f"results in {tmp_path}/x, data in /d, as user ")
+    assert heard[0].startswith(f"results in {tmp_path}/x, as user ")
+    assert as_flower_does({"dataset": "csv:none.csv", "data-dir": "/d"}) == "DataError"
+    assert "/digits-squared-l2-with-dataset=csv_none.csv-" in heard[-2]
+    assert ", data in /d, as user " in heard[-2] and heard[-1].startswith("dataset = csv:none.csv")
     assert json.loads((tmp_path / "x/summary.json").read_text())["passed"] is not None

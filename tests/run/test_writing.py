@@ -34,7 +34,7 @@ NAMES: list[tuple[dict[str, Any], str]] = [
     ({"lam": 0.1, "rounds": 20}, "digits-squared-l2-with-rounds=20,lam=0.1"),
     ({**L2, "lam": 0.1}, "digits-l2-with-lam=0.1"),
     ({"seed": 2}, "digits-squared-l2-with-seed=2"),
-    ({"device": "cpu", "data-dir": "/x", "reply-timeout": 9.0}, "digits-squared-l2"),
+    ({"device": "cpu", "reply-timeout": 9.0}, "digits-squared-l2"),
     ({"checkpoint-every": 5, "rounds": 20}, "digits-squared-l2"),
     ({"resume": "auto", "rounds": 90}, "digits-squared-l2"),
     ({"name": "mine", "lam": 0.1}, "mine"),
