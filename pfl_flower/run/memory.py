@@ -168,7 +168,8 @@ def _model(
         units = Factor("hidden", config.hidden, 784)
         return units, Factor("", features.value + outputs, features.value + outputs)
     if dim is None:
-        dim = features.value * outputs
+        # Of other models only the model itself, which is made later, can tell.
+        dim = features.value * outputs if config.linear else 1
     return (Factor(features.key, dim, max(1, dim * features.usual // features.value)),)
 
 

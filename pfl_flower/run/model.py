@@ -141,6 +141,17 @@ def _begun(
     return module
 
 
+def weights_version(config: RunConfig) -> tuple[int, ...]:
+    """Return what tells a changed file of ``model-weights``: it is looked at, not read."""
+    if not config.model_weights:
+        return ()
+    try:
+        seen = own_path("model-weights", config.model_weights).stat()
+    except OSError:
+        return ()
+    return seen.st_mtime_ns, seen.st_size
+
+
 def _weights(path: str) -> dict[str, Tensor]:
     """Return what ``torch.save(module.state_dict(), path)`` wrote; nothing without a path."""
     if not path:
@@ -151,7 +162,8 @@ def _weights(path: str) -> dict[str, Tensor]:
         what = "tensors by name, as torch.save(module.state_dict(), path) writes them"
         there = f"a file of {what}" if place.is_file() else "a file that is there"
         raise ConfigError(f"model-weights = {path}: expected {there}")
-    return found
+    # The file is mapped into memory, and may be written anew.
+    return {name: value.clone() for name, value in found.items()}
 
 
 def _frozen(text: str, module: nn.Module) -> frozenset[str]:

@@ -27,7 +27,7 @@ from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss, check_shifts
 from pfl_flower.run.memory import Where, check_memory
-from pfl_flower.run.model import build_model
+from pfl_flower.run.model import build_model, weights_version
 from pfl_flower.run.rest_limits import check_rest
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
@@ -227,7 +227,7 @@ def build_problem(config: RunConfig) -> Problem:
     DataError
         If the data cannot be had.
     """
-    return _build(config, versioned(data_spec(config)))
+    return _build(config, versioned(data_spec(config)), weights_version(config))
 
 
 def data_spec(config: RunConfig) -> DataSpec:
@@ -251,7 +251,7 @@ def data_spec(config: RunConfig) -> DataSpec:
 
 
 @lru_cache(maxsize=2)
-def _build(config: RunConfig, spec: DataSpec) -> Problem:
+def _build(config: RunConfig, spec: DataSpec, weights: tuple[int, ...]) -> Problem:
     stored = load_source(spec)
     check_loss(config, stored.loss)
     check_memory(config, inputs=stored.inputs, outputs=stored.outputs)

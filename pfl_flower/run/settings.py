@@ -14,7 +14,15 @@ from pfl_flower.run.presets import settings_of
 from pfl_flower.support.errors import KeyFault
 from pfl_flower.support.folders import own_path
 
-PATHS = ("output-dir", "state-dir", "data-dir", "embedding-weights", "resume", "attack-model")
+PATHS = (
+    "output-dir",
+    "state-dir",
+    "data-dir",
+    "embedding-weights",
+    "model-weights",
+    "resume",
+    "attack-model",
+)
 RESULTS = "~/pfl-flower"
 """Where results go when nothing else is said."""
 LONGEST = 18

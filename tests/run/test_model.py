@@ -441,7 +441,7 @@ KEYS_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "linear": (
         {"model": "linear", "model-frozen": "1"},
-        "model-frozen = 1: expected , unless model = cnn",
+        "model-frozen = 1: expected empty, unless model = cnn",
     ),
     "exact": (
         {"model": wide, "local-solver": "exact"},
@@ -489,6 +489,18 @@ def test_a_way_by_values_is_for_users_one_at_a_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(modules, "users_at_once", lambda device, activations: 2)
     with pytest.raises(ConfigError, match=r"torch.func can differentiate \(tests/.*\.py:\d+: "):
         build_problem(configure(Branching, name="batched"))
+
+
+def test_weights_that_were_written_anew_are_read_anew(tmp_path: Path) -> None:
+    starts = []
+    for _ in range(2):
+        torch.manual_seed(len(starts))
+        module = nets.mlp((1, 8, 8), 10, hidden=9)
+        config = configure(wide, model_weights=weights(tmp_path, module))
+        starts.append(build_problem(config).initial)
+        expected = nn.utils.parameters_to_vector(module.parameters()).detach().double()
+        assert torch.equal(starts[-1], expected)
+    assert not torch.equal(*starts)
 
 
 def test_weights_of_another_network(tmp_path: Path) -> None:

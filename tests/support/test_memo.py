@@ -5,8 +5,9 @@ import weakref
 
 import pytest
 
+from pfl_flower.run import problem as problems
 from pfl_flower.run.attack_plans import fabricate, plan
-from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.run.problem import Problem
 from pfl_flower.run.strategic_user import other_data, other_population
 from pfl_flower.support.memo import Memo, remembered
 from tests.support.runs import configure
@@ -68,14 +69,14 @@ CONFIG = configure(attack="data", strategic_users="3,4", target_shift="1", users
 
 
 def fresh() -> Problem:
-    build_problem.cache_clear()
-    return build_problem(CONFIG)
+    problems._build.cache_clear()
+    return problems.build_problem(CONFIG)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_what_a_strategic_user_prepares_is_made_once(dtype: str) -> None:
     """A plan serves all users with its target, in whatever precision it is asked for."""
-    problem = build_problem(CONFIG.model_copy(update={"dtype": dtype}))
+    problem = problems.build_problem(CONFIG.model_copy(update={"dtype": dtype}))
     assert plan(problem, 3) is plan(problem, 4) is plan(problem.in_double, 3)
     assert fabricate(problem, 3) is fabricate(problem, 3)
     assert fabricate(problem, 3) is not fabricate(problem, 4)
