@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.problem import Problem
+from pfl_flower.run.served import Served
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.wire import find, to_record, to_tensor
@@ -53,6 +54,10 @@ class Client(ABC):
 
     def evaluate(self) -> dict[int, float]:
         """Return the accuracies of local models by user; none where there is no such model."""
+        return {}
+
+    def served(self, rho: Tensor) -> dict[int, Served]:
+        """Return what models come to on users' own test sets; none where nobody is measured."""
         return {}
 
     def recall(self, name: str) -> dict[str, Tensor]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
+from clients.local_steps import begun, local_steps
+from clients.own_tests import judged, judged_alone
 from pfl_flower.aggregation.rows import Rows, ids, positions
-from pfl_flower.run.step_sizes import local_step_sizes
-from pfl_flower.solvers.optimizer_steps import StepState, adam_step, sgd_step
+from pfl_flower.run.served import Served
 from pfl_flower.solvers.population import Population
-from pfl_flower.support.seeding import uniform_rows
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 
@@ -81,6 +81,16 @@ class HonestClient(Client):
         accuracies = self.problem.test_set.accuracy_of_each(self.problem.model, theta)
         return dict(zip(self.users, accuracies.tolist(), strict=True))
 
+    def served(self, rho: Tensor) -> dict[int, Served]:
+        """Return what theta_n, rho and a model learned alone come to on users' own test sets."""
+        name = f"alone-{self.kind}"
+        kept = self.recall(name)
+        if not torch.equal(kept.get("users", ids(())), ids(self.users)):
+            kept = {"users": ids(self.users), "values": judged_alone(self.problem, self.users)}
+            self.remember(name, kept)
+        theta = self._memory()["theta"]
+        return judged(self.problem, self.users, theta, rho, kept["values"])
+
     def _answer(
         self,
         population: Population,
@@ -97,7 +107,9 @@ class HonestClient(Client):
             )
             reports = population.report(broadcast.rho, solution.theta)
             return reports, {"theta": solution.theta}, metrics
-        after, residual = self._steps(population, users, broadcast, memory)
+        after, residual = local_steps(
+            self.problem, population, users, broadcast.round, memory, broadcast.rho
+        )
         used = memory["theta"] if self.problem.config.simultaneous else after["theta"]
         reports = population.report(broadcast.rho, used)
         return reports, after, NodeMetrics(worst_residual=residual)
@@ -112,11 +124,7 @@ class HonestClient(Client):
         met = where >= 0
         if bool(met.all()):
             return {name: self._placed(name, value[where]) for name, value in kept.items()}
-        theta = self.start()
-        memory = {"theta": theta}
-        if self.problem.config.local_solver == "adam":
-            fresh = StepState.init(theta)
-            memory |= {"steps": fresh.steps, "first": fresh.first, "second": fresh.second}
+        memory = begun(self.problem.config, self.start())
         for name in memory.keys() & kept.keys():
             memory[name][met] = kept[name][where[met]].to(memory[name].device)
         return memory
@@ -124,46 +132,6 @@ class HonestClient(Client):
     def _placed(self, name: str, value: Tensor) -> Tensor:
         """Return what is remembered where it is used: the counts of steps are read on the CPU."""
         return value if name == "steps" else value.to(self.problem.device)
-
-    def _steps(
-        self,
-        population: Population,
-        users: tuple[int, ...],
-        broadcast: Broadcast,
-        memory: dict[str, Tensor],
-    ) -> tuple[dict[str, Tensor], float]:
-        """Return what is remembered of a round's steps, and the longest gradient before the last.
-
-        Every step goes along ``grad L_n(theta) + grad_theta R(rho, theta)`` where theta then is.
-        """
-        config = self.problem.config
-        lr = local_step_sizes(config).at(broadcast.round)
-        residual = 0.0
-        for step in range(config.local_steps):
-            theta = memory["theta"]
-            gradient = self._loss_gradient(population, users, theta, broadcast.round, step)
-            gradient = gradient - self.problem.regularizer.grad_rho(broadcast.rho, theta)
-            residual = float(torch.linalg.vector_norm(gradient, dim=1).max())
-            if config.local_solver == "sgd":
-                memory = {"theta": sgd_step(theta, gradient, lr)}
-                continue
-            state = StepState(memory["steps"], memory["first"], memory["second"])
-            after, state = adam_step(theta, gradient, state, lr)
-            kept = {"steps": state.steps, "first": state.first, "second": state.second}
-            memory = {"theta": after, **kept}
-        return memory, residual
-
-    def _loss_gradient(
-        self, population: Population, users: tuple[int, ...], theta: Tensor, round: int, step: int
-    ) -> Tensor:
-        """Return ``grad L_n(theta_n)``, ``(k, d)``, or its estimate from a step's own batches."""
-        config = self.problem.config
-        if not config.batch_size:
-            return population.gradient(theta)
-        # The first step's draws are those of a run with one step a round.
-        purpose = ("batch", round, step) if step else ("batch", round)
-        draws = uniform_rows(ids(users), config.batch_size, config.seed, *purpose)
-        return population.minibatch_gradient(theta, draws)
 
 
 class SurrogateClient(HonestClient):

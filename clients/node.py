@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from flwr.app import Context, RecordDict
+from torch import Tensor
 
 from clients.base import Client
 from clients.honest import HonestClient
@@ -90,11 +91,15 @@ class Node:
         metrics = NodeMetrics.merge(answer.metrics for answer in answers)
         return report, replace(metrics, memory=took, unkept=int(not kept))
 
-    def accuracies(self, users: tuple[int, ...]) -> NodeMetrics:
-        """Return how good the users' local models are."""
+    def evaluation(self, users: tuple[int, ...], rho: Tensor | None = None) -> NodeMetrics:
+        """Return how good the users' local models are; with rho, also on their own test sets."""
         clients = node_clients(self.problem, users, self.role, self.state)
         found = {user: value for client in clients for user, value in client.evaluate().items()}
-        return NodeMetrics(accuracies=found)
+        if rho is None:
+            return NodeMetrics(accuracies=found)
+        there = rho.to(self.problem.device)
+        served = {u: value for client in clients for u, value in client.served(there).items()}
+        return NodeMetrics(accuracies=found, served=served)
 
 
 def node_clients(

@@ -11,6 +11,7 @@ from torch import Tensor
 from clients.base import Answer
 from clients.honest import HonestClient
 from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.run.served import Served
 from pfl_flower.run.strategic_user import other_data, other_population
 from pfl_flower.solvers.population import Population
 from pfl_flower.transport.broadcasts import Broadcast
@@ -41,6 +42,10 @@ class PoisonedClient(HonestClient):
 
     def evaluate(self) -> dict[int, float]:
         """Return nothing: the run measures honest users' local models."""
+        return {}
+
+    def served(self, rho: Tensor) -> dict[int, Served]:
+        """Return nothing, as ``evaluate``: these users' models serve the attack."""
         return {}
 
     def report(self, broadcast: Broadcast) -> Answer:

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from clients.node import Node
 from pfl_flower.transport.broadcasts import unpack_broadcast
 from pfl_flower.transport.node_metrics import METRICS
-from pfl_flower.transport.questions import pack_introduction, unpack_question
+from pfl_flower.transport.questions import asked_rho, pack_introduction, unpack_question
 from pfl_flower.transport.training_replies import pack_report
 
 app = ClientApp()
@@ -32,7 +32,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Answer with the accuracies of the node's local models."""
+    """Answer with how good the node's local models are, and how well its users are served."""
     _, users = unpack_question(message.content)
-    said = Node.of(context).accuracies(users)
+    said = Node.of(context).evaluation(users, asked_rho(message.content))
     return Message(RecordDict({METRICS: said.pack()}), reply_to=message)

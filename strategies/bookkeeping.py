@@ -16,6 +16,8 @@ from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import Rounds, Watch, unwatched
+from pfl_flower.run.served import columns
+from pfl_flower.run.user_book import UserBook
 from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport.broadcasts import unpack_rho
@@ -71,7 +73,9 @@ class Bookkeeper:
         if folder is not None:
             begin_folder(folder, self.config, resumed=found is not None)
         self.attendance = Attendance()
-        self.rounds = Rounds(folder, "" if found is None else found.records.rounds)
+        more = columns() if problem.source.tested else ()
+        self.rounds = Rounds(folder, "" if found is None else found.records.rounds, more)
+        self.users = UserBook(problem)
         if found is not None:
             self._resume(found)
 
@@ -116,6 +120,7 @@ class Bookkeeper:
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
                 **_local(record, self.points),
+                **self.users.measured(record.served, record.strategic),
                 **_poison(record),
                 "seconds": record.seconds,
             }
@@ -149,6 +154,7 @@ class Bookkeeper:
             gradient=self._reported.total(torch.zeros_like(self.rho)),
             reported=self._reported.by_user,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+            users=self.users.text,
         )
 
     def _resume(self, checkpoint: Checkpoint) -> None:

@@ -16,6 +16,7 @@ from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
 from pfl_flower.aggregation.table import lowered
 from pfl_flower.run.problem import Problem
+from pfl_flower.run.served import Measure
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.support.seeding import generator
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
@@ -23,7 +24,7 @@ from pfl_flower.transport.flower_internals import log
 from strategies.questions import (
     Question,
     evaluation_questions,
-    read_accuracies,
+    read_evaluations,
     training_questions,
 )
 from strategies.replies import Form, RoundReplies, read_replies
@@ -168,21 +169,22 @@ class ParameterServer(ResumableStrategy):
         if not run.evaluate_every or not (due or server_round == run.rounds):
             return []
         honest = self.roster.with_honest_users(self.present)
-        self._questions = evaluation_questions(server_round, honest)
+        rho = arrays if self.problem.source.tested else None
+        self._questions = evaluation_questions(server_round, honest, rho)
         return [asked.message for asked in self._questions]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the mean accuracy of the local models that answered."""
-        said = read_accuracies(self._questions, replies)
-        accuracies = said.accuracies
+        most = Measure.of(self.problem.source.loss).most
+        said = read_evaluations(self._questions, replies, most)
         if self.record is not None:
-            self.record.accuracies = accuracies
+            self.record.accuracies, self.record.served = said.accuracies, said.served
             self.record.leave_out("absurd", said.absurd)
-        if not accuracies:
+        if not said.accuracies:
             return None
-        return MetricRecord({"local-accuracy": statistics.fmean(accuracies.values())})
+        return MetricRecord({"local-accuracy": statistics.fmean(said.accuracies.values())})
 
     def summary(self) -> None:
         """Log what is about to run."""

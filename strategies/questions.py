@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from flwr.app import Message, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 
 from pfl_flower.transport.broadcasts import Broadcast, pack_broadcasts
 from pfl_flower.transport.node_metrics import NodeMetrics
@@ -36,25 +36,38 @@ def training_questions(told: Mapping[int, Broadcast]) -> list[Question]:
     ]
 
 
-def evaluation_questions(round: int, users_of: Mapping[int, tuple[int, ...]]) -> list[Question]:
-    """Return a message to each node that asks how good its users' local models are."""
+def evaluation_questions(
+    round: int, users_of: Mapping[int, tuple[int, ...]], rho: ArrayRecord | None
+) -> list[Question]:
+    """Return a message to each node that asks how good its users' local models are.
+
+    With ``rho`` it asks how well users are served on their own test sets, too.
+    """
     return [
         Question(
-            Message(pack_question(round, users), node, MessageType.EVALUATE, group_id=str(round)),
+            Message(
+                pack_question(round, users, rho),
+                node,
+                MessageType.EVALUATE,
+                group_id=str(round),
+            ),
             users,
         )
         for node, users in users_of.items()
     ]
 
 
-def read_accuracies(asked: Sequence[Question], replies: Iterable[Message]) -> NodeMetrics:
-    """Return the accuracies of local models, and how much of what came was left out.
+def read_evaluations(
+    asked: Sequence[Question], replies: Iterable[Message], most: float
+) -> NodeMetrics:
+    """Return what nodes say of local models, and how much of what came was left out.
 
-    A node speaks once, and for the users that it was asked about.
+    A node speaks once, and for the users that it was asked about; ``most`` is the largest value
+    that can be on a user's own test set.
     """
     users = {message.metadata.message_id: users for message, users in asked}
     said = [
-        NodeMetrics.unpack(reply.content, users.pop(reply.metadata.reply_to_message_id, ()))
+        NodeMetrics.unpack(reply.content, users.pop(reply.metadata.reply_to_message_id, ()), most)
         for reply in replies
         if reply.has_content()
     ]

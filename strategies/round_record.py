@@ -15,6 +15,7 @@ from torch import Tensor
 from pfl_flower.aggregation.reports import IMPLAUSIBLE, Rejection
 from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.run.attendance import ranges
+from pfl_flower.run.served import Served
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 
@@ -55,6 +56,8 @@ class RoundRecord:
         lower because too few rows counted, by kind.
     accuracies : dict
         Of the local models, by user, in the rounds that evaluate them.
+    served : dict
+        What models come to on users' own test sets, by user, in these rounds.
     honest_unheard : int
         Honest users who were asked, in this round or before, and never sent a well-formed report.
     lost : dict
@@ -75,6 +78,7 @@ class RoundRecord:
     metrics: NodeMetrics
     notices: Mapping[str, int] = field(default_factory=dict)
     accuracies: Mapping[int, float] = field(default_factory=dict)
+    served: Mapping[int, Served] = field(default_factory=dict)
     honest_unheard: int = 0
     lost: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     unkept: Sequence[int] = ()

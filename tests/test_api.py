@@ -108,7 +108,8 @@ def test_a_picture_shows_itself_and_a_bar_where_it_is_asked_for(
     picture = result.plot()
     assert isinstance(picture, Figure)
     assert picture._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
-    assert "matplotlib.pyplot" not in sys.modules or picture.number is None  # type: ignore[attr-defined]
+    # Others may have imported pyplot; it does not know of this picture.
+    assert getattr(picture, "number", None) is None
 
 
 class Push:

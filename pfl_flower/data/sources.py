@@ -38,6 +38,8 @@ class Source(ABC):
         name says all.
     left_out : sequence of LeftOut
         What was there and is not among the points; a run tells it at its end.
+    tested : bool
+        Whether users keep points for test sets of their own.
     owners : sequence or None
         Whose each point of the training set is, numbers or text, ``(n,)``; None where nobody says.
     """
@@ -49,6 +51,7 @@ class Source(ABC):
     bias: bool = False
     key: str = ""
     left_out: Sequence[LeftOut] = ()
+    tested: bool = False
     owners: Sequence[int] | Sequence[str] | None = None
 
     @abstractmethod

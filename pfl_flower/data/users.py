@@ -116,7 +116,7 @@ class Partitioned(Source):
         self.inputs, self.outputs, self.loss = source.inputs, source.outputs, source.loss
         self.bias, self.key, self.owners = source.bias, source.key, source.owners
         self.shape = source.shape
-        self.users = len(dealt)
+        self.users, self.tested = len(dealt), settings.tested_share() > 0
         self._dealt = dealt
         self._split: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -205,6 +205,6 @@ class Partitioned(Source):
         untested = [f"user {n}" for n in range(self.users) if not len(self.split(n)[1])]
         if fewer:
             found.append(LeftOut.of("users with fewer training points than points-per-user", fewer))
-        if untested and self._settings.tested_share() > 0:
+        if untested and self.tested:
             found.append(LeftOut.of("users with too few points for a test set", untested))
         return found

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pfl_flower.data.users import Partitioned
 from pfl_flower.run.at_equilibrium import measure_equilibrium
-from pfl_flower.run.left_out import left_out_of_rounds
+from pfl_flower.run.left_out import left_out_of_rounds, left_out_of_users
 from pfl_flower.run.metrics import NODES
 from pfl_flower.run.outcome import Course, Outcome, title
 from pfl_flower.run.preset_claims import claimed
@@ -25,6 +25,14 @@ MEANINGS = {
     "local_accuracy": "accuracy of the honest local models",
     "active_accuracy": "of those with more points than the average",
     "idle_accuracy": "of those with fewer",
+    "own_theta_mean": "on users' own test sets: theta_n, mean over users",
+    "own_theta_worst": "theta_n, the worst user",
+    "own_theta_tail": "theta_n, a tenth of the users is worse",
+    "own_rho_mean": "rho, mean over users",
+    "own_alone_mean": "a model learned alone, mean over users",
+    "own_gain_over_rho": "what theta_n gains over rho",
+    "own_gain_over_alone": "what theta_n gains over a model learned alone",
+    "own_better_than_alone": "share of users for whom taking part pays",
     "distance_to_target": "||rho - target||",
     "distance_to_rival": "distance to the nearest other target",
     "distance_to_start": "||rho - rho_0||",
@@ -78,6 +86,7 @@ def conclude(
             *problem.source.left_out,
             *left_out_of_rounds(course.text),
             *course.attendance.left_out(problem.config),
+            *left_out_of_users(course.users),
         ],
     )
     written: tuple[Path, ...] = ()

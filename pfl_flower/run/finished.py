@@ -21,6 +21,7 @@ from pfl_flower.run.outcome import TRAJECTORY_FILE, Course, Outcome, title
 from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.results import LIMIT_FILE, read_limit, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, numbers
+from pfl_flower.run.served import USERS_FILE
 from pfl_flower.run.verdict import verdict
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import replace_file
@@ -56,6 +57,8 @@ class Result:
         The content of ``summary.json``: settings, metrics, checks, versions, commit, hardware.
     text : str
         The content of ``rounds.csv``.
+    users_text : str
+        The content of ``users.csv``, where users have test sets of their own.
     log : str
         What was logged on the way: warnings, and why nodes failed.
     folder : Path or None
@@ -68,6 +71,7 @@ class Result:
     trajectory: Array | None = None
     summary: Mapping[str, Any]
     text: str
+    users_text: str = ""
     log: str = ""
     folder: Path | None = None
 
@@ -83,6 +87,7 @@ class Result:
             trajectory=None if path is None else path.double().cpu().numpy(),
             summary=outcome.summary(),
             text=course.text,
+            users_text=course.users,
             log=log,
             folder=folder,
         )
@@ -107,6 +112,15 @@ class Result:
     def rounds(self) -> Table:
         """What was measured of every round, by columns; row 0 is before the first round."""
         return Table.from_csv(self.text)
+
+    @cached_property
+    def users(self) -> Table:
+        """How well each user is served on its own test set, by columns; empty without such sets.
+
+        ``theta`` is the user's model, ``rho`` the global one, ``alone`` what the user would have
+        learned by itself; ``measure`` says what of them.
+        """
+        return Table.from_csv(self.users_text)
 
     @property
     def checks(self) -> list[Check]:
@@ -159,6 +173,7 @@ class Result:
             gradient=gradient,
             reported=self.reported,
             trajectory=passed_by,
+            users=self.users_text,
         ).write(place)
         write_json(place / SUMMARY_FILE, self.summary)
         return place
@@ -181,7 +196,7 @@ def read_result(folder: Path) -> Result:
     """
     try:
         limit = read_limit(folder / LIMIT_FILE)
-        path = folder / TRAJECTORY_FILE
+        path, users = folder / TRAJECTORY_FILE, folder / USERS_FILE
         return Result(
             rho=limit.rho,
             gradient=limit.gradient,
@@ -189,6 +204,7 @@ def read_result(folder: Path) -> Result:
             trajectory=np.load(path, allow_pickle=False) if path.exists() else None,
             summary=json.loads((folder / SUMMARY_FILE).read_text()),
             text=(folder / ROUNDS_FILE).read_bytes().decode(),
+            users_text=users.read_bytes().decode() if users.exists() else "",
             folder=folder,
         )
     except (OSError, ValueError, KeyError) as error:

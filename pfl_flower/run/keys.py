@@ -113,24 +113,15 @@ class Keys(BaseModel):
     partition: str = Field("draws", description=f"who holds which points: {PARTITIONS.described}")
     partition_options: str = options_of(PARTITIONS)
     partition_alpha: Positive = Field(
-        0.5,
-        description=f"concentration of {read_by(PARTITIONS, 'partition-alpha')}: users are alike "
-        "where it is large",
+        0.5, description="concentration of dirichlet: users are alike where it is large"
     )
     partition_min_points: Count = Field(
-        2,
-        description=f"points that {read_by(PARTITIONS, 'partition-min-points')} leaves every user, "
-        "in 11 tries at most",
+        2, description="points that dirichlet leaves every user, in 11 tries at most"
     )
-    partition_classes: Count = Field(
-        2, description=f"classes of a user, in {read_by(PARTITIONS, 'partition-classes')}"
-    )
-    partition_shards: Count = Field(
-        2, description=f"shards of a user, in {read_by(PARTITIONS, 'partition-shards')}"
-    )
+    partition_classes: Count = Field(2, description="classes of a user, in partition = classes")
+    partition_shards: Count = Field(2, description="shards of a user, in partition = shards")
     partition_similarity: Fraction = Field(
-        0.5,
-        description=f"fraction that {read_by(PARTITIONS, 'partition-similarity')} deals evenly",
+        0.5, description="fraction that partition = similarity deals evenly"
     )
     test_share: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
         "auto",

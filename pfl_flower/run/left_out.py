@@ -45,6 +45,29 @@ def left_out_of_rounds(text: str) -> list[LeftOut]:
     ]
 
 
+def left_out_of_users(text: str) -> list[LeftOut]:
+    r"""Return what is not known of honest users, from the text of ``users.csv``.
+
+    >>> text = "user,role,tests,theta,alone\n0,honest,9,0.5,\n1,honest,9,,\n2,strategic,9,,\n"
+    >>> for one in left_out_of_users(text):
+    ...     print(one)
+    users with a test set of their own of whom no node spoke: 1 (user 1)
+    users without a model learned alone to compare with: 1 (user 0)
+    """
+    unknown: dict[str, list[str]] = {"theta": [], "alone": []}
+    for row in csv.DictReader(io.StringIO(text, newline="")):
+        if row["role"] == "strategic" or row["tests"] == "0":
+            continue
+        missing = "theta" if not row["theta"] else "alone"
+        if not row[missing]:
+            unknown[missing].append(f"user {row['user']}")
+    words = {
+        "theta": "users with a test set of their own of whom no node spoke",
+        "alone": "users without a model learned alone to compare with",
+    }
+    return [LeftOut.of(words[key], names) for key, names in unknown.items() if names]
+
+
 def _words(column: str, kind: str) -> str:
     if column == REJECTED:
         return f"reports, rejected as {kind}"

@@ -6,10 +6,15 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from pfl_flower.run.served import columns
+
 TELLING = (
     "accuracy_true",
     "accuracy_target",
     "local_accuracy",
+    "own_theta_mean",
+    "own_rho_mean",
+    "own_alone_mean",
     "distance_to_target",
     "equilibrium_accuracy_true",
     "equilibrium_accuracy_target",
@@ -26,11 +31,14 @@ NODES_WORD = frozenset(
         "poisoned_points",
         "poisoned_labels",
         "poisoned_residual",
+        *columns(),
     }
 )
 """Metrics of which a run knows only what its nodes say of themselves."""
 NODES = " (the nodes' word)"
 """What is added where such a metric is shown and decides nothing."""
+OWN = "own_"
+"""How the metrics begin that are measured on users' own test sets, when they are evaluated."""
 FAULTS = ("rejections_total", "unconverged_total")
 
 
@@ -40,7 +48,12 @@ def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
     if "target_accuracy" in final:
         final["target_gap"] = final["target_accuracy"] - final["accuracy_target"]
     evaluated = ("local_accuracy", "active_accuracy", "idle_accuracy")
-    local = {key: row[key] for row in rows for key in evaluated if key in row}
+    local = {
+        key: value
+        for row in rows
+        for key, value in row.items()
+        if key in evaluated or key.startswith(OWN)
+    }
     return {
         **final,
         **local,

@@ -15,6 +15,7 @@ from torch import Tensor
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.checks import Check
+from pfl_flower.run.columns import Table
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import NODES_WORD, last_metrics
 from pfl_flower.run.places import SUMMARY_FILE
@@ -22,7 +23,8 @@ from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.rest_checks import rest_checks, told_rest
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
-from pfl_flower.support.files import replacing
+from pfl_flower.run.served import USERS_FILE
+from pfl_flower.support.files import replace_file, replacing
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.plugins import shown
 
@@ -47,6 +49,8 @@ class Course:
         rho of every round, ``(T + 1, d)``, with ``save-trajectory``.
     attendance : Attendance
         Who took part, and whose memory was whole.
+    users : str
+        What ``users.csv`` says, where users have test sets of their own.
     """
 
     text: str
@@ -55,6 +59,7 @@ class Course:
     reported: Mapping[int, int] = field(default_factory=dict)
     trajectory: Tensor | None = None
     attendance: Attendance = field(default_factory=Attendance)
+    users: str = ""
 
     @cached_property
     def rows(self) -> Numbers:
@@ -66,6 +71,8 @@ class Course:
         if self.trajectory is not None:
             with replacing(folder / TRAJECTORY_FILE) as file:
                 np.save(file, self.trajectory.cpu().numpy())
+        if self.users:
+            replace_file(folder / USERS_FILE, self.users)
         write_limit(folder / LIMIT_FILE, self.rho, self.gradient, self.reported)
 
 
@@ -143,18 +150,38 @@ class Outcome:
                 "claims": claimed(self.config),
                 "nodes_word": self.nodes_word,
                 **({"equilibrium": self.rest} if self.at_rest else {}),
+                **self._served(),
                 "left_out": [asdict(one) for one in self.left_out],
             },
         )
 
+    def _served(self) -> dict[str, Any]:
+        """Return what the metrics of users' own test sets are, and of how many users."""
+        if not self.course.users:
+            return {}
+        users = Table.from_csv(self.course.users)
+        measured = int(np.isfinite(users["theta"]).sum())
+        of_all = {"users": len(users), "measured": measured}
+        return {"own_test_sets": {"measure": str(users["measure"][0]), **of_all}}
+
     def write(self, folder: Path) -> tuple[Path, ...]:
-        """Write ``summary.json`` and the figure, and return their paths."""
+        """Write ``summary.json`` and the figures, and return their paths."""
         # Drawing is dear to import, and most runs from Python write nothing.
         from pfl_flower.run import figures
 
         path = folder / SUMMARY_FILE
         write_json(path, self.summary())
-        return (path, *figures.run_figure([self.course.rows], title(self.config), folder))
+        drawn = figures.run_figure([self.course.rows], title(self.config), folder)
+        return (path, *drawn, *self._write_users(folder))
+
+    def _write_users(self, folder: Path) -> tuple[Path, ...]:
+        """Write the figure of how well users are served, where that was measured."""
+        if not self.course.users:
+            return ()
+        from pfl_flower.run.user_figures import served_figure
+
+        users = Table.from_csv(self.course.users)
+        return (folder / USERS_FILE, *served_figure(users, title(self.config), folder))
 
 
 def title(config: RunConfig) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import torch
@@ -14,25 +12,20 @@ from pfl_flower.attacks.targets import learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.own.places import versioned
-from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import DATASETS
 from pfl_flower.data.users import shared_out
-from pfl_flower.objective.losses import LOSSES, PointLoss
-from pfl_flower.objective.models import Model
+from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
-from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss, check_shifts
 from pfl_flower.run.memory import Where, check_memory
 from pfl_flower.run.model import build_model, weights_version
 from pfl_flower.run.rest_limits import check_rest
-from pfl_flower.solvers.population import Population
+from pfl_flower.run.user_sets import UserSets
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.memo import Memo, remembered
-from pfl_flower.support.seeding import generator, user_rows
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,17 +43,8 @@ def choose_device(name: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(UserSets):
     """What honest users, strategic users and the server agree on; worked out once in a process."""
-
-    config: RunConfig
-    source: Source
-    model: Model
-    loss: PointLoss
-    regularizer: Regularizer
-    dtype: torch.dtype
-    device: torch.device
-    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     def check_memory(self, where: Where) -> None:
         """Refuse the run where this machine cannot hold the server, or the nodes of all as well.
@@ -73,96 +57,6 @@ class Problem:
         model = self.model
         known = {"inputs": model.inputs, "outputs": model.outputs, "dim": model.dim}
         check_memory(self.config, **known, where=where)
-
-    @cached_property
-    def initial(self) -> Tensor:
-        """rho_0 = theta_0, ``(d,)``."""
-        draw = generator(self.config.seed, "initial")
-        return self.model.initial(1, draw, self.dtype)[0].to(self.device)
-
-    @remembered
-    def population(self, users: tuple[int, ...]) -> Population:
-        """Return the honest users of these ids; their data stay on the device across rounds."""
-        return self.draw(users)
-
-    def draw(self, users: tuple[int, ...], *, compress: bool = True) -> Population:
-        """Return honest users with data drawn anew."""
-        by_size, weight = defaultdict(list), self._weight
-        for row, user in enumerate(users):
-            by_size[self.size(user)].append(row)
-        parts: dict[int, list[tuple[Sequence[int], UserData]]] = defaultdict(list)
-        for size, rows in by_size.items():
-            chosen = users if len(rows) == len(users) else [users[row] for row in rows]
-            data = self.source.draw_many(chosen, size, self.config.seed)
-            weights = torch.full((len(rows), size), weight, dtype=torch.float64)
-            parts[padded_size(size)].append((rows, replace(data, weights=weights)))
-        stacks = [Stack.join(group, self.dtype) for _, group in sorted(parts.items())]
-        return self.population_of(stacks, compress=compress)
-
-    def datasets(self, users: tuple[int, ...]) -> list[UserData]:
-        """Return what these users hold."""
-        data = [self.source.draw(user, self.size(user), self.config.seed) for user in users]
-        return [
-            replace(one, weights=torch.full((len(one.labels),), self._weight, dtype=torch.float64))
-            for one in data
-        ]
-
-    @cached_property
-    def _asked(self) -> tuple[int, ...]:
-        return self.config.points_asked()
-
-    def size(self, user: int) -> int:
-        """Return how many points a user trains on; under draws ids past the last as the last."""
-        held = self.source.size(user)
-        return self._asked[min(user, len(self._asked) - 1)] if held is None else held
-
-    @cached_property
-    def points(self) -> tuple[int, ...]:
-        """How many points each user trains on, in the order of their ids."""
-        return tuple(self.size(user) for user in range(self.config.users))
-
-    @cached_property
-    def _weight(self) -> float:
-        """What each point counts for: 1, or one over the mean number of points per user."""
-        points = self.points
-        return len(points) / sum(points) if self.config.reduction == "scaled-sum" else 1.0
-
-    def population_of(
-        self, users: Sequence[UserData] | Sequence[Stack], *, compress: bool = True
-    ) -> Population:
-        """Return users with these datasets, who share the run's model, loss and regulariser."""
-        return Population(
-            users,
-            model=self.model,
-            loss=self.loss,
-            regularizer=self.regularizer,
-            nu=self.config.nu,
-            reduction="mean" if self.config.reduction == "mean" else "sum",
-            dtype=self.dtype,
-            device=self.device,
-            tolerance=self.config.solver_tolerance,
-            max_iterations=self.config.solver_iterations,
-            compress=compress,
-        )
-
-    def local_start(self, users: tuple[int, ...], centres: Tensor | None = None) -> Tensor:
-        """Return the local models before the first round, ``(k, d)``.
-
-        They are ``centres (k, d)``, rho_0 when absent, plus normal noise of deviation
-        ``initialization-noise`` (Appendix I.3).
-        """
-        start = self.initial.repeat(len(users), 1) if centres is None else centres.clone()
-        scale = self.config.initialization_noise
-        if scale > 0:
-            row = torch.empty(self.model.dim, dtype=torch.float64)
-            noise = user_rows(
-                lambda draw, _: row.normal_(generator=draw),
-                [row],
-                users,
-                lambda user: (self.config.seed, "local start", user),
-            )[0]
-            start += scale * noise.to(start)
-        return start
 
     @property
     def target(self) -> Tensor:
@@ -183,11 +77,6 @@ class Problem:
         key = self._target_key()
         target = learn_target(self.source, self.model, self.loss, cache_key=key, shift=shift)
         return target.to(self.device, self.dtype)
-
-    @cached_property
-    def in_double(self) -> Problem:
-        """The same problem in float64, in which attacks and equilibria are worked out."""
-        return self if self.dtype == torch.float64 else replace(self, dtype=torch.float64)
 
     @cached_property
     def test_set(self) -> SharedPoints:

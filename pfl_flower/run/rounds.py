@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -72,10 +72,15 @@ class Rounds:
         it measured. None for a run that writes nothing.
     kept : str
         The text of the rounds so far, with which a run that is resumed begins.
+    more : sequence of str
+        Columns that this run has besides ``COLUMNS``.
     """
 
-    def __init__(self, folder: Path | None = None, kept: str = "") -> None:
-        self._lines = [kept or _line({name: name for name in COLUMNS})]
+    def __init__(
+        self, folder: Path | None = None, kept: str = "", more: Sequence[str] = ()
+    ) -> None:
+        self._columns = (*COLUMNS, *more)
+        self._lines = [kept or _heading(self._columns)]
         self._file: FileIO | None = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +93,7 @@ class Rounds:
 
     def write(self, row: Row) -> None:
         """Append a row; absent columns stay empty."""
-        line = _line({key: _cell(value) for key, value in row.items()})
+        line = _line({key: _cell(value) for key, value in row.items()}, self._columns)
         self._lines.append(line)
         self._to_file(line)
 
@@ -122,11 +127,14 @@ class Rounds:
 
 def write_together(path: Path, parts: Iterable[Path]) -> None:
     """Write the rows of several ``rounds.csv``, which their seed column tells apart, in one."""
-    lines = [_line({name: name for name in COLUMNS})]
+    rows, columns = [], dict.fromkeys(COLUMNS)
     for part in parts:
         with part.open(newline="") as file:
-            lines += [_line(row) for row in csv.DictReader(file)]
-    replace_file(path, "".join(lines))
+            reader = csv.DictReader(file)
+            rows += list(reader)
+            columns |= dict.fromkeys(reader.fieldnames or ())
+    lines = [_line(row, tuple(columns)) for row in rows]
+    replace_file(path, _heading(tuple(columns)) + "".join(lines))
 
 
 def read_rounds(path: Path) -> Numbers:
@@ -157,9 +165,13 @@ def _numbers(lines: Iterable[str]) -> Numbers:
     return [{key: float(cell) for key, cell in row.items() if _is_number(cell)} for row in rows]
 
 
-def _line(cells: Mapping[str, str]) -> str:
+def _heading(columns: Sequence[str]) -> str:
+    return _line({name: name for name in columns}, columns)
+
+
+def _line(cells: Mapping[str, str], columns: Sequence[str]) -> str:
     buffer = io.StringIO(newline="")
-    csv.DictWriter(buffer, COLUMNS, restval="").writerow(cells)
+    csv.DictWriter(buffer, columns, restval="").writerow(cells)
     return buffer.getvalue()
 
 

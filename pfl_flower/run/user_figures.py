@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pfl_flower.data.table import PARTITIONS
+from pfl_flower.run.columns import Table
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import PALETTE, Picture, save
 from pfl_flower.run.holdings import Holdings
@@ -116,4 +117,58 @@ def _draw_many(held: Holdings) -> Picture:
     if classes <= 20:
         right.set_yticks(range(classes), [in_figure(name) for name in held.classes])
     figure.colorbar(image, ax=right, label="share of a user's points")
+    return figure
+
+
+CURVES = (
+    ("theta", "own model theta_n", "-", PALETTE[0]),
+    ("rho", "global model rho", "--", PALETTE[1]),
+    ("alone", "learned alone", ":", PALETTE[6]),
+)
+
+
+def served_figure(users: Table, title: str, folder: Path) -> tuple[Path, Path]:
+    """Write ``users.png`` and ``users.pdf``, and return their paths."""
+    return save(draw_served(users, title), folder, "users")
+
+
+def draw_served(users: Table, title: str) -> Picture:
+    """Return a picture of ``users.csv``: each model's values, sorted, and who gains by taking part.
+
+    On the left the share of users whose value is at most so much; on the right each user's gain
+    over what it would learn alone (over rho, where that is not known), by its training points.
+    """
+    figure = Picture(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    measure = str(users["measure"][0])
+    errors = measure != "accuracy"
+    known = {name: users[name] for name, *_ in CURVES if name in users}
+    for name, label, style, colour in CURVES:
+        values = np.sort(known[name][np.isfinite(known[name])]) if name in known else np.empty(0)
+        if len(values):
+            share = np.arange(len(values) + 1) / len(values)
+            left.step(
+                share,
+                [values[0], *values],
+                style,
+                where="pre",
+                color=colour,
+                label=label,
+                linewidth=1.6,
+            )
+    left.set(xlabel="share of users, by value", ylabel=f"{measure} on own test set", xlim=(0, 1))
+    if not errors:
+        left.set_ylim(-0.03, 1.03)
+    baseline = "alone" if "alone" in known else "rho"
+    gain = known["theta"] - known[baseline]
+    right.axhline(0, color="black", linewidth=0.8)
+    right.plot(users["train"], -gain if errors else gain, "o", color=PALETTE[0], markersize=4)
+    over = "learning alone" if baseline == "alone" else "rho"
+    right.set(xlabel="points that a user trains on", ylabel=f"gain of theta_n over {over}")
+    if users["train"].max() > 20 * users["train"].min():
+        right.set_xscale("log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False, fontsize=8)
+    figure.suptitle(in_figure(title), fontsize=11)
     return figure

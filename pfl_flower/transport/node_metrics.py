@@ -8,6 +8,13 @@ from typing import Any
 
 from flwr.app import MetricRecord, RecordDict
 
+from pfl_flower.run.served import Served
+from pfl_flower.transport.served_users import (
+    SERVED_KEYS,
+    packed_served,
+    plausible_list,
+    served_users,
+)
 from pfl_flower.transport.wire import filled, find
 
 METRICS = "metrics"
@@ -23,7 +30,9 @@ class NodeMetrics:
         The largest first-order residual of its local problems, of local steps' before the last;
         and how many exact solves missed their tolerance.
     accuracies : dict
-        Of its honest users' local models, by user.
+        Of its honest users' local models on the common test set, by user.
+    served : dict
+        What models come to on its honest users' own test sets, by user.
     poisoned_points, poisoned_labels, poisoned_residual
         Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
     memory : dict
@@ -43,6 +52,7 @@ class NodeMetrics:
     memory: Mapping[int, int] = field(default_factory=dict)
     unkept: int = 0
     absurd: int = 0
+    served: Mapping[int, Served] = field(default_factory=dict)
 
     @classmethod
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
@@ -60,6 +70,7 @@ class NodeMetrics:
             {user: round for metrics in known for user, round in metrics.memory.items()},
             sum(metrics.unkept for metrics in known),
             sum(metrics.absurd for metrics in known),
+            {user: value for metrics in known for user, value in metrics.served.items()},
         )
 
     def pack(self) -> MetricRecord:
@@ -71,6 +82,8 @@ class NodeMetrics:
         if self.accuracies:
             values["accuracies"] = list(self.accuracies.values())
             values["accuracy-users"] = list(self.accuracies)
+        if self.served:
+            values |= packed_served(self.served)
         if self.poisoned_points:
             values["poisoned-points"] = self.poisoned_points
             values["poisoned-labels"] = self.poisoned_labels
@@ -83,14 +96,18 @@ class NodeMetrics:
         return filled(MetricRecord, values)
 
     @classmethod
-    def unpack(cls, content: RecordDict, users: Collection[int]) -> NodeMetrics:
-        """Return the metrics of a reply on ``users``; what is absurd is left out and counted."""
+    def unpack(cls, content: RecordDict, users: Collection[int], most: float = 1.0) -> NodeMetrics:
+        """Return the metrics of a reply on ``users``; what is absurd is left out and counted.
+
+        ``most`` is the largest value on own test sets: 1 for accuracies.
+        """
         record = find(content, METRICS, MetricRecord) or MetricRecord()
         known: dict[str, Any] = {
             key: value for key, value in record.items() if _plausible(key, value, len(users))
         }
         accuracies, others = _by_user(known, "accuracy-users", "accuracies", users)
         memory, strangers = _by_user(known, "memory-users", "memory-rounds", users)
+        served, refused = served_users(known, users, most)
         return cls(
             float(known.get("worst-residual", 0.0)),
             int(known.get("unconverged", 0)),
@@ -100,7 +117,8 @@ class NodeMetrics:
             float(known.get("poisoned-residual", 0.0)),
             memory,
             int(known.get("unkept", 0)),
-            len(record) - len(known) + others + strangers,
+            len(record) - len(known) + others + strangers + refused,
+            served,
         )
 
 
@@ -142,4 +160,6 @@ def _plausible(key: str, value: object, users: int) -> bool:
         return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
     if key in ("accuracy-users", "memory-users"):
         return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
+    if key in SERVED_KEYS:
+        return plausible_list(key, value)
     return False

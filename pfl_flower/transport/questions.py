@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
 
-from pfl_flower.transport.records import CONFIG, integer, integers, packed
+from pfl_flower.transport.broadcasts import unpack_rho
+from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
 from pfl_flower.transport.wire import find
 
 ROLES = ("auto", "honest", "strategic")
 
 
-def pack_question(round: int, users: tuple[int, ...]) -> RecordDict:
-    """Return the content of a question about a round and some users."""
-    return RecordDict({CONFIG: ConfigRecord({"round": round, "users": packed(users)})})
+def pack_question(round: int, users: tuple[int, ...], rho: ArrayRecord | None = None) -> RecordDict:
+    """Return the content of a question about a round, some users and, perhaps, rho."""
+    content = RecordDict({CONFIG: ConfigRecord({"round": round, "users": packed(users)})})
+    if rho is not None:
+        content[ARRAYS] = rho
+    return content
 
 
 def unpack_question(content: RecordDict) -> tuple[int, tuple[int, ...]]:
     """Return the round and the users of a question."""
     config = content.config_records[CONFIG]
     return integer(config, "round"), integers(config, "users")
+
+
+def asked_rho(content: RecordDict) -> Tensor | None:
+    """Return the rho ``(d,)`` that a question is about, None if it is about none."""
+    arrays = find(content, ARRAYS, ArrayRecord)
+    return None if arrays is None else unpack_rho(arrays)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,22 @@ def test_a_network_agrees_on_both_engines(superlink: None, tmp_path: Path) -> No
     assert np.abs(found[0] - found[1]).max() <= 1e-9
 
 
+@pytest.mark.slow
+def test_users_are_dealt_the_same_on_ray(superlink: None, tmp_path: Path) -> None:
+    """Each process of Ray's deals by itself; own test sets are measured there."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=3)  # type: ignore[arg-type]
+        keys = {**DIGITS, "points-per-user": "60", "partition": "dirichlet", "rounds": 4}
+        config = options.configure(keys, tmp_path / engine, 1)
+        run_once(config, options)
+        users = (config.folder() / "users.csv").read_text()
+        found.append((np.load(config.folder() / "trajectory.npy"), users))
+    assert np.abs(found[0][0] - found[1][0]).max() <= 1e-9
+    assert found[0][1] == found[1][1]
+    assert "10,strategic," in found[0][1]
+
+
 def test_a_run_that_fails_is_seen_to_fail(
     superlink: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

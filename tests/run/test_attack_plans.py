@@ -167,7 +167,7 @@ def test_a_poisoned_client_is_the_honest_code_on_other_data() -> None:
     config = configure(attack="data", poisoning="repeated")
     (client,) = node_clients(build_problem(config), (4,), "auto", None)  # type: ignore[arg-type]
     assert type(client) is PoisonedClient
-    assert PoisonedClient._steps is HonestClient._steps
+    assert PoisonedClient._answer is HonestClient._answer
     assert PoisonedClient._memory is HonestClient._memory
     (lonely,) = node_clients(build_problem(config), (2,), "strategic", None)  # type: ignore[arg-type]
     assert type(lonely) is PoisonedClient

@@ -100,7 +100,9 @@ def test_the_command_tells_without_a_run(
     assert "10 (strategic)" in said
     assert "left out: training points that fell to no user: 7 (partition = shards)" in said
     assert "fewer training points than points-per-user: 11 (user 0, user 1, user 2, ...)" in said
-    assert sorted(path.name for path in (tmp_path / "digits-l2").iterdir()) == [
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("digits-l2-with-")
+    assert sorted(path.name for path in folder.iterdir()) == [
         "holdings.pdf",
         "holdings.png",
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pfl_flower.run.rounds import ROUNDS_FILE, Rounds, numbers, read_rounds
+from pfl_flower.run.rounds import COLUMNS, ROUNDS_FILE, Rounds, numbers, read_rounds, write_together
 from pfl_flower.support.errors import DataError
 
 ROWS = [
@@ -60,3 +60,16 @@ def test_a_file_that_two_runs_wrote_to_is_refused(tmp_path: Path) -> None:
     for read in (lambda: read_rounds(path), lambda: numbers(mixed)):
         with pytest.raises(DataError, match=r"^rounds\.csv: expected at most as many cells"):
             read()
+
+
+def test_columns_that_one_run_has_come_last_and_are_empty_in_the_others(tmp_path: Path) -> None:
+    for name, more in (("plain", ()), ("own", ("own_theta_mean",))):
+        rounds = Rounds(tmp_path / name, more=more)
+        rounds.write({"round": 1, "norm_rho": 2.5, **dict.fromkeys(more, 0.25)})
+        rounds.close()
+    together = tmp_path / "together.csv"
+    write_together(together, [tmp_path / name / ROUNDS_FILE for name in ("plain", "own", "plain")])
+    heading, *lines = together.read_text().splitlines()
+    assert heading.split(",") == [*COLUMNS, "own_theta_mean"]
+    assert [line.split(",")[-1] for line in lines] == ["", "0.25", ""]
+    assert read_rounds(together)[1] == {"round": 1.0, "norm_rho": 2.5, "own_theta_mean": 0.25}

@@ -1,0 +1,40 @@
+"""What a run keeps of its users one by one: the last that was measured on their own test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pfl_flower.run.problem import Problem
+from pfl_flower.run.served import Measure, Served, metrics, users_text
+
+
+class UserBook:
+    """The users of a run, and what was last measured of each.
+
+    Parameters
+    ----------
+    problem : Problem
+        What is run.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._measure = Measure.of(problem.source.loss)
+        self.text = ""
+
+    def measured(self, served: Mapping[int, Served], strategic: frozenset[int]) -> dict[str, float]:
+        """Return the metrics of a round's users, nothing of a round that measured none of them."""
+        if not served:
+            return {}
+        self.text = users_text(
+            served,
+            self._measure,
+            users=self._problem.config.users,
+            strategic=strategic,
+            sizes=self._sizes,
+        )
+        return metrics(served, self._measure)
+
+    def _sizes(self, user: int) -> tuple[int, int]:
+        tests = self._problem.source.own_tests(user)
+        return self._problem.size(user), 0 if tests is None else len(tests.labels)
