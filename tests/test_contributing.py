@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import torch
 
 from experiments.running.options import parse_settings
 from pfl_flower.attacks.poisoning.table import POISONINGS
+from pfl_flower.data.users import Partitioned
 from pfl_flower.run.attack_plans import fabricate
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.presets import preset
@@ -41,6 +43,7 @@ TABLES = {
     "model": ("MODELS", "pfl_flower/objective/table.py"),
     "model by its scores": ("MODELS", "pfl_flower/objective/table.py"),
     "dataset": ("DATASETS", "pfl_flower/data/table.py"),
+    "partition": ("PARTITIONS", "pfl_flower/data/table.py"),
 }
 """The table, and its file, of each recipe."""
 SMALL = {"points-per-user": "30", "rounds": 3, "evaluate-every": 0}
@@ -102,7 +105,7 @@ def suffix(recipe: str) -> str:
 
 def test_every_extension_point_has_a_recipe() -> None:
     points = {table.point for table in RUN_TABLES}
-    assert {point(keys) for keys in PLUGINS.values()} == points - {"partition"}
+    assert {point(keys) for keys in PLUGINS.values()} == points
     assert all(recipe.startswith(point(keys)) for recipe, keys in PLUGINS.items())
     assert len(FILES) == len(PLUGINS)
     assert [label for label, _ in BLOCKS if label not in FILES] == [
@@ -178,12 +181,24 @@ def test_the_data_are_what_the_users_draw() -> None:
     assert len(records[0].rho) == 12
 
 
+def test_the_partition_gives_each_user_a_share_of_the_last_ones() -> None:
+    problem, records = ran("partition")
+    source = problem.source
+    assert isinstance(source, Partitioned)
+    fallen = [sum(map(len, source.split(user))) for user in range(4)]
+    assert problem.points[:4] == (30,) * 4
+    for before, after in itertools.pairwise(fallen):
+        assert 0 <= 0.7 * before - after + 1 <= 2
+    assert len(records[-1].accepted) == 11
+
+
 WRONG = [
     ("attack-options", '{"gian": 2.0}', "gian: expected gain"),
     ("model-options", '{"channels": 2.5}', "channels = 2.5: expected a valid integer"),
     ("dataset-options", '{"classes": "many"}', 'classes = "many": expected a valid integer'),
     ("regularizer-options", '{"lam": 2.0}', "lam has a key of its own, lam"),
     ("poisoning-options", '{"weight": null}', "weight = null: expected a valid number"),
+    ("partition-options", '{"ratio": "half"}', 'ratio = "half": expected a valid number'),
     ("aggregation-options", '{"tolerance": 2}', "tolerance has a key of its own, aggregation-tol"),
 ]
 
