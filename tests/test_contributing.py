@@ -185,10 +185,10 @@ def test_the_partition_gives_each_user_a_share_of_the_last_ones() -> None:
     problem, records = ran("partition")
     source = problem.source
     assert isinstance(source, Partitioned)
-    fallen = [sum(map(len, source.split(user))) for user in range(4)]
-    assert problem.points[:4] == (30,) * 4
-    for before, after in itertools.pairwise(fallen):
-        assert 0 <= 0.7 * before - after + 1 <= 2
+    tests = [len(source.split(user)[1]) for user in range(5)]
+    assert tests[0] > 80
+    assert all(abs(0.7 * one - next_one) <= 1 for one, next_one in itertools.pairwise(tests))
+    assert problem.points[:5] == (30,) * 5
     assert len(records[-1].accepted) == 11
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from pfl_flower.data.table import PARTITIONS
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.settings import DRAWN, SIZE, Settings
 from pfl_flower.support.errors import ConfigError
@@ -148,7 +149,9 @@ def check_nodes(key: str, nodes: int) -> None:
 
 def _points(config: Settings) -> tuple[int, int]:
     """Return the most points of a user, and all users' together; 1 each where a partition says."""
-    listed = config.points_per_user or (DRAWN if config.partition == "draws" else "1")
+    # Under a partition a number is a limit, and a user may have fewer.
+    dealt = bool(PARTITIONS.row(config.partition).reads)
+    listed = "1" if dealt else config.points_per_user or DRAWN
     sizes = [int(size) for size in listed.split(",") if SIZE.fullmatch(size)]
     sizes = sizes[: config.users] or [1]
     return max(sizes), sum(sizes) + sizes[-1] * (config.users - len(sizes))

@@ -165,7 +165,7 @@ def test_draws_are_measured_as_they_were_and_rho_stays_at_home() -> None:
 def test_attackers_models_are_not_measured() -> None:
     keys = {"dataset": HERE + "written", "partition": "dirichlet", **FEW, "strategic_users": "0,3"}
     for attack in ("cga", "label-flip", "data"):
-        users = pfl.run(**{**keys, "attack": attack, "poisoning_points": 20}).users
+        users = pfl.run(**{**keys, "attack": attack}).users
         measured = np.isfinite(users["theta"]).tolist()
         assert measured == [False, True, True, False, True, True]
         assert (users["train"] > 0).all()
