@@ -31,7 +31,7 @@ def local_steps(
     memory: dict[str, Tensor],
     rho: Tensor | None,
 ) -> tuple[dict[str, Tensor], float]:
-    """Return what is remembered of a round's steps, and the longest gradient before the last.
+    """Return what is remembered of a round's steps, and the largest residual before the last.
 
     Every step goes along ``grad L_n(theta) + grad_theta R(rho, theta)`` where theta then is;
     without rho, along ``grad L_n`` alone.
@@ -44,7 +44,7 @@ def local_steps(
         gradient = _loss_gradient(config, population, users, theta, round, step)
         if rho is not None:
             gradient = gradient - problem.regularizer.grad_rho(rho, theta)
-        residual = float(torch.linalg.vector_norm(gradient, dim=1).max())
+        residual = float(_residuals(problem, gradient, theta, rho).max())
         if config.local_solver == "sgd":
             memory = {"theta": sgd_step(theta, gradient, lr)}
             continue
@@ -53,6 +53,15 @@ def local_steps(
         kept = {"steps": state.steps, "first": state.first, "second": state.second}
         memory = {"theta": after, **kept}
     return memory, residual
+
+
+def _residuals(problem: Problem, gradient: Tensor, theta: Tensor, rho: Tensor | None) -> Tensor:
+    """Return first-order residuals ``(k,)``: a gradient's norm, at a kink what its ball leaves."""
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    if rho is None or problem.regularizer.kink == 0:
+        return norms
+    at_kink = (theta == rho).all(dim=-1)
+    return torch.where(at_kink, (norms - problem.regularizer.kink).clamp(min=0), norms)
 
 
 def _loss_gradient(

@@ -148,8 +148,8 @@ class Scenario:
         """Return every honest user's ``grad L_n(rho)``, ``(N, d)``."""
         return self.honest.gradient(rho.repeat(len(self.users), 1))
 
-    def aim(self, rho: Tensor, attack_model: Tensor) -> Aim:
-        """Return what poisoned data must achieve to hold rho with theta_spade."""
+    def aim(self, rho: Tensor, attack_model: Tensor, wanted: Tensor | None = None) -> Aim:
+        """Return what poisoned data must achieve to hold rho with theta_spade, see ``Aim.at``."""
         return Aim.at(
             self.regularizer,
             rho,
@@ -158,12 +158,13 @@ class Scenario:
             loss=self.point_loss,
             nu=self.nu,
             bias=self.bias,
+            wanted=wanted,
         )
 
     def holding(self, rho: Tensor) -> Aim:
         """Return the aim whose theta_spade holds rho: it cancels the honest sum (Proposition 3)."""
         pull = honest_sum(self.honest, rho).value
-        return self.aim(rho, model_from_gradient(self.regularizer, rho, -pull).value)
+        return self.aim(rho, model_from_gradient(self.regularizer, rho, -pull).value, -pull)
 
     def settle(
         self, *others: UserData, model: Tensor | None = None, start: Tensor | None = None

@@ -60,3 +60,16 @@ def test_users_keep_their_models_and_new_ones_start_anew(
     torch.testing.assert_close(
         found, torch.stack([alone[user] for user in others]), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("lam", [0.5, 5.0, 500.0])
+def test_the_residual_before_a_step_counts_the_ball_at_l2s_kink(lam: float) -> None:
+    """theta_n starts at rho: what lam of the loss's gradient can be taken up is no residual."""
+    problem = build_problem(configure(local_solver="sgd", regularizer="l2", lam=lam))
+    population, start = problem.population((2,)), problem.local_start((2,))
+    for rho, left in ((problem.initial, lam), (problem.initial + 1, 0.0)):
+        told = Broadcast(round=1, users=(2,), last_accepted=(0,), rho=rho, eta=0.01, eta_sum=0.0)
+        answer = HonestClient(problem, (2,), RecordDict()).report(told)
+        gradient = population.gradient(start) - problem.regularizer.grad_rho(rho, start)
+        expected = max(0.0, float(torch.linalg.vector_norm(gradient)) - left)
+        assert answer.metrics.worst_residual == pytest.approx(expected, rel=1e-12, abs=1e-12)

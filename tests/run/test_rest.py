@@ -133,7 +133,6 @@ LEADS_SLOWLY: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
         {"rounds": 250, "regularizer": "smooth-l2", "gradient_rtol": 0.5},
         1e-4,
     ),
-    "everybody is asked": (CLASSES, {"rounds": 30, "participation": 0.9}, 1e-6),
     "server-lr with a floor": (
         CLASSES,
         {"rounds": 100, "attack": "model", "server_lr_decay": 0.9, "server_lr_floor": 0.05},

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pfl_flower.attacks.equivalence import nearest_gradient
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model, augment
@@ -74,17 +75,27 @@ class Aim:
         loss: PointLoss,
         nu: float = 0.0,
         bias: bool = False,
+        wanted: Tensor | None = None,
     ) -> Aim:
         """Return the aim of a model attack that holds rho: ``g = grad_rho R(rho, theta_spade)``.
 
         Of a model that only comes close to what was wanted (Lemma 15) take as rho its own
-        equilibrium: the data then hold rho there exactly.
+        equilibrium: the data then hold rho there exactly. Where theta_spade is rho itself, l2's
+        kink, g is the subgradient nearest to the one ``wanted (d,)``.
+
+        Raises
+        ------
+        ValueError
+            If nothing is wanted there: any vector of a ball would do, and the data hold one.
         """
+        if regularizer.kink > 0 and wanted is None and bool((rho == attack_model).all()):
+            raise ValueError("wanted: expected a gradient, where theta_spade is at a kink")
+        asked = torch.zeros_like(rho) if wanted is None else wanted
         return cls(
             model=model,
             loss=loss,
             attack_model=attack_model,
-            gradient=regularizer.grad_rho(rho, attack_model),
+            gradient=nearest_gradient(regularizer, rho, attack_model, asked),
             nu=nu,
             bias=bias,
         )
