@@ -17,6 +17,7 @@ from experiments.__main__ import KEPT, main
 from pfl_flower import server_app
 from pfl_flower.run.rounds import read_rounds
 from pfl_flower.support.errors import ConfigError, WorldError
+from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.world import failure
 from tests.support.runs import TINY
 
@@ -94,6 +95,19 @@ def test_a_disk_that_takes_nothing_is_found_before_the_run(
     monkeypatch.setattr("pfl_flower.support.folders.tempfile.TemporaryFile", full)
     assert main([*RUN, "--output", str(tmp_path)]) == 2
     assert f"expected a folder to write to ({os.strerror(number)})" in capsys.readouterr().err
+
+
+def test_a_disk_without_room_is_found_by_writing_to_it(tmp_path: Path) -> None:
+    """Folders and empty files can still be made there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(ConfigError, match="expected a folder to write to"):
+            writable_folder("--output", tmp_path / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert writable_folder("--output", tmp_path / "x") == tmp_path / "x"
+    assert not list((tmp_path / "x").iterdir())
 
 
 FAILURES: Sequence[tuple[BaseException, str]] = [
