@@ -31,6 +31,7 @@ from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset, settings_of
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
+from pfl_flower.run.trial import check_before
 from pfl_flower.run.verdict import in_words
 from pfl_flower.run.writing import check_other_results, own_folder
 from pfl_flower.support.console import place, plain
@@ -47,13 +48,17 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
 
     Raises
     ------
-    ConfigError
-        If its folder cannot be written to, or another run writes there.
+    ConfigError, DataError
+        If it is refused; if its folder cannot be written to, or another run writes there.
     """
     folder = preset_folder(name, options)
     base = preset(name)
     seeds = options.seeds or PRESET_SEEDS
     configs = [options.configure(base, folder, seed) for seed in seeds]
+    new = [config for config in configs if not finished(config, options)]
+    if new:
+        # One seed's run is refused as another's is: before a line is printed, or a folder made.
+        check_before(new[0])
     console.print(Text(f"results in {legible(str(folder))}"), soft_wrap=True)
     with own_folder("--output", folder):
         return _run_seeds(name, configs, options, console)

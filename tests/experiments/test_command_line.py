@@ -137,6 +137,11 @@ BAD = [
     (["digits-l2", "--set", "points-per-user=2000"], "points-per-user = 2000: expected <= 1437"),
     (["digits-l2", "--set", "regularizer=no.such:R"], "regularizer = no.such:R: expected"),
     (["digits-l2", "--set", "server-optimizer=adam"], "server-lr = auto: expected a number"),
+    (["digits-l2", "--set", "attack=my_atack:Opposite"], "attack = my_atack:Opposite: expected"),
+    (["digits-l2", "--set", "attack=model", "attack-model=/nope"], "attack-model = /nope: expec"),
+    (["digits-l2", "--set", "attack=data", "poisoning=nomod:f"], "poisoning = nomod:f: expected"),
+    (["digits-l2", "--set", "target-shift=10"], "target-shift = 10: expected 1 to 9, for 10"),
+    (["digits-l2", "--set", "aggregation=json:loads"], "aggregation = json:loads: expected a rule"),
 ]
 
 
@@ -145,10 +150,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
     arguments: list[str], message: str, tmp_path: Path, capsys
 ) -> None:  # type: ignore[no-untyped-def]
     assert run(*arguments, "--output", str(tmp_path)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(message)
-    assert error.count("\n") == 1
-    assert not (tmp_path / "digits-l2" / "summary.json").exists()
+    printed = capsys.readouterr()
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1 and printed.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_cuda_where_there_is_none(tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
