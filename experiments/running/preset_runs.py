@@ -59,8 +59,8 @@ def run_preset(name: str, options: Options, console: Console) -> dict[str, Any]:
     if new:
         # One seed's run is refused as another's is: before a line is printed, or a folder made.
         check_before(new[0])
-    console.print(Text(f"results in {legible(str(folder))}"), soft_wrap=True)
     with own_folder("--output", folder):
+        console.print(Text(f"results in {legible(str(folder))}"), soft_wrap=True)
         return _run_seeds(name, configs, options, console)
 
 
