@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import norm
 from pfl_flower.solvers.population import Population
 
 BOUNDARY = 1e-6
@@ -51,8 +52,8 @@ def nearest_gradient(
     """
     if regularizer.kink > 0 and bool((rho == theta).all()):
         # A gradient inside the ball is left as it is, to the bit.
-        norm = torch.linalg.vector_norm(gradient)
-        return gradient * (regularizer.kink / norm.clamp(min=regularizer.kink))
+        size = norm(gradient)
+        return gradient * (regularizer.kink / size.clamp(min=regularizer.kink))
     return regularizer.grad_rho(rho, theta)
 
 
@@ -90,10 +91,10 @@ def model_from_gradient(
     radius = gradient.new_tensor(regularizer.radius)
     if not bool(regularizer.attains(radius)) and bool(regularizer.contains(gradient)):
         # Within epsilon of the sphere, or on it as far as rounding tells, it is drawn inside.
-        norm = torch.linalg.vector_norm(gradient)
+        size = norm(gradient)
         # Of a ball smaller than epsilon half will do: never through 0 to the other side.
         inner = (radius - epsilon).clamp(min=radius / 2)
-        wanted = gradient * (inner / norm) if bool(norm > inner) else gradient
+        wanted = gradient * (inner / size) if bool(size > inner) else gradient
     model = regularizer.attain(target, wanted)
     attained = nearest_gradient(regularizer, target, model, gradient)
     return Conversion(model, float(torch.linalg.vector_norm(attained - gradient)))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.vectors import length
 
 
 class ModelAttackState(NamedTuple):
@@ -56,7 +58,7 @@ class ModelAttack:
         Raises
         ------
         ValueError
-            If theta_spade is not shaped like ``rho (d,)`` or is not finite.
+            If theta_spade is not shaped like ``rho (d,)``, or has no length that is a number.
         """
         if self.attack_model.shape != rho.shape:
             raise ValueError(
@@ -64,6 +66,9 @@ class ModelAttack:
             )
         if not bool(self.attack_model.isfinite().all()):
             raise ValueError("attack_model: expected finite numbers")
+        # Of a difference whose length is infinite a gradient lam z/||z|| would be 0.
+        if not bool(2 * length(self.attack_model) < torch.inf):
+            raise ValueError("attack_model: expected numbers whose length is finite")
         return ModelAttackState()
 
     def update(

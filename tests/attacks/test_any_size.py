@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from pfl_flower.attacks.attack import Observation, plausible_report
 from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.equivalence import model_from_gradient
+from pfl_flower.attacks.model import ModelAttack
+from pfl_flower.attacks.poisoning.matching import matching
 from pfl_flower.attacks.poisoning.single_point import single_point
 from pfl_flower.attacks.untargeted import (
     GaussianNoise,
@@ -20,7 +23,7 @@ from pfl_flower.attacks.untargeted import (
     SignFlip,
     Untargeted,
 )
-from pfl_flower.objective.losses import LeastSquares
+from pfl_flower.objective.losses import LeastSquares, Logistic
 from pfl_flower.objective.regularizers import L2, SmoothL2, SquaredL2
 from pfl_flower.objective.vectors import length
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
@@ -125,12 +128,26 @@ def test_models_are_found_in_balls_of_any_size(lam: float) -> None:
         assert edge.residual <= min(1e-6, 0.5 * lam) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("size", [1e100, 1e300])
+def test_a_model_attack_far_away_keeps_its_direction_or_is_refused(size: float) -> None:
+    zero = torch.zeros(4).double()
+    away = torch.full((4,), size, dtype=torch.float64)
+    seen = Observation(round=1, rho=zero, eta=1.0, eta_sum=0.0, accepted=zero)
+    for regularizer in (L2(lam=2.0), SmoothL2(lam=2.0)):
+        attack = ModelAttack(attack_model=away, regularizer=regularizer)
+        sent = attack.update(attack.init(zero), seen)[0]
+        torch.testing.assert_close(sent, -torch.ones(4).double(), rtol=1e-6, atol=0)
+        too_far = ModelAttack(attack_model=1.5e308 / size * away, regularizer=regularizer)
+        with pytest.raises(ValueError, match="length is finite"):
+            too_far.init(zero)
+
+
 @pytest.mark.parametrize("nu", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_single_point_that_needs_to_do_nothing(bias: bool, nu: float) -> None:
     """The pull is 0 where g is ``2 nu theta_spade``: 0/0 made a point that was not a number."""
     aim = aim_for(LeastSquares(), bias=bias, nu=nu)
-    aim = type(aim)(**{**vars(aim), "gradient": 2 * nu * aim.attack_model})
+    aim = replace(aim, gradient=2 * nu * aim.attack_model)
     data = single_point(aim)
     assert bool(data.features.isfinite().all() and data.labels.isfinite().all())
     assert data.feasible
@@ -146,3 +163,23 @@ def test_a_local_step_that_adam_cannot_take_is_no_number(dtype: torch.dtype, hug
     for after in (moved, again):
         assert bool(after[0].isnan().all())
         assert bool(after[1].isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["attack_model", "gradient"])
+@pytest.mark.parametrize("value", [1e71, torch.inf, torch.nan])
+def test_an_aim_beyond_what_can_be_multiplied_is_refused(name: str, value: float) -> None:
+    """Singular values of such a design were no numbers, and the traceback was torch's."""
+    aim = aim_for(Logistic())
+    with pytest.raises(ValueError, match=f"{name}: expected numbers up to 1e\\+70"):
+        replace(aim, **{name: value * getattr(aim, name)})
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-200, 1e68])
+@pytest.mark.parametrize("bias", [False, True])
+def test_matching_answers_for_any_model_up_to_there(scale: float, bias: bool) -> None:
+    aim = aim_for(Logistic(), bias=bias, free=2)
+    for name in ("attack_model", "gradient"):
+        some = replace(aim, **{name: scale * getattr(aim, name)})
+        data = matching(some, generator=generator(0, "matching"), rounds=2)
+        assert bool(data.features.isfinite().all() and data.weights.isfinite().all())
+        assert data.residual == data.residual

@@ -28,6 +28,9 @@ TOLERANCE = 1e-8
 """First-order residual, relative to ``1 + ||g||``, at which data count as feasible: ten times what
 ``cheapest_combination.CLOSE`` lets a linear programme leave over."""
 
+FARTHEST = 1e70
+"""Largest entry of theta_spade or g: squares of products of both are numbers in double."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
@@ -48,7 +51,7 @@ class Aim:
     Raises
     ------
     ValueError
-        If the shapes do not fit the model.
+        If the shapes do not fit the model, or entries are not finite or beyond ``FARTHEST``.
     """
 
     model: Model
@@ -63,6 +66,9 @@ class Aim:
         for name, vector in (("attack_model", self.attack_model), ("gradient", self.gradient)):
             if vector.shape != (self.model.dim,):
                 raise ValueError(f"{name} {tuple(vector.shape)}: expected ({self.model.dim},)")
+            largest = float(vector.abs().max())
+            if not largest <= FARTHEST:
+                raise ValueError(f"{name}: expected numbers up to {FARTHEST:g}, not {largest:g}")
 
     @classmethod
     def at(
