@@ -200,10 +200,20 @@ class ProximalSolver:
     def _better(
         self, rho: Tensor, theta: Tensor, residual: Tensor, again: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return each user's point of the smaller residual, and that."""
+        """Return each user's better point and its residual.
+
+        That is the one of the smaller residual where one of them meets the tolerance, or values are
+        no numbers, else of the smaller value: a step along what next to nothing holds is long and
+        hardly seen in a gradient, which is large where it is rounded along what holds most.
+        """
         new = proximal_residual(self.loss, self.regularizer, rho, again)
-        # NaN is no residual to be better than.
-        taken = (new < residual) | ~residual.isfinite()
+        value, reached = (
+            self.loss.value(points) + self.regularizer.value(rho, points)
+            for points in (theta, again)
+        )
+        judged = (residual <= self.tolerance) | (new <= self.tolerance)
+        judged |= ~(value.isfinite() & reached.isfinite())
+        taken = torch.where(judged, ~(residual <= new), reached < value) & finite(again)
         return torch.where(taken[:, None], again, theta), torch.where(taken, new, residual)
 
     def _normal_equations(self, rho: Tensor) -> Tensor:

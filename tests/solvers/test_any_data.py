@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.objective.user_data import UserData
-from pfl_flower.solvers import newton, user_batch
+from pfl_flower.solvers import conjugate_gradients, newton, user_batch
 from pfl_flower.solvers.equilibrium import equilibrium
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 from pfl_flower.solvers.population import Population
@@ -70,6 +71,7 @@ def case(kind: str) -> Case:
         "lam 1e300": Case(features, ones, 1e300),
         "nu 1e300": Case(features, ones, nu=1e300),
         "rho of 1e200": Case(features, ones, far=1e200),
+        "rho of 1e307": Case(features, ones, far=1e307),
     }[kind]
 
 
@@ -93,6 +95,7 @@ KINDS = [
     "lam 1e300",
     "nu 1e300",
     "rho of 1e200",
+    "rho of 1e307",
 ]
 
 
@@ -214,8 +217,14 @@ def test_one_user_and_many_agree_on_what_converged(kind: str) -> None:
     assert bool(together.converged.all())
 
 
-@pytest.mark.parametrize("size", [1.0, 1e20, 1e160])
-def test_more_than_1500_parameters(size: float) -> None:
+@pytest.mark.parametrize(
+    ("block", "size"), [(2000, 1.0), (2000, 1e20), (2000, 1e160), (5, 1.0), (5, 1e160)]
+)
+def test_more_than_1500_parameters(
+    block: int, size: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preconditioned by blocks of the features, and by the points' own systems."""
+    monkeypatch.setattr(conjugate_gradients, "BLOCK_LIMIT", block)
     features = size * torch.randn(1, 5, 1510, generator=torch.Generator().manual_seed(0)).double()
     labels = torch.tensor([[1, -1, 1, 1, -1]])
     local = LocalLoss.build(Linear(1510, 1), LOSSES["logistic"](), features, labels, nu=0.1)
@@ -224,6 +233,54 @@ def test_more_than_1500_parameters(size: float) -> None:
     assert bool(solution.theta.isfinite().all())
     assert bool(solution.converged.all()) == (size == 1)
     assert not bool(solution.residual.isnan().any())
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-200, 1e20, 1e160, 1e300])
+def test_preconditioners_and_directions_are_numbers(size: float) -> None:
+    features = size * torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0)).double()
+    local = LocalLoss.build(Linear(4, 1), LeastSquares(), features, torch.ones(1, 5).double())
+    zero, target = torch.zeros(4).double(), torch.tensor([1.0, -2.0, 3.0, 4.0]).double()
+    kept = conjugate_gradients.Preconditioner.at(local, zero, 0.0 if size == 0 else 1.0)
+    curvature = local.hessian_map(zero[None])
+    for product in (lambda v: curvature(v[None])[0], torch.zeros_like):
+        step = conjugate_gradients.conjugate_gradients(product, target, kept, rtol=1e-3)
+        assert bool(step.isfinite().all())
+        assert float(step @ target) > 0
+
+
+EXACT = {
+    "ordinary": 1e-14,
+    "one point of 1e8, lam 1": 1e-7,
+    "one point of 1e8, lam 1e-3": 1e-5,
+    "points of 1e-8 to 1e8": 1e-6,
+    "features of 1e160": 1e-14,
+}
+"""How near to the minimiser: the condition of ``[X; (2 lam)^{1/2} I]`` times some rounding."""
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("users", [1, user_batch.LEAST_USERS])
+def test_least_squares_end_near_the_exact_solution(kind: str, users: int) -> None:
+    """Converged or not; the minimiser is worked out in fractions."""
+    solution, answers = solved("least-squares", "squared-l2", [case(kind)] * users)
+    first = answers[0]
+    x = [[Fraction(value) for value in row] for row in case(kind).features]
+    lam = 2 * Fraction(case(kind).lam)
+    answer = [Fraction(float(value)) for value in first.labels]
+    rho = [Fraction(float(value)) for value in first.rho]
+    size = range(INPUTS)
+    matrix = [[sum(row[i] * row[j] for row in x) + lam * (i == j) for j in size] for i in size]
+    right = [sum(row[i] * y for row, y in zip(x, answer, strict=True)) + lam * rho[i] for i in size]
+    for i in size:
+        for j in size:
+            if j != i:
+                share = matrix[j][i] / matrix[i][i]
+                matrix[j] = [a - share * b for a, b in zip(matrix[j], matrix[i], strict=True)]
+                right[j] -= share * right[i]
+    exact = torch.tensor([float(right[i] / matrix[i][i]) for i in size], dtype=torch.float64)
+    torch.testing.assert_close(
+        solution.theta[0], exact, rtol=EXACT[kind], atol=EXACT[kind] * float(exact.abs().max())
+    )
 
 
 def test_a_factor_that_was_made_with_care_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +316,7 @@ def test_an_equilibrium_of_any_data_answers(size: float, loss: str, coupling: st
         regularizer=REGULARIZERS.load(coupling)(lam=1.0),
         nu=0.1,
     )
-    found = equilibrium(population, max_iterations=3)
+    found = equilibrium(population, start=torch.ones(2).double(), max_iterations=3)
     assert bool(found.rho.isfinite().all())
     assert not found.converged
     joint = joint_minimum(population, max_iterations=3)
@@ -291,5 +348,5 @@ def test_a_run_counts_what_missed_and_does_not_pass(size: float, users: int) -> 
 
 def test_an_infinite_residual_is_told_as_the_largest_that_may_be_told() -> None:
     said = RecordDict({METRICS: NodeMetrics(worst_residual=math.inf, unconverged=3).pack()})
-    heard = NodeMetrics.unpack(said, [])
+    heard = NodeMetrics.unpack(said, [0, 1, 2])
     assert (heard.worst_residual, heard.unconverged, heard.absurd) == (LARGEST, 3, 0)
