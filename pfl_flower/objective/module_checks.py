@@ -111,7 +111,12 @@ def count_activations(module: nn.Module, shape: tuple[int, ...]) -> int:
     leaves = [one for one in module.modules() if not list(one.children())]
     handles = [leaf.register_forward_hook(note) for leaf in leaves]
     try:
-        with torch.no_grad(), _one_line(), torch.random.fork_rng(devices=[]):
+        sizes = ", ".join(map(str, ("n", *shape)))
+        with (
+            torch.no_grad(),
+            _one_line(f"takes points ({sizes})"),
+            torch.random.fork_rng(devices=[]),
+        ):
             module(torch.zeros((1, *shape)))
     finally:
         for handle in handles:
@@ -131,7 +136,7 @@ def try_model(model: ModuleModel, dtype: torch.dtype, device: torch.device) -> N
     raw = torch.rand((POINTS, math.prod(model.shape)), generator=draw, dtype=torch.float64)
     features, theta = raw.to(device, dtype), model.initial(1, draw, dtype).to(device)
     cards = [device] if device.type == "cuda" else []
-    with _one_line(), torch.random.fork_rng(devices=cards):
+    with _one_line("torch.func can differentiate"), torch.random.fork_rng(devices=cards):
         _try_scores(model, theta, features)
         noise = torch.randn(theta.shape, generator=draw, dtype=torch.float64)
         _try_points(model, theta + NOISE * noise.to(theta), features)
@@ -169,12 +174,11 @@ def _try_points(model: ModuleModel, theta: Tensor, features: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _one_line() -> Iterator[None]:
-    """Tell what a module raises as one line, with its file and line."""
+def _one_line(what: str) -> Iterator[None]:
+    """Tell what a module raises as one line, with its file and line: it is none that ``what``."""
     try:
         yield
     except UnfitError:
         raise
     except Exception as error:
-        what = f"a module that torch.func can differentiate ({told(error)})"
-        raise UnfitError(what) from error
+        raise UnfitError(f"a module that {what} ({told(error)})") from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import pfl_flower as pfl
 from pfl_flower.attacks import targets
+from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective import modules
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.modules import ModuleModel
@@ -114,9 +115,9 @@ def test_torchs_own_generator_is_left_as_it_was(name: str) -> None:
         again = {"seed": seed, "name": f"turn-{turn}"}
         problem = build_problem(parse_config({**KEYS, **ROWS[name], **again}))
         starts.append(problem.initial)
+        assert torch.equal(torch.get_rng_state(), before)
         torch.rand(seed)
-        torch.set_rng_state(before)
-    assert torch.equal(torch.get_rng_state(), before)
+        before = torch.get_rng_state()
     assert torch.equal(starts[0], starts[1])
     drawn = name not in ("linear", "an object")
     assert torch.equal(starts[0], starts[2]) != drawn
@@ -136,7 +137,9 @@ def test_a_module_that_was_given_starts_at_its_parameters_and_is_not_changed() -
     changed = configure(module)
     assert changed.model != config.model
     torch.testing.assert_close(build_problem(changed).initial, first.initial + 0.1)
-    assert torch.equal(play(config)[-1].rho, first_rho)
+    # Another name, so that the problem is built again: from what was kept.
+    again = config.model_copy(update={"name": "again"})
+    assert torch.equal(play(again)[-1].rho, first_rho)
 
 
 def test_from_python() -> None:
@@ -168,6 +171,13 @@ def test_one_score_is_learned_and_attacked(dataset: str) -> None:
         runs[chosen] = float((scores * labels).mean())
     assert runs["none"] > 0.1
     assert runs["10"] < -0.1
+
+
+@pytest.mark.parametrize("dataset", ["synthetic-logistic", "synthetic-linear"])
+def test_the_linear_target_of_synthetic_users_is_minus_their_common_model(dataset: str) -> None:
+    problem = build_problem(configure("linear", dataset=dataset))
+    assert isinstance(problem.source, Synthetic)
+    assert torch.equal(problem.target, -problem.source.common)
 
 
 def test_cga_takes_rho_to_its_target_where_it_may_send_anything() -> None:
@@ -385,11 +395,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "points that mix": ({"model": Centred}, "expected scores of a point that do not depend on the"),
     "its own error": (
         {"model": Broken},
-        r"expected a module that torch.func can differentiate \(tests/.*\.py:\d+: .*'lost'",
+        r"expected a module that takes points \(n, 1, 8, 8\) \(tests/.*\.py:\d+: .*'lost'",
     ),
     "another number of scores": (
         {"model": lambda shape, outputs: nets.linear(shape, 7)},
         r"expected scores \(3, 10\) of 3 points, and it makes \(3, 7\)",
+    ),
+    "another shape": (
+        {"model": nn.Linear(64, 10)},
+        r"expected a module that takes points \(n, 1, 8, 8\) \(.*cannot be multiplied",
     ),
     "no parameter": (
         {"model": nn.Flatten()},
