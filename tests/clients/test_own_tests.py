@@ -120,8 +120,10 @@ def test_alone_is_the_runs_optimiser_without_the_others(solver: str) -> None:
     free = pfl.run(**{"dataset": HERE + "written", **FEW, **keys, "lam": 1e-13, "server_lr": 1e-9})
     assert free.users["theta"][:5].tolist() == free.users["alone"][:5].tolist()
     found = problem(**keys)
-    theta = learned_alone(found, (0, 3))
+    theta, weak = (learned_alone(one, (0, 3)) for one in (found, problem(**keys, lam=1e-13)))
     assert theta is not None
+    assert weak is not None
+    assert torch.equal(theta, weak)
     assert not torch.equal(theta, found.local_start((0, 3)))
 
 
