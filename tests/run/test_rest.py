@@ -13,6 +13,7 @@ from torch import Tensor
 
 import pfl_flower.api as pfl
 from experiments.theory.own_regularizer import LogCosh, LogGrowth
+from pfl_flower import client_app, server_app
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.objective.regularizers import SmoothL2
 from pfl_flower.run.at_equilibrium import attacked_equilibrium
@@ -22,6 +23,7 @@ from pfl_flower.run.rest_checks import rest_checks, told_rest
 from pfl_flower.run.rest_limits import convex
 from pfl_flower.run.rest_rules import MOVERS
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.transport.inprocess import InProcessGrid
 from tests.support.runs import configure, play
 
 CLASSES: dict[str, Any] = {
@@ -365,3 +367,30 @@ def test_what_makes_rho_star_a_yardstick(name: str) -> None:
     assert rest_checks(configure(), metrics, behaviour) == []
     assert told_rest(metrics) not in ("", None)
     assert told_rest({}) == ""
+
+
+def test_a_model_that_l2_holds_rho_at_is_where_the_run_leads() -> None:
+    """Three against one: the residual is max(0, ||G|| - 3 lam), 0, and not ||G||."""
+    changes = {"regularizer": "l2", "attack": "model", "strategic_users": "1-3"}
+    problem = build_problem(configure(**{**CLASSES, **changes}))
+    found = attacked_equilibrium(problem)
+    assert torch.equal(found.rho, problem.target)
+    assert found.converged
+    assert found.residual == 0
+    pull = problem.population((0,)).report(found.rho, found.theta)
+    assert 0.5 < norm(pull) <= 1 + 1e-9
+
+
+def test_users_of_a_node_that_calls_itself_strategic_are_not_those_of_the_yardstick() -> None:
+    config = configure(**{**CLASSES, "rounds": 3, "server_lr": 0.01})
+    roles: dict[str, dict[int, Any]] = {
+        "as configured": {},
+        "one more": {key: {"role": "strategic"} for key in range(3)},
+    }
+    for name, nodes in roles.items():
+        app, asked = client_app.app, config.flat()
+        grid = InProcessGrid(app, nodes=4, run_config=asked, node_configs=nodes)
+        outcome = server_app.run(grid, build_problem(config))
+        others = outcome.metrics["equilibrium_others"]
+        wrong = {check.name for check in outcome.checks if not check.passed}
+        assert (others > 0) == ("equilibrium_others" in wrong) == (name == "one more"), name
