@@ -29,6 +29,7 @@ from pfl_flower.run.outcome import title
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset, settings_of
+from pfl_flower.run.rest_checks import REST_CHECKS
 from pfl_flower.run.results import behaviour, summarise, write_json
 from pfl_flower.run.rounds import ROUNDS_FILE, read_rounds, write_together
 from pfl_flower.run.trial import check_before
@@ -88,7 +89,7 @@ def _run_seeds(
     finals = [final_metrics(config) for config in configs]
     checks = [claim.check(finals) for claim in claims_of(configs[0])]
     for config, rows in zip(configs, curves, strict=True):
-        every = [*sanity_checks(config, rows), *_of_users(config)]
+        every = [*sanity_checks(config, rows), *_of_users(config), *_of_rest(config)]
         checks += [_for_seed(check, config) for check in every]
     left_out = {config.name: read_result(config.folder()).left_out for config in configs}
     trends = [behaviour([row["step_norm"] for row in rows[1:]]) for rows in curves]
@@ -172,6 +173,11 @@ def may_keep(kept: Mapping[str, Any], options: Options) -> bool:
 def _of_users(config: RunConfig) -> list[Check]:
     """Return the checks on single users, of which rounds.csv does not tell."""
     return [check for check in read_result(config.folder()).checks if check.name in CHECKS]
+
+
+def _of_rest(config: RunConfig) -> list[Check]:
+    """Return the checks on where the run leads, which takes an equilibrium to tell."""
+    return [check for check in read_result(config.folder()).checks if check.name in REST_CHECKS]
 
 
 def _device(config: RunConfig) -> str:

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from pfl_flower.run.checks import Check, exactly
 from pfl_flower.run.config import RunConfig
 
+FOUND, COUNTED = "equilibrium", "equilibrium: users counted"
+OTHERS, WENT = "equilibrium_others", "equilibrium: steps of rho"
+REST_CHECKS = frozenset({FOUND, COUNTED, OTHERS, WENT})
+"""The names of the checks on where a run leads."""
+
 
 def told_rest(metrics: Mapping[str, float]) -> str:
     """Return what rho* is, in a few words; empty where it was not looked for.
@@ -40,10 +45,10 @@ def rest_checks(config: RunConfig, metrics: Mapping[str, float], behaviour: str)
     found = bool(metrics["equilibrium_converged"]) or 0 < metrics["equilibrium_length"] < math.inf
     away = behaviour == "diverging" and metrics["equilibrium_approach"] >= 1
     went = "diverging, farther from rho* than at the start" if away else behaviour
-    others = exactly(0).check("equilibrium_others", [metrics["equilibrium_others"]])
+    others = exactly(0).check(OTHERS, [metrics[OTHERS]])
     return [
-        Check("equilibrium", told, "one point, or the nearest of many", found),
-        exactly(config.users).check("equilibrium: users counted", [metrics["accepted"]]),
+        Check(FOUND, told, "one point, or the nearest of many", found),
+        exactly(config.users).check(COUNTED, [metrics["accepted"]]),
         *([] if config.site else [others]),
-        Check("equilibrium: steps of rho", went, "not away from rho*", not away),
+        Check(WENT, went, "not away from rho*", not away),
     ]

@@ -5,6 +5,7 @@ Whether it leads there is seen from a long run. Small ones: nine parameters, fou
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 import pfl_flower.api as pfl
+from experiments.__main__ import main
 from experiments.theory.own_regularizer import LogCosh, LogGrowth
 from pfl_flower import client_app, server_app
 from pfl_flower.attacks.table import ATTACKS
@@ -394,3 +396,15 @@ def test_users_of_a_node_that_calls_itself_strategic_are_not_those_of_the_yardst
         others = outcome.metrics["equilibrium_others"]
         wrong = {check.name for check in outcome.checks if not check.passed}
         assert (others > 0) == ("equilibrium_others" in wrong) == (name == "one more"), name
+
+
+def test_the_command_says_where_a_run_leads_as_well(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {**CLASSES, "points_per_user": "25", "rounds": 30, "regularizer": "l2", "users": 2}
+    keys |= {"strategic_users": "1", "server_lr": "auto", "evaluate_every": 0}
+    words = [f"{key.replace('_', '-')}={str(value).lower()}" for key, value in keys.items()]
+    assert main(["run", "digits-squared-l2", "--output", str(tmp_path), "--set", *words]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "seed-1 equilibrium = one of many, " in said
+    assert "seed-1 equilibrium: users counted = 2, expected == 2" in said
