@@ -51,7 +51,7 @@ def test_cells_that_fail_are_counted_and_are_exit_code_1(
     assert main([*arguments, "aggregation=tests.run.test_sweeps:broken"]) == 1
     said = capsys.readouterr().out
     assert "2 cells, 2 broke off" in said
-    assert "server-lr-factor = 1, seed 1: ValueError: first line" in said
+    assert "server-lr-factor = 1, seed 1: ConfigError: aggregation" in said
     assert main(arguments) == 1
     said = capsys.readouterr().out
     assert "server-lr-factor = 1e+06, seed 1: a check failed" in said
@@ -70,7 +70,7 @@ def test_an_interrupt_is_one_line_and_its_own_exit_code(
 
 
 BAD = [
-    (["sweep", "nope", *OVER], "PRESET = nope: expected one of digits-l2"),
+    (["sweep", "nope", *OVER], "PRESET = nope: expected one of digits, digits-l2"),
     (["sweep", "digits-l2"], "--over: expected KEY=VALUE,VALUE,..., at least once"),
     (["sweep", "digits-l2", "--over", "lam"], "--over lam: expected KEY=VALUE,VALUE,..."),
     (["sweep", "digits-l2", "--over", "lam=1,-2"], "lam = -2: expected greater than 0"),
