@@ -16,6 +16,7 @@ from clients.strategic import StrategicClient
 from pfl_flower.aggregation.reports import Report
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.data.table import DATASETS
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
@@ -58,9 +59,11 @@ class Node:
             If the data cannot be had.
         """
         own, keys = context.node_config, dict(context.run_config)
-        if "data-path" in own:
-            keys["data-dir"] = str(own["data-path"])
-        problem = build_problem(_config(tuple(keys.items())))
+        config = _config(tuple(keys.items()))
+        # A node is started for runs of any data; not all of them lie in a folder.
+        if "data-path" in own and "data-dir" in DATASETS.row(config.dataset).reads:
+            config = _config(tuple({**keys, "data-dir": str(own["data-path"])}.items()))
+        problem = build_problem(config)
         role = str(own.get("role", "auto"))
         if role not in ROLES:
             raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")
@@ -122,7 +125,7 @@ def node_clients(
     return clients
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _config(items: tuple[tuple[str, Scalar], ...]) -> RunConfig:
     """Return a run's configuration: a node that keeps its process is told the same every round.
 
