@@ -122,6 +122,8 @@ def test_an_interrupt_stops_the_run_in_the_superlink(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # Whatever this test was started by: a shell's `&` has an interrupt ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline, rows = time.monotonic() + 120, 0
     while rows < 5 and time.monotonic() < deadline:
@@ -131,7 +133,10 @@ def test_an_interrupt_stops_the_run_in_the_superlink(
     assert rows >= 5
     (log,) = tmp_path.glob("*/seed-1/run.log")
     os.kill(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    try:
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130
     started = run_id(log.read_text())
     lines = said.rstrip("\n").splitlines()
