@@ -21,9 +21,9 @@ L2_DECAY_ROUNDS = 20.0
 class StepSizes:
     """Step sizes ``eta_t = max(first * decay^(t-1) / sqrt(1 + (t-1)/slowing), floor)``, t >= 1.
 
-    >>> sizes = StepSizes(first=0.02, decay=0.99, floor=0.005)
     The floor is a limit on the decay, so ``floor <= first``.
 
+    >>> sizes = StepSizes(first=0.02, decay=0.99, floor=0.005)
     >>> sizes.at(1), round(sizes.at(2), 6), sizes.at(1000)
     (0.02, 0.0198, 0.005)
     """

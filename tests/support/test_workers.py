@@ -80,11 +80,14 @@ list(in_processes([(task, (i,)) for i in range(2)], jobs=2, threads=1))
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_parent(how: signal.Signals, tmp_path: Path) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", PARENT, str(tmp_path)],
+        stderr=subprocess.DEVNULL,
+        # A shell that starts the tests in the background has its children ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     _until(lambda: len(list(tmp_path.iterdir())) == 2)
     parent.send_signal(how)
-    parent.wait()
+    parent.wait(timeout=60)
     workers = [int(path.name.partition("-")[2]) for path in tmp_path.iterdir()]
     _until(lambda: not any(_alive(worker) for worker in workers))
 
