@@ -135,6 +135,7 @@ class ParameterServer(ResumableStrategy):
             takes=lambda found: self.optimizer.takes(self._rho, self.scale * found, eta),
         )
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
+        found.notices.update(self.recruiter.turned_away())
         found.notices.update(lowered(self.config, len(accepted)) if accepted else ())
         rho = self.optimizer.step(self._rho, self.scale * direction, eta)
         self.record = RoundRecord(

@@ -35,6 +35,7 @@ class Recruiter:
         self.settle = SETTLE_SECONDS
         self.nodes: dict[int, Introduction] = {}
         self._asked: set[int] = set()
+        self._missing: list[int] = []
 
     def begin(self, grid: Grid) -> Roster:
         """Wait for the nodes, ask for their roles, and lay out the users.
@@ -118,6 +119,12 @@ class Recruiter:
         # The first answer takes a process that starts, whatever the others take.
         patience = max(self.config.reply_timeout, self.config.node_timeout)
         self.nodes.update(ask_nodes(grid, nodes, patience, round))
+        self._missing += [node for node in nodes if node not in self.nodes]
+
+    def turned_away(self) -> dict[str, int]:
+        """Return a notice of each node that could not take part and was not told of yet."""
+        missing, self._missing = self._missing, []
+        return {f"cannot-{node}": 1 for node in missing}
 
     def _roles(self) -> dict[int, str]:
         return {node: said.role for node, said in self.nodes.items()}

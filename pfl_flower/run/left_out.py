@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from pfl_flower.support.left_out import LeftOut
 
+CANNOT = re.compile(r"cannot-(\d+)")
 LOWERED = re.compile(r"lowered-(.+)-(\d+)")
 REJECTED, NOTICES = "rejection_reasons", "notices"
 """The columns of ``rounds.csv`` that say ``kind:count;kind:count``."""
@@ -73,6 +74,8 @@ def _words(column: str, kind: str) -> str:
         return f"reports, rejected as {kind}"
     if found := LOWERED.fullmatch(kind):
         return f"rounds with too few reports for the aggregation, {found[1]} lowered to {found[2]}"
+    if found := CANNOT.fullmatch(kind):
+        return f"nodes that could not take part, as the log says: node {found[1]}"
     return WORDS.get(kind, kind)
 
 

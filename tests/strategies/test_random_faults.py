@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from pfl_flower import client_app as client_module
 from pfl_flower.aggregation.reports import Reason
 from pfl_flower.client_app import app as client_app
+from pfl_flower.run.left_out import left_out_of_rounds
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport import inprocess
@@ -20,6 +21,7 @@ from pfl_flower.transport.broadcasts import pack_rho, unpack_broadcast
 from pfl_flower.transport.inprocess import InProcessGrid
 from strategies import recruiting
 from strategies.parameter_server import ParameterServer
+from strategies.round_record import counts
 from strategies.server_state import ServerState
 from tests.support.faults import ARRIVALS
 from tests.support.rough_grid import (
@@ -278,3 +280,14 @@ def test_nodes_that_are_all_hostile_end_the_run_in_one_line() -> None:
         register()(client_app)
     with pytest.raises(NodesMissingError, match="min-nodes = 1: 0 of 2 nodes can take part"):
         play(configure(), nodes=2, app=app)
+
+
+def test_a_node_that_cannot_take_part_is_left_out_and_named() -> None:
+    config = configure(rounds=2)
+    records = play(config, nodes=3, node_configs={1: {"role": "king"}})
+    whole = play(config, nodes=2)
+    assert torch.equal(trajectory(records), trajectory(whole))
+    assert [record.notices for record in records] == [{"cannot-1001": 1}, {}]
+    rows = f"round,notices\n1,{counts(records[0].notices)}\n2,\n"
+    said = "nodes that could not take part, as the log says: node 1001: 1 (round 1)"
+    assert [str(one) for one in left_out_of_rounds(rows)] == [said]
