@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,14 +22,9 @@ from experiments.theory.single_point import draw_instance, normal_equations, poi
 from experiments.theory.uncoordinated import fled
 from pfl_flower.attacks.equivalence import honest_sum
 from pfl_flower.objective.regularizers import SquaredL2
-from tests.support.studies import run_quick
+from tests.support.studies import run_quick, seed_result
 
 STUDIES = [convergence.STUDY, single_point.STUDY, partial_honesty.STUDY]
-
-
-def result(study: Study, folder: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((folder / study.name / "seed-1/result.json").read_text())
-    return read
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
@@ -50,7 +43,7 @@ def test_an_idle_user_fails_every_check(study: Study, tmp_path: Path) -> None:
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
     assert failed == set(study.must_fail)
-    found = result(study, tmp_path)
+    found = seed_result(study, tmp_path, control=True)
     for case in found.get("cases", []):
         assert case["found"]["target"] > 0.1
         assert case["found"]["equation 168"] > 0.1

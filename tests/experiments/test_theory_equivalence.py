@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from experiments.theory.honest_users import draw_scenario
 from experiments.theory.model_attack import SingleSteps
 from experiments.theory.scenario import Scenario, settled
 from pfl_flower.objective.regularizers import L2
-from tests.support.studies import run_quick
+from tests.support.studies import run_quick, seed_result
 
 STUDIES = [equivalence.STUDY, reduction.STUDY, model_attack.STUDY]
 MISSES = {
@@ -45,7 +44,7 @@ def test_an_idle_user_fails_every_check_in_every_case(study: Study, tmp_path: Pa
     assert summary["passed"] is True
     failed = {check["name"] for check in summary["checks"] if not check["passed"]}
     assert failed == set(study.must_fail)
-    metrics = json.loads((tmp_path / study.name / "seed-1" / "result.json").read_text())["metrics"]
+    metrics = seed_result(study, tmp_path, control=True)["metrics"]
     for what in MISSES[study.name]:
         cases = {key: value for key, value in metrics.items() if key.startswith(what)}
         assert cases

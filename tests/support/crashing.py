@@ -49,5 +49,7 @@ def crashing(setup: AttackSetup) -> Crashing:
 def _on_ray() -> bool:
     import sys
 
+    # Of Ray a process may have loaded no more than its name: it is none of Ray's then.
     ray = sys.modules.get("ray")
-    return ray is not None and ray._private.worker.global_worker.mode == ray.WORKER_MODE
+    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    return worker is not None and bool(worker.global_worker.mode == ray.WORKER_MODE)  # type: ignore[union-attr]

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from experiments.running.options import Options
-from experiments.studies.measuring import run_study
+from experiments.studies.measuring import run_study, study_folder
 from experiments.studies.study import Study
 
 
 def run_quick(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
     """Return the summary of a study's quick form."""
-    options = Options(output=folder, seeds=(1,), quick=True, control=control, fresh=True)
-    return run_study(study, options, Console(quiet=True))
+    return run_study(study, _quick(folder, control), Console(quiet=True))
+
+
+def seed_result(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
+    """Return what the first seed of that left."""
+    left = study_folder(study, _quick(folder, control)) / "seed-1" / "result.json"
+    found: dict[str, Any] = json.loads(left.read_text())
+    return found
+
+
+def _quick(folder: Path, control: bool) -> Options:
+    return Options(output=folder, seeds=(1,), quick=True, control=control, fresh=True)

@@ -10,7 +10,7 @@ from torch import nn
 from experiments.paper import figures_17_to_19_cifar as figures
 from experiments.paper import inversion_cifar
 from experiments.running.options import Options
-from experiments.studies.measuring import run_study
+from experiments.studies.measuring import run_study, study_folder
 from experiments.studies.study import Study
 from pfl_flower.attacks.poisoning.image_inversion import (
     invert,
@@ -126,7 +126,7 @@ STUDIES = [
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_the_studies_of_appendix_j_run_and_draw(study: Study, options: Options) -> None:
     summary = run_study(study, options, Console(quiet=True))
-    folder = options.output / study.name
+    folder = study_folder(study, options)
     for ending in ("png", "pdf"):
         assert (folder / f"{study.name}.{ending}").stat().st_size > 10_000
     assert all(check["value"] == check["value"] for check in summary["checks"])
