@@ -68,14 +68,17 @@ def _place(folder: Path) -> Path:
 def measure(setting: Setting) -> dict[str, Any]:
     """Invert both methods' embeddings, and find where rho rests with each form of the data."""
     base: Keys = {**CIFAR, **CONSTANT_ADAM, **QUICK_POINTS}
-    source: Keys = {**base, "attack-model": exact_limit(setting, base)}
+    # Data poisoning estimates nothing: the protocol's oracle is for CGA.
+    source: Keys = {**base, "attack-model": exact_limit(setting, base), "estimator": "inferred"}
     gallery = Gallery.of(configured(setting, "gallery", base))
     steps = QUICK_STEPS if setting.quick else STEPS
     metrics: dict[str, float] = {}
     pictures: dict[str, Any] = {}
     for method, keys in METHODS.items():
         count = QUICK_POINTS_INVERTED if setting.quick else POINTS
-        attack = {**source, **keys, "attack": "data", "poisoning-points": count}
+        # Matching designs as many queries as its aim takes.
+        queries = {"poisoning-points": count} if method == "indifference" else {}
+        attack = {**source, **keys, **queries, "attack": "data"}
         forms, near, shown = invert_data(setting, method, attack, gallery, steps)
         metrics |= near
         pictures[method] = shown
