@@ -9,6 +9,8 @@ from pathlib import Path
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 MATHEMATICS = {"numpy", "scipy", "scikit-learn", "matplotlib", "pydantic", "rich", "jinja2"}
 """What the mathematics needs, but for torch, which is several GB."""
+TABLES = {"pandas", "pyarrow", "datasets", "flwr-datasets"}
+"""What reads data of one's own; their versions go together, and with NumPy's."""
 
 
 def lowest() -> dict[str, str]:
@@ -29,7 +31,7 @@ def wanted(which: str) -> list[str]:
     KeyError
         If a package has no lower bound, or nobody asks for ``which``.
     """
-    names = {"oldest": MATHEMATICS, "oldest-flower": {"flwr"}}[which]
+    names = {"oldest": MATHEMATICS | TABLES, "oldest-flower": {"flwr"}}[which]
     pins = lowest()
     return [pins[name] for name in sorted(names)]
 
