@@ -47,7 +47,7 @@ def test_every_recorded_run_can_be_asked_for() -> None:
     )
     for name, commands in items.items():
         for words in commands:
-            parsed = parser().parse_args([word.replace("{output}", "/x") for word in words])
+            parsed = parser().parse_args([word.replace("{limit}", "/x") for word in words])
             keys = dict(pair.split("=", 1) for pair in parsed.settings)
             if not name.startswith("study-"):
                 assert set(keys) <= set(parse_config(preset(parsed.name)).flat())

@@ -129,7 +129,10 @@ def _record(
     codes, began = [], time.perf_counter()
     with (output / f"{name}.log").open("w") as log:
         for words in commands:
-            line = [word.replace("{output}", str(output)) for word in words]
+            # An earlier command's folder has the name that its settings give it.
+            limits = sorted(output.rglob("limit.npz"))
+            last = str(limits[-1].parent) if limits else ""
+            line = [word.replace("{limit}", last) for word in words]
             command = [sys.executable, "-m", "experiments", *line, "--output", str(output)]
             try:
                 ended = subprocess.run(
@@ -138,6 +141,8 @@ def _record(
             except subprocess.TimeoutExpired:
                 return f"left out: more than {limit:g} s"
             codes.append(ended.returncode)
+    if 2 in codes:
+        return f"refused, exit codes {codes}, see {log.name}"
     try:
         found = read_study(results) if study else read_run(results)
     except (OSError, ValueError, KeyError, IndexError) as error:

@@ -18,7 +18,7 @@ WORDS = {
     "STEP": "local-solver=adam",
     "POISON": "attack=data poisoning-points=100",
     "ALLIES": "strategic-users=9,10",
-    "LAST-LIMIT": f"attack-model={{output}}/{BASE}/seed-1 --seeds 2",
+    "LAST-LIMIT": "attack-model={limit} --seeds 2",
     "ADAM": "server-optimizer=adam server-lr=0.02 estimator=oracle",
     "THEN": f"; {SMALL}",
 }
