@@ -195,30 +195,11 @@ class Images(Stored):
 
     loss = "softmax"
 
-    def __init__(
-        self,
-        train: tuple[Tensor, Tensor],
-        test: tuple[Tensor, Tensor],
-        *,
-        label_noise: float = 0.0,
-        seed: int = 0,
-        key: str = "",
-        left_out: Sequence[LeftOut] = (),
-        owners: Sequence[int] | Sequence[str] | None = None,
-        shape: tuple[int, ...] = (),
-    ) -> None:
-        labels = train[1]
-        self.outputs = int(labels.max()) + 1 if len(labels) else 0
-        super().__init__(
-            train,
-            test,
-            label_noise=label_noise,
-            seed=seed,
-            key=key,
-            left_out=left_out,
-            owners=owners,
-            shape=shape,
-        )
+    @cached_property
+    def outputs(self) -> int:  # type: ignore[override]
+        """Number of classes c."""
+        labels = self._train[1]
+        return int(labels.max()) + 1 if len(labels) else 0
 
 
 def ready(stored: Tensor) -> Tensor:
