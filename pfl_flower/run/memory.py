@@ -24,6 +24,9 @@ LINE = 200
 """Bytes of a line of ``rounds.csv``, which stay in memory as well."""
 SYNTHETIC_POINTS = 6000
 """Points of the synthetic sets' training and test sets."""
+COPIES = 4
+"""How often points that a strategic user makes lie in memory: drawn, with the constant one, sorted
+to be counted, and as its own."""
 NODE = 4096
 """Bytes of what is kept of a virtual node."""
 Where = Literal["anywhere", "server", "all"]
@@ -144,6 +147,32 @@ def check_nodes(key: str, nodes: int) -> None:
         raise ConfigError(
             f"{key} {nodes}: expected at most {limit // NODE:,}, of which the memory of this "
             f"machine, {_shown(limit)}, can keep account"
+        )
+
+
+def check_rows(key: str, count: int, numbers: int) -> None:
+    """Refuse as many points of a strategic user's making as the memory cannot hold.
+
+    Parameters
+    ----------
+    key, count
+        What says how many points there are.
+    numbers
+        Entries of a point, in float64.
+
+    Raises
+    ------
+    ConfigError
+        With the most that it holds.
+    """
+    limit = memory_limit()
+    if limit is None:
+        return
+    most = limit // (COPIES * WIDTHS["float64"] * numbers)
+    if count > most:
+        raise ConfigError(
+            f"{key} = {count}: expected at most {most:,}, which is what {limit / GIB:.0f} GiB "
+            f"of memory hold where each has {numbers:,} numbers"
         )
 
 

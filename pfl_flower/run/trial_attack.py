@@ -12,10 +12,11 @@ from pfl_flower.attacks.attack import Attack, Observation
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.objective.user_data import UserData
+from pfl_flower.run.memory import check_rows
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.run.strategic_user import StrategicUser
-from pfl_flower.run.trial_poisoning import held, small_aim, small_data
+from pfl_flower.run.trial_poisoning import small_aim, small_data
 from pfl_flower.run.trial_regularizer import try_inverse
 from pfl_flower.run.tried import Tried, few_points, made_up
 from pfl_flower.support.plugins import told
@@ -60,7 +61,7 @@ class Rehearsal(StrategicUser):
     def drawn(self) -> tuple[int, ...]:
         """Ids of ``attack-draws`` datasets, if the memory holds so many."""
         points = self.problem.size(self.settings.users)
-        held("attack-draws", self.settings.attack_draws, points * self.problem.source.inputs)
+        check_rows("attack-draws", self.settings.attack_draws, points * self.problem.source.inputs)
         return super().drawn
 
 

@@ -12,19 +12,13 @@ from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.key_rules import poisons
+from pfl_flower.run.memory import check_rows
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.tried import Tried, few_points, made_up
-from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.hardware import memory_limit
 from pfl_flower.support.seeding import generator
 
 QUERIES = 24
 """Most queries of a trial."""
-NUMBER = 8
-"""Bytes of a number."""
-COPIES = 4
-"""How often queries lie in memory while they are made: drawn, with the constant one, sorted to be
-counted, and as the strategic user's points."""
 
 
 def try_poisoning(problem: Problem) -> None:
@@ -40,7 +34,7 @@ def try_poisoning(problem: Problem) -> None:
         return
     if config.poisoning_queries != "images":
         model = problem.model
-        held("poisoning-points", config.poisoning_points, model.inputs + model.outputs)
+        check_rows("poisoning-points", config.poisoning_points, model.inputs + model.outputs)
     if POISONINGS.row(config.poisoning) is not POISONINGS.own:
         return
     tried = Tried(POISONINGS.point, config.poisoning)
@@ -76,29 +70,3 @@ def small_data(problem: Problem) -> UserData:
     drawn = few_points(problem)
     weights = drawn.features.new_full((len(drawn.labels),), 1 / len(drawn.labels))
     return replace(drawn, weights=weights)
-
-
-def held(key: str, count: int, numbers: int) -> None:
-    """Refuse as many rows as the memory cannot hold.
-
-    Parameters
-    ----------
-    key, count
-        What says how many rows there are.
-    numbers
-        Entries of a row.
-
-    Raises
-    ------
-    ConfigError
-        With the most that it holds.
-    """
-    limit = memory_limit()
-    if limit is None:
-        return
-    most = limit // (COPIES * NUMBER * numbers)
-    if count > most:
-        raise ConfigError(
-            f"{key} = {count}: expected at most {most:,}, which is what {limit / 2**30:.0f} GiB "
-            f"of memory hold where each has {numbers:,} numbers"
-        )

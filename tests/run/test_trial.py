@@ -456,7 +456,7 @@ def test_the_memory_decides_how_many_points_there_may_be(monkeypatch: pytest.Mon
     problem = build_problem(configure(**DATA, poisoning="sampling", poisoning_points=1000))
     rows = 4 * 8 * (6 + 1)
     for memory, refused in ((1000 * rows, False), (1000 * rows - 1, True), (None, False)):
-        monkeypatch.setattr("pfl_flower.run.trial_poisoning.memory_limit", lambda m=memory: m)
+        monkeypatch.setattr("pfl_flower.run.memory.memory_limit", lambda m=memory: m)
         if refused:
             with pytest.raises(ConfigError, match="poisoning-points = 1000: expected at most 999"):
                 try_plugins(problem)
