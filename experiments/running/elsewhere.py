@@ -19,9 +19,6 @@ from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import data_folder, own_path
 from pfl_flower.support.plugins import find, is_plugin
 
-BELOW_DATA = ("imagefolder", "imagefolder-embeddings")
-"""Data sets whose PATH is looked for in the data folder alone, not in the current one."""
-
 
 def spelled_out(config: RunConfig) -> dict[str, Any]:
     """Return the keys of a configuration that mean something else elsewhere, as they mean it here.
@@ -42,15 +39,15 @@ def spelled_out(config: RunConfig) -> dict[str, Any]:
         found["standardise"] = str(own_path("standardise", config.standardise))
     kind, colon, path = config.dataset.partition(":")
     if colon and path and f"{kind}:PATH" in dict(DATASETS.items()):
-        found["dataset"] = f"{kind}:{_place(kind, path, config.data_dir)}"
+        found["dataset"] = f"{kind}:{_place(config, path)}"
     return found
 
 
-def _place(kind: str, path: str, data_dir: str) -> str:
+def _place(config: RunConfig, path: str) -> str:
     """Return a data set's path, absolute where it is one: a name on the Hub is none."""
     if path.startswith("~"):
         return str(own_path("dataset", path))
-    if kind in BELOW_DATA or data_dir:
+    if DATASETS.row(config.dataset).path == "data" or config.data_dir:
         return path
     here = Path.cwd() / path
     return str(here) if here.exists() else path

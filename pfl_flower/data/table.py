@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -59,11 +59,15 @@ class DataExtension(Extension):
         Whether the data are made, by models that are known.
     embedded : bool
         Whether images are seen through a network's last layer but one.
+    path : {"data", "file", "name"}
+        What a PATH is: a place in the data folder; a file or folder of one's own, which may be in
+        the current folder too; or a name elsewhere, unless a folder has it.
     """
 
     loss: str = "softmax"
     synthetic: bool = False
     embedded: bool = False
+    path: Literal["data", "file", "name"] = "data"
 
 
 def admits_owners(settings: RunSettings) -> Refusal | None:
@@ -74,7 +78,12 @@ def admits_owners(settings: RunSettings) -> Refusal | None:
 
 
 def _own(
-    place: str, text: str, *, keys: tuple[str, ...] = TABLE_KEYS, **more: Any
+    place: str,
+    text: str,
+    *,
+    keys: tuple[str, ...] = TABLE_KEYS,
+    path: Literal["data", "file", "name"] = "file",
+    **more: Any,
 ) -> DataExtension:
     return DataExtension(
         factory=f"{OWN}.{place}",
@@ -82,6 +91,7 @@ def _own(
         loss="",
         reads=(*keys, *FILES),
         admits=admits_owners,
+        path=path,
         **more,
     )
 
@@ -151,6 +161,7 @@ DATASETS: Table[DataExtension] = Table(
         "hf:PATH": _own(
             "hub:hugging_face",
             "a data set of Hugging Face by its name, or in a folder that it was saved to",
+            path="name",
             options=HubOptions,
         ),
         "synthetic-linear": DataExtension(

@@ -91,11 +91,7 @@ def _raw(data: Dataset, spec: DataSpec) -> Raw:
         if column and column not in kinds:
             raise ConfigError(f"{key} = {column}: expected one of the columns {', '.join(kinds)}")
     others = [name for name in kinds if name not in (spec.label_column, spec.user_column)]
-    wide = [
-        name
-        for name in others
-        if isinstance(kinds[name], datasets.Image) or not isinstance(kinds[name], datasets.Value)
-    ]
+    wide = [name for name in others if not isinstance(kinds[name], datasets.Value)]
     key = str(data._fingerprint)
     if not wide:
         return raw_table(data.to_pandas(), spec, key)

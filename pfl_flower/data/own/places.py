@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pfl_flower.data.spec import DataSpec
+from pfl_flower.data.table import DATASETS
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.folders import data_folder, own_path
-
-KINDS = ("csv:", "parquet:", "json:", "npz:", "leaf:")
-"""Of data sets that are files of one's own."""
 
 
 def place_of(spec: DataSpec) -> Path:
@@ -46,7 +44,7 @@ def place_of(spec: DataSpec) -> Path:
 
 def versioned(spec: DataSpec) -> DataSpec:
     """Return the spec with what tells a changed file: it is looked at, not read."""
-    if not spec.name.startswith(KINDS):
+    if DATASETS.row(spec.name).path != "file":
         return spec
     try:
         place = place_of(spec)
