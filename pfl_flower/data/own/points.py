@@ -131,39 +131,58 @@ def _classes(raw: Raw, spec: DataSpec) -> tuple[Any, ...]:
         row = int(np.flatnonzero(~np.isfinite(labels))[0])
         raise DataError(f"{where}: label {labels[row]} in row {row + 1:,}, expected a number")
     found = tuple(np.unique(labels).tolist())
-    if spec.task == "regression":
-        if labels.dtype.kind not in "iuf":
-            raise ConfigError(f"task = regression: expected numbers, and a label is {found[0]!r}")
+    if not _are_classes(labels, found, spec.task):
         return ()
-    whole = labels.dtype.kind != "f"
-    if spec.task == "auto":
-        if not whole and not all(float(label).is_integer() for label in found):
-            return ()
-        few = 2 * len(found) <= len(labels)
-        if not whole or (labels.dtype.kind in "iu" and not few):
-            written = "whole numbers, of which" if whole else "whole numbers written as decimals:"
-            raise ConfigError(
-                f"task = auto: expected classification or regression; labels are {written} "
-                f"{len(found):,} differ among {len(labels):,}"
-            )
-    elif not whole and not all(float(label).is_integer() for label in found):
-        raise ConfigError("task = classification: expected classes, and labels are decimals")
     if spec.classes:
-        numbers = [label for label in found if isinstance(label, int | float)]
-        if len(numbers) < len(found) or not all(0 <= label < spec.classes for label in numbers):
-            odd = next(
-                label
-                for label in found
-                if not isinstance(label, int | float) or not 0 <= label < spec.classes
-            )
-            raise ConfigError(
-                f"classes = {spec.classes}: expected labels 0 to {spec.classes - 1}, numbered "
-                f"alike on every machine, and one is {odd!r}"
-            )
-        return tuple(range(spec.classes))
+        return _told_classes(found, spec.classes)
     if len(found) < 2:
         raise DataError(f"{where}: all labels are {found[0]!r}, expected 2 classes or more")
     return found
+
+
+def _are_classes(labels: Array, found: tuple[Any, ...], task: str) -> bool:
+    """Return whether labels are classes, as ``task`` says or as they look.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot be what it says, or look like either.
+    """
+    kind = labels.dtype.kind
+    decimals = kind == "f" and not all(label.is_integer() for label in found)
+    if task == "regression":
+        if kind not in "iuf":
+            raise ConfigError(f"task = regression: expected numbers, and a label is {found[0]!r}")
+        return False
+    if task == "classification":
+        if decimals:
+            raise ConfigError("task = classification: expected classes, and labels are decimals")
+        return True
+    few = 2 * len(found) <= len(labels)
+    if not decimals and (kind == "f" or (kind in "iu" and not few)):
+        written = "whole numbers" + (" written as decimals:" if kind == "f" else ", of which")
+        raise ConfigError(
+            f"task = auto: expected classification or regression; labels are {written} "
+            f"{len(found):,} differ among {len(labels):,}"
+        )
+    return not decimals
+
+
+def _told_classes(found: tuple[Any, ...], classes: int) -> tuple[int, ...]:
+    """Return the class numbers of a run that says how many there are.
+
+    Raises
+    ------
+    ConfigError
+        If a label is none of them.
+    """
+    for label in found:
+        if not isinstance(label, int | float) or not 0 <= label < classes:
+            raise ConfigError(
+                f"classes = {classes}: expected labels 0 to {classes - 1}, numbered alike on every "
+                f"machine, and one is {label!r}"
+            )
+    return tuple(range(classes))
 
 
 def _labels(labels: Array, classes: tuple[Any, ...]) -> Tensor:

@@ -166,6 +166,13 @@ def test_labels_are_classes_or_numbers(
         assert (classes[answer] if classes else answer) == by_feature[x]
 
 
+def test_classes_that_are_told_are_all_there(tmp_path: Path) -> None:
+    (tmp_path / "wine.csv").write_text(changed(kind=[0, 1, 2] * 8))
+    source = load_source(spec_of("csv", tmp_path / "wine.csv", classes=5))
+    assert isinstance(source, OwnPoints)
+    assert (source.classes, source.outputs) == ((0, 1, 2, 3, 4), 5)
+
+
 def changed(**columns: Any) -> str:
     """Return the frame as CSV with other columns."""
     return str(frame().assign(**columns).to_csv(index=False))
@@ -207,6 +214,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no features": ("kind,grower\n" + "a,1\nb,2\n" * 5, {}, "no column beside kind, grower"),
     "other columns": (TEXT, {"columns": 7}, "columns = 7: expected 3, the features of csv:"),
     "other classes": (TEXT, {"classes": 3}, "classes = 3: expected labels 0 to 2"),
+    "a class past those told": (changed(kind=[0, 1, 5] * 8), {"classes": 3}, "and one is 5"),
     "no test set": (TEXT, {"holdout": 0.0}, "holdout = 0: expected more"),
     "no scales": (TEXT, {"standardise": "/nope.json"}, "standardise = /nope.json: expected off"),
     "lengths that differ": (TEXT + "1,2,3,4,5,6,7\n", {}, "cannot be read"),
