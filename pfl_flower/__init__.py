@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pfl_flower.api import compare, load, run, sweep
+    from pfl_flower.interop.checked import Checked
+    from pfl_flower.interop.datasets import poisoned, relabelled
+    from pfl_flower.interop.mod import attack_mod
+    from pfl_flower.interop.robust import RobustFedAvg
     from pfl_flower.run.columns import Table
     from pfl_flower.run.comparison import Comparison
     from pfl_flower.run.config import RunConfig
@@ -25,30 +29,40 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
+    "Checked",
     "Comparison",
     "ConfigError",
     "DataError",
     "Result",
+    "RobustFedAvg",
     "RunConfig",
     "Sweep",
     "Table",
+    "attack_mod",
     "compare",
     "load",
+    "poisoned",
     "presets",
+    "relabelled",
     "run",
     "sweep",
 ]
 _PLACES = {
+    "Checked": "pfl_flower.interop.checked",
     "Comparison": "pfl_flower.run.comparison",
     "ConfigError": "pfl_flower.support.errors",
     "DataError": "pfl_flower.support.errors",
     "Result": "pfl_flower.run.finished",
+    "RobustFedAvg": "pfl_flower.interop.robust",
     "RunConfig": "pfl_flower.run.config",
     "Sweep": "pfl_flower.run.sweeps",
     "Table": "pfl_flower.run.columns",
+    "attack_mod": "pfl_flower.interop.mod",
     "compare": "pfl_flower.api",
     "load": "pfl_flower.api",
+    "poisoned": "pfl_flower.interop.datasets",
     "presets": "pfl_flower.run.presets",
+    "relabelled": "pfl_flower.interop.datasets",
     "run": "pfl_flower.api",
     "sweep": "pfl_flower.api",
 }

@@ -104,3 +104,13 @@ def user_rows(
         for all_, row in pairs:
             all_[position] = row
     return [torch.from_numpy(all_) for all_ in made]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch, for somebody's code that uses them.
+
+    Within ``undisturbed`` nothing of it remains.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
