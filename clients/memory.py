@@ -228,7 +228,11 @@ def _joined(before: ClientMemory | None, share: ClientMemory) -> ClientMemory:
 def _read(path: Path) -> Sealed | None:
     """Return a file's content; None, with a warning, if it is damaged, or gone since."""
     try:
-        return read_sealed(path, KIND)
+        found = read_sealed(path, KIND)
+        users = found.facts.get("users")
+        if not isinstance(users, list) or not all(type(user) is int for user in users):
+            raise SealError("it is not what it says (users)")
+        return found
     except SealError as error:
         if path.exists():
             log(WARNING, "%s is left out: %s", path, error)

@@ -15,20 +15,16 @@ from pfl_flower.run.attendance import HONEST_NODE, Attendance
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
-from pfl_flower.run.rounds import Rounds, Watch, unwatched
+from pfl_flower.run.rounds import Rounds, Watch, all_columns, unwatched
 from pfl_flower.run.served import columns
 from pfl_flower.run.user_book import UserBook
 from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.flower_internals import log
-from strategies.checkpoint import (
-    CHECKPOINT_FILE,
-    Checkpoint,
-    Records,
-    load_checkpoint,
-    write_checkpoint,
-)
+from strategies.checkpoint import CHECKPOINT_FILE, Checkpoint, write_checkpoint
+from strategies.checkpoint_loading import Expected, load_checkpoint
+from strategies.journal import Journal
 from strategies.last_reports import LastReports
 from strategies.round_record import RoundRecord, counts
 from strategies.server_state import ServerState
@@ -61,9 +57,8 @@ class Bookkeeper:
         if folder is None and self.config.checkpoint_every:
             every = self.config.checkpoint_every
             raise ConfigError(f"checkpoint-every = {every}: expected 0 where nothing is written")
-        found = load_checkpoint(
-            self.config, device=problem.device, dim=problem.model.dim, dtype=problem.dtype
-        )
+        more = columns() if problem.source.tested else ()
+        found = load_checkpoint(self.config, Expected.of(problem, all_columns(more)))
         self.saved = None if found is None else found.server
         self.evaluation = Evaluation.of(problem)
         self.trajectory: list[Tensor] = []
@@ -72,8 +67,8 @@ class Bookkeeper:
         self._measured: dict[str, float] = {}
         if folder is not None:
             begin_folder(folder, self.config, resumed=found is not None)
+        self.journal = None if folder is None else Journal(folder)
         self.attendance = Attendance()
-        more = columns() if problem.source.tested else ()
         self.rounds = Rounds(folder, "" if found is None else found.records.rounds, more)
         self.users = UserBook(problem)
         if found is not None:
@@ -133,16 +128,18 @@ class Bookkeeper:
 
     def save_checkpoint(self, state: ServerState) -> None:
         """Write the server's state and the records so far in place of the last checkpoint."""
-        if self.folder is None:
+        if self.folder is None or self.journal is None:
             return
-        records = Records(
-            rounds=self.rounds.text,
+        path = self.folder / CHECKPOINT_FILE
+        write_checkpoint(
+            path,
+            self.config,
+            state,
             attendance=self.attendance,
             reported=self._reported,
-            trajectory=torch.stack(self.trajectory) if self.trajectory else None,
+            journal=self.journal.add(self.rounds, self.trajectory),
         )
-        path = self.folder / CHECKPOINT_FILE
-        write_checkpoint(path, self.config, Checkpoint(state, records))
+        self.journal.forget_others()
         log(INFO, "round %d: checkpoint in %s", state.round, path)
 
     def course(self) -> Course:

@@ -56,8 +56,10 @@ def run_once(config: RunConfig, options: Options) -> None:
     """
     folder = config.folder()
     with own_folder("--output", folder):
-        # What asked for this run has looked at what is there: its results are replaced.
-        forget_results(folder)
+        # What asked for this run has looked at what is there: its results are replaced. One that
+        # is to go on replaces them once its checkpoint has been looked at, too.
+        if options.fresh or not config.resume:
+            forget_results(folder)
     if options.engine == "inprocess":
         _in_process(config, options.nodes or IN_PROCESS_NODES, folder / "run.log")
     else:

@@ -9,7 +9,6 @@ a laboratory can grant; one who starts from a CGA run knows what that run's atta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
@@ -163,7 +162,7 @@ def _limit_of_run(problem: Problem) -> tuple[Tensor, Tensor]:
         raise ConfigError(
             f"attack-model = {named}: expected {error}: run that CGA run again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"attack-model = {named}: expected exact, or the folder of a CGA run with a "
             f"{LIMIT_FILE} ({type(error).__name__})"

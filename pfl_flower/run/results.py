@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pfl_flower.run.checks import Check
+from pfl_flower.support.archives import read_arrays, regular_file
 from pfl_flower.support.files import VERSION, replace_file, replacing
 from pfl_flower.support.hardware import hardware
 from pfl_flower.support.versions import commit, versions
@@ -151,14 +152,13 @@ def read_limit(path: Path) -> KeptLimit:
     OldLimitError
         If it is of another version.
     """
-    with np.load(path, allow_pickle=False) as kept:
-        version = int(kept["version"]) if "version" in kept else 1
-        if version != VERSION:
-            raise OldLimitError(
-                f"a {LIMIT_FILE} of version {VERSION}, and it is of version {version}"
-            )
-        pairs = zip(kept["users"].tolist(), kept["rounds"].tolist(), strict=True)
-        return KeptLimit(kept["rho"], kept["gradient"], dict(pairs))
+    with regular_file(path) as file:
+        kept = read_arrays(file.read())
+    version = int(kept["version"]) if "version" in kept else 1
+    if version != VERSION:
+        raise OldLimitError(f"a {LIMIT_FILE} of version {VERSION}, and it is of version {version}")
+    pairs = zip(kept["users"].tolist(), kept["rounds"].tolist(), strict=True)
+    return KeptLimit(kept["rho"], kept["gradient"], dict(pairs))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.files import replace_file
-from pfl_flower.support.foreign_text import cell
+from pfl_flower.support.foreign_text import LONGEST_CELL, cell, from_cell
 
 Row = Mapping[str, float | int | str | None]
 """What is said of a round; an entry that is None, or absent, is an empty cell."""
@@ -57,6 +57,11 @@ COLUMNS = (
     "seconds",
 )
 
+TEXTS = frozenset({"rejection_reasons", "notices"})
+"""Columns of words; all others are of numbers."""
+LONGEST_ROW = 8 * LONGEST_CELL
+"""Bytes of a row: two cells of words, a character of which takes four at most, and numbers."""
+
 
 def unwatched(round: int, measured: Mapping[str, float]) -> None:
     """Follow nothing."""
@@ -79,7 +84,7 @@ class Rounds:
     def __init__(
         self, folder: Path | None = None, kept: str = "", more: Sequence[str] = ()
     ) -> None:
-        self._columns = (*COLUMNS, *more)
+        self._columns = all_columns(more)
         self._lines = [kept or _heading(self._columns)]
         self._file: FileIO | None = None
         if folder is not None:
@@ -102,6 +107,14 @@ class Rounds:
         """What ``rounds.csv`` says so far."""
         return "".join(self._lines)
 
+    def since(self, entry: int) -> str:
+        """Return what it says after so many entries, of which ``len`` are there now."""
+        return "".join(self._lines[entry:])
+
+    def __len__(self) -> int:
+        """Return the number of entries: lines, or several at once where a run was resumed."""
+        return len(self._lines)
+
     @property
     def numbers(self) -> Numbers:
         """The rows so far, to the digit what ``read_rounds`` finds in the file."""
@@ -123,6 +136,39 @@ class Rounds:
             # A full disk may have taken half of it: the file ends with its last whole line.
             self._file.truncate(before)
             raise
+
+
+def all_columns(more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns of a run that has these besides ``COLUMNS``."""
+    return (*COLUMNS, *more)
+
+
+def check_text(text: str, columns: Sequence[str], *, seed: int, last: int) -> None:
+    """Check that a text can be what ``rounds.csv`` said after round ``last``, whoever wrote it.
+
+    Raises
+    ------
+    DataError
+        If it has other columns or rows, or a cell that is never written.
+    """
+    try:
+        head, *rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (csv.Error, ValueError) as error:
+        raise DataError(f"no table: {error}") from None
+    if head != list(columns):
+        raise DataError("other columns than this run's")
+    if len(rows) != last + 1:
+        raise DataError(f"{len(rows)} rows: expected {last + 1}")
+    lines = [_line(dict(zip(columns, row, strict=False)), columns) for row in [head, *rows]]
+    if "".join(lines) != text:
+        raise DataError("a row that is not written so")
+    for number, row in enumerate(rows):
+        if row[:2] != [str(seed), str(number)]:
+            raise DataError(f"row {number} is of seed {row[0]}, round {row[1]}")
+        for name, found in zip(columns, row, strict=True):
+            right = cell(from_cell(found)) == found if name in TEXTS else _is_number(found)
+            if found and not right:
+                raise DataError(f"round {number}, {name}: {found}")
 
 
 def write_together(path: Path, parts: Iterable[Path]) -> None:

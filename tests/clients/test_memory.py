@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from clients.memory import Memory, told
+from clients.memory import KIND, Memory, told
+from pfl_flower.support.files import read_sealed, write_sealed
 from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.wire import to_array
 
@@ -143,6 +145,17 @@ def test_a_damaged_file_is_passed_over(tmp_path: Path) -> None:
     memory = kept(tmp_path, range(1, 4), session)
     last = max(tmp_path.iterdir())
     last.write_bytes(last.read_bytes()[:-1])
+    assert remembered(memory, broadcast(4, session)) == {0: 2.0, 1: 2.0}
+
+
+@pytest.mark.parametrize("users", [None, 1, "01", [0.0, 1.0], [True], {"0": 1}, [[0, 1]]])
+def test_a_file_of_nobody_is_passed_over(users: object, tmp_path: Path) -> None:
+    session = Session("a")
+    memory = kept(tmp_path, range(1, 4), session)
+    last = max(tmp_path.iterdir())
+    facts = {} if users is None else {"users": users}
+    write_sealed(last, KIND, facts, read_sealed(last, KIND).arrays)
+    assert memory.users(3) == [0, 1]
     assert remembered(memory, broadcast(4, session)) == {0: 2.0, 1: 2.0}
 
 

@@ -19,12 +19,14 @@ import torch
 from experiments.__main__ import NO_VERDICT, main
 from pfl_flower.run import figures
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.rounds import read_rounds
+from pfl_flower.run.problem import build_problem
+from pfl_flower.run.rounds import all_columns, read_rounds
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.files import MAGIC, VERSION, read_sealed, write_sealed
 from pfl_flower.transport import inprocess
 from strategies import recruiting
-from strategies.checkpoint import CHECKPOINT_FILE, KIND, load_checkpoint
+from strategies.checkpoint import CHECKPOINT_FILE, KIND
+from strategies.checkpoint_loading import Expected, load_checkpoint
 from tests.support.killing import complete, counted, cut, last_round
 from tests.support.runs import configure
 
@@ -95,7 +97,7 @@ def test_killed_at_any_moment_it_ends_the_same(name: str, nodes: int, tmp_path: 
 
 
 def load(config: RunConfig):  # type: ignore[no-untyped-def]
-    return load_checkpoint(config, device=torch.device("cpu"), dim=6, dtype=torch.float64)
+    return load_checkpoint(config, Expected.of(build_problem(config), all_columns()))
 
 
 def test_every_file_of_a_killed_run_is_whole(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ BAD: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "sealed nothing": (
         lambda good: _sealed(_npz(facts=np.frombuffer(b"{}", np.uint8))),
-        "it is not what it says",
+        "round is absent",
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ def cut(config: RunConfig, at: int, *, half: bool = False, nodes: int = 2, **gri
         try:
             # A fork has none of its parent's OpenMP threads, and would wait for them for ever.
             torch.set_num_threads(1)
-            with counted(lambda count, descriptor: _die(descriptor, half) if count == at else None):
+            safe: dict[int, int] = {}
+            with counted(lambda count, descriptor: _sync(descriptor, safe, count == at, half)):
                 complete(config, nodes, **grid)
             status = 0
         finally:
@@ -64,10 +66,15 @@ def counted(moment: Callable[[int, int], None]) -> Iterator[list[int]]:
         yield count
 
 
-def _die(descriptor: int, half: bool) -> None:
-    if half and os.path.isfile(f"/proc/self/fd/{descriptor}"):
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
-    os.kill(os.getpid(), signal.SIGKILL)
+def _sync(descriptor: int, safe: dict[int, int], die: bool, half: bool) -> None:
+    """Note what of each file is on the disk; or die, and half of what was not there is lost."""
+    found = os.fstat(descriptor)
+    if die and half and stat.S_ISREG(found.st_mode):
+        os.ftruncate(descriptor, (safe.get(found.st_ino, 0) + found.st_size) // 2)
+    if die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    # A number that was another file's means nothing: what is new is shorter than it was.
+    safe[found.st_ino] = found.st_size
 
 
 def last_round(folder: Path) -> int:
