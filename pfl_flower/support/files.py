@@ -1,8 +1,8 @@
 """Files: the one way in which this project writes them, and files that prove to be whole.
 
 ``replacing`` and ``replace_file`` write in one move: a reader sees the old file or the new one,
-never half of one, and a write that fails leaves the old one and nothing else. ``extend_file`` is for
-what only grows, and is read as far as something else says.
+never half of one, and a write that fails leaves the old one and nothing else. ``extend_file`` is
+for what only grows, and is read as far as something else says.
 
 A sealed file proves to be whole as well, and reading it cannot execute anything. One line of text
 says what the file is, in which version, and the SHA-256 of all that follows: an npz archive whose
