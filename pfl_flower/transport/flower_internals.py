@@ -1,8 +1,8 @@
 """Flower's inside: all that this project relies on and that Flower does not promise.
 
-Written for flwr 1.41 and 1.42, and the one module that looks behind ``flwr.app``,
-``flwr.clientapp`` and ``flwr.serverapp``: no other imports more of Flower, and no other writes into
-the ``__dict__`` of one of its objects. Every name here has a test of its own in
+Written for flwr 1.41 and 1.42, and, with ``pulling``, all that looks behind ``flwr.app``,
+``flwr.clientapp`` and ``flwr.serverapp``: no other module imports more of Flower, and no other
+writes into the ``__dict__`` of one of its objects. Every name here has a test of its own in
 ``tests/transport/test_flower_internals.py``; when a new version of Flower turns one red, this is
 the place to mend.
 

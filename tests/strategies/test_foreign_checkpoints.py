@@ -10,8 +10,10 @@ import math
 import os
 import resource
 import shutil
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         server_lr=0.05,
         estimator="oracle",
         regularizer="l2",
+        strategic_users="3-4",
         node_timeout=0.1,
         output_dir=str(tmp_path_factory.mktemp("finished")),
     )
@@ -184,10 +187,10 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "a node alone": (fact("nodes", value=[1000]), "nodes.0 is wrong"),
     "lists without end": (fact("nodes", value=DEEP), "facts is wrong (Invalid JSON"),
     "a strategic user too many": (
-        fact("strategic", value=[4, 9]),
+        fact("strategic", value=[3, 4, 9]),
         "strategic is wrong (user 9: expected < 5)",
     ),
-    "a strategic user twice": (fact("strategic", value=[4, 4]), "strategic is wrong"),
+    "a strategic user twice": (fact("strategic", value=[3, 4, 4]), "strategic is wrong"),
     "strategic as a word": (fact("strategic", value="all"), "strategic is wrong"),
     "no roster": (without("nodes"), "nodes is absent"),
     "accepted in a round to come": (
@@ -200,6 +203,11 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "too few users": (array("answered", lambda a: a[:-1]), "answered is wrong ((4,) of int64"),
     "rounds as floats": (array("last-accepted", np.float64), "last-accepted is wrong"),
     "a report of an honest user": (entry("strategic-users", 2), "strategic-users is wrong"),
+    "reports in another order": (
+        array("strategic-users", lambda users: users[::-1].copy()),
+        "strategic-users is wrong (expected strategic users, ascending)",
+    ),
+    "two reports of a user": (entry("strategic-users", 4), "strategic-users is wrong"),
     "a report of nobody": (entry("strategic-users", 5), "strategic-users is wrong"),
     "a report outside GRAD": (
         entry("strategic-rows", 1e3),
@@ -208,7 +216,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "NaN in a report": (entry("strategic-rows", NAN), "strategic-rows is wrong"),
     "a report too many": (
         array("strategic-rows", lambda rows: np.concatenate([rows, rows])),
-        "strategic-rows is wrong ((2, 6) of float64: expected (1, 6) of float64)",
+        "strategic-rows is wrong ((4, 6) of float64: expected (2, 6) of float64)",
     ),
     "a report of no round": (entry("strategic-rounds", 0), "strategic-rounds is wrong"),
     "users as one number": (
@@ -467,19 +475,32 @@ def npy(shape: tuple[int, ...], numbers: bytes, descr: str = "<f8") -> bytes:
 
 
 def overlapping() -> bytes:
-    """Return an archive of 1,000 members that are one and the same megabyte."""
-    body = npz(zipfile.ZIP_STORED, a=npy((131072,), bytes(2**20)))
-    start = body.index(b"PK\x01\x02")
-    (end,) = [body.index(b"PK\x05\x06")]
-    one = body[start:end]
-    many = b"".join(one.replace(b"a.npy", f"{n:05d}".encode()) for n in range(1000))
-    count = (1000).to_bytes(2, "little")
-    tail = body[end : end + 8] + count + count + len(many).to_bytes(4, "little")
-    return body[:start] + many + tail + body[end + 16 :]
+    """Return an archive of a megabyte whose 300 members hold each other: 300 megabytes."""
+    size, count = 2**20, 300
+    inner, starts = npy((size,), bytes(size), "|u1"), []
+    entries = b""
+    for number in reversed(range(count)):
+        name = f"{number:04d}.npy".encode()
+        same = struct.pack("<IIIHH", zlib.crc32(inner), len(inner), len(inner), len(name), 0)
+        local = b"PK\x03\x04" + struct.pack("<HHHHH", 20, 0, 0, 0, 33) + same + name
+        starts.append((number, same, name, len(local) + len(inner)))
+        inner = local + inner
+        if number:
+            inner = npy((len(inner),), inner, "|u1")
+    for _, same, name, distance in starts:
+        fields = struct.pack("<HHHII", 0, 0, 0, 0, len(inner) - distance)
+        entries += (
+            b"PK\x01\x02" + struct.pack("<HHHHHH", 20, 20, 0, 0, 0, 33) + same + fields + name
+        )
+    sizes = struct.pack("<HHHHIIH", 0, 0, count, count, len(entries), len(inner), 0)
+    return inner + entries + b"PK\x05\x06" + sizes
 
 
 ARCHIVES: dict[str, Callable[[], bytes]] = {
     "little that becomes much": lambda: npz(zipfile.ZIP_DEFLATED, rho=npy((2**24,), bytes(2**27))),
+    "compressed and no smaller": lambda: npz(
+        zipfile.ZIP_DEFLATED, rho=npy((10**4,), np.random.default_rng(1).bytes(8 * 10**4))
+    ),
     "a header of a terabyte": lambda: npz(zipfile.ZIP_STORED, rho=npy((2**37,), bytes(64))),
     "a header of no end": lambda: npz(zipfile.ZIP_STORED, rho=npy((10**30, 0), b"")),
     "a header less than nothing": lambda: npz(zipfile.ZIP_STORED, rho=npy((-1, -1), bytes(8))),
@@ -509,6 +530,9 @@ def test_nothing_is_larger_inside_than_outside(name: str, tmp_path: Path) -> Non
     try:
         with pytest.raises(SealError, match=r"^it is not what it says"):
             read_sealed(path, KIND)
+        if name != "an archive of nothing":
+            with pytest.raises(ValueError):
+                read_arrays(body)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
@@ -605,9 +629,11 @@ def test_bytes_written_grow_with_the_rounds_and_not_with_their_square(tmp_path: 
 def test_a_journal_serves_until_the_next_one_does(finished: RunConfig, tmp_path: Path) -> None:
     """Each start has one of its own; one is left, with rounds.csv to the byte."""
     config = finished.model_copy(
-        update={"output_dir": str(tmp_path), "resume": str(finished.folder()), "rounds": 8}
+        update={"output_dir": str(tmp_path), "resume": str(finished.folder())}
     )
-    complete(config)
+    for rounds in (6, 8):
+        complete(config.model_copy(update={"rounds": rounds}))
+        config = config.model_copy(update={"resume": "auto"})
     names = sorted(path.name for path in config.folder().glob("checkpoint*"))
     assert len(names) == 3 and names[-1] == CHECKPOINT_FILE
     facts = json.loads(json.dumps(read_sealed(config.folder() / CHECKPOINT_FILE, KIND).facts))
