@@ -16,6 +16,7 @@ MAY = {
     "pfl_flower.run.rounds": "rounds.csv grows line by line",
     "experiments.running.engines": "logs grow line by line",
     "experiments.defences.study": "logs grow line by line",
+    "experiments.deployment.loopback": "logs grow line by line",
 }
 
 

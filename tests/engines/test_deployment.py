@@ -1,35 +1,33 @@
-"""A SuperLink with TLS and registered SuperNodes on loopback, by the scripts that README names."""
+"""The scripts of a site, each alone, and what its nodes read; the whole site is in test_site."""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from experiments.deployment import clock
+from experiments.deployment.loopback import SCRIPTS, wait_until
 from experiments.running.engines import ROOT
-from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
-from pfl_flower.run.rounds import read_rounds
 from pfl_flower.transport.inprocess import run_in_process
 from tests.support.images import write_tree
-from tests.support.superlink import free_port
+from tests.support.recorder import loopback_certificate
 
 Array = NDArray[np.float64]
 
-SCRIPTS = ROOT / "experiments" / "deployment"
-NODES = ("alice", "bob", "eve")
-STRANGER = "mallory"
 RUN = {
     "name": "site",
     "rounds": 2,
@@ -40,138 +38,243 @@ RUN = {
     "save-trajectory": True,
     "site": True,
 }
-PATIENCE = 240.0
 
 
-def make_keys(folder: Path, *names: str) -> None:
-    command = [str(SCRIPTS / "make_keys.sh"), str(folder), "127.0.0.1", *names]
-    subprocess.run(command, check=True, capture_output=True)
+def call(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPTS / name), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
-def test_keys_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    make_keys(keys, "alice")
-    first = {path.name: path.read_bytes() for path in keys.iterdir()}
-    make_keys(keys, "alice", "bob")
-    assert {name: (keys / name).read_bytes() for name in first if name != "ca.srl"} == {
-        name: content for name, content in first.items() if name != "ca.srl"
-    }
-    for private in ("ca.key", "server.key", "alice", "bob"):
-        assert (keys / private).stat().st_mode & 0o077 == 0
-    chain = ["openssl", "verify", "-CAfile", str(keys / "ca.crt"), str(keys / "server.pem")]
-    subprocess.run(chain, check=True, capture_output=True)
-    host = ["openssl", "x509", "-noout", "-checkip", "127.0.0.1", "-in", str(keys / "server.pem")]
-    assert b"does match" in subprocess.run(host, check=True, capture_output=True).stdout
+def openssl(*words: str) -> str:
+    return subprocess.run(["openssl", *words], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("script", ["make_keys.sh", "superlink.sh", "supernode.sh", "run.sh"])
+def test_each_key_is_made_once_where_it_stays_and_for_its_owner_alone(tmp_path: Path) -> None:
+    ca, tls, alice = tmp_path / "ca", tmp_path / "tls", tmp_path / "alice"
+    steps = ("ca", str(ca)), ("server", str(tls), "127.0.0.1"), ("node", str(alice), "alice", "al")
+    for step in steps:
+        assert call("make_keys.sh", *step).returncode == 0
+    first = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in first) == [
+        *("alice/al", "alice/al.pub", "alice/alice", "alice/alice.pub"),
+        *("ca/ca.crt", "ca/ca.key", "tls/server.csr", "tls/server.key"),
+    ]
+    for step in steps:
+        call("make_keys.sh", *step)
+    assert {path: path.read_bytes() for path in first} == first
+    for private in (ca / "ca.key", tls / "server.key", alice / "alice"):
+        assert private.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "option", "name", "other"),
+    [
+        ("127.0.0.1", "-checkip", "127.0.0.1", "127.0.0.2"),
+        ("10.1.2.3", "-checkip", "10.1.2.3", "10.1.2.4"),
+        ("::1", "-checkip", "::1", "::2"),
+        ("site.example.org", "-checkhost", "site.example.org", "example.org"),
+    ],
+)
+def test_the_authority_signs_for_the_host_and_for_a_server_alone(
+    tmp_path: Path, host: str, option: str, name: str, other: str
+) -> None:
+    call("make_keys.sh", "ca", str(tmp_path / "ca"))
+    call("make_keys.sh", "server", str(tmp_path / "tls"), host)
+    signed = tmp_path / "server.pem"
+    request = str(tmp_path / "tls" / "server.csr")
+    signed.write_text(call("make_keys.sh", "sign", str(tmp_path / "ca"), request).stdout)
+    asked = ("x509", "-noout", "-in", str(signed))
+    assert "does match" in openssl(*asked, option, name)
+    assert "does NOT match" in openssl(*asked, option, other)
+    chain = ("verify", "-x509_strict", "-CAfile", str(tmp_path / "ca" / "ca.crt"))
+    assert "OK" in openssl(*chain, "-purpose", "sslserver", str(signed))
+    said = openssl(*asked, "-text")
+    assert "CA:FALSE" in said and "TLS Web Client" not in said
+
+
+@pytest.mark.parametrize(
+    "script", ["make_keys.sh", "superlink.sh", "supernode.sh", "run.sh", "proxy.sh", "apps.sh"]
+)
 def test_scripts_say_what_they_want(script: str) -> None:
-    done = subprocess.run([str(SCRIPTS / script)], capture_output=True, text=True, check=False)
+    done = call(script)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: ")
 
 
-class Site:
-    """A deployment in a folder: what is started is stopped with it."""
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """Flower's programs, which repeat their words; the SuperNode ends at once with 7."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for name in ("flwr", "flower-superlink", "flower-superexec", "flower-supernode"):
+        end = "exit 7" if name == "flower-supernode" else ""
+        (folder / name).write_text(f'#!/bin/sh\nprintf "%s " {name} "$@"\necho\n{end}\n')
+        (folder / name).chmod(0o755)
+    (folder / "python").symlink_to(sys.executable)
+    return folder
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.keys, self.port = folder, folder / "keys", free_port()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        (folder / "home").mkdir()
-        (folder / "home" / "config.toml").write_text(
-            f'[superlink]\ndefault = "site"\n[superlink.site]\n'
-            f'address = "127.0.0.1:{self.port}"\nroot-certificates = "{self.keys / "ca.crt"}"\n'
-        )
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "FLWR_HOME": str(folder / "home"),
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "OMP_NUM_THREADS": "1",
-            "PFL_BIND": "127.0.0.1",
-        }
 
-    def start(self, name: str, script: str, *arguments: str, **environment: str) -> None:
-        with (self.folder / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [str(SCRIPTS / script), *arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**self.environment, **environment},
-                start_new_session=True,
-            )
+def path_with(programs: Path) -> str:
+    return f"{programs}{os.pathsep}{os.environ['PATH']}"
 
-    def start_node(self, name: str) -> None:
-        role = "strategic" if name == "eve" else "honest"
-        data, state = self.folder / f"data-{name}", self.folder / f"state-{name}"
-        config = f'role="{role}" data-path="{data}" state-dir="{state}"'
-        place = str(self.keys), name, f"127.0.0.1:{self.port}", config
-        self.start(name, "supernode.sh", *place, PFL_NODE_PORT=str(free_port()))
 
-    def flwr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("flwr")), *arguments]
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False
-        )
+def test_the_superlink_is_on_loopback_alone_and_remembers(programs: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    done = call(
+        "superlink.sh",
+        str(state),
+        "8123",
+        "--log-file",
+        "x",
+        PATH=path_with(programs),
+        PFL_AS_ROOT="1",
+        PFL_BIND="0.0.0.0",
+    )
+    assert done.returncode == 0, done.stderr
+    said = f" {done.stdout} "
+    assert " --host 127.0.0.1 --port 8123 " in said and "0.0.0.0" not in said
+    assert f" --database {state}/link.db " in said and " --enable-supernode-auth " in said
+    assert " --isolation subprocess " in said and " --log-file x " in said
+    assert (state / "loopback.key").stat().st_mode & 0o077 == 0
+    certificate = (state / "loopback.crt").read_bytes()
+    apart = call(
+        "superlink.sh", str(state), PATH=path_with(programs), PFL_AS_ROOT="1", PFL_APPS="apart"
+    )
+    assert " --isolation process " in apart.stdout and " --port 8000 " in apart.stdout
+    assert (state / "loopback.crt").read_bytes() == certificate
 
-    def run(self, config: Path) -> None:
-        """Start a run in the background."""
-        command = [str(Path(sys.executable).with_name("flwr")), "run", str(ROOT), "site"]
-        with (self.folder / "run.log").open("wb") as log:
-            self.processes["run"] = subprocess.Popen(
-                [*command, "--stream", "--run-config", str(config)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,
-            )
 
-    def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root is refused")
+def test_root_runs_no_apps_of_others(programs: Path, tmp_path: Path) -> None:
+    done = call("superlink.sh", str(tmp_path / "x"), PATH=path_with(programs), PFL_AS_ROOT="")
+    assert done.returncode == 2 and "not root" in done.stderr and not (tmp_path / "x").exists()
 
-    def online(self) -> int:
-        try:
-            nodes = json.loads(self.flwr("supernode", "list", "site", "--format", "json").stdout)
-        except ValueError:
-            return 0
-        return sum(node["status"] == "online" for node in nodes["nodes"])
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("9094",), "flower-superexec --runtime-api-address 127.0.0.1:9094 --insecure"),
+        (
+            ("8000", "l.crt", "--executor", "subprocess"),
+            "flower-superexec --runtime-api-address 127.0.0.1:8000 --root-certificates l.crt "
+            "--executor subprocess",
+        ),
+    ],
+)
+def test_apps_run_as_somebody_else(programs: Path, arguments: tuple[str, ...], words: str) -> None:
+    done = call("apps.sh", *arguments, PATH=path_with(programs))
+    assert done.stdout.strip() == words
+
+
+def node_keys(folder: Path) -> Path:
+    call("make_keys.sh", "node", str(folder), "alice")
+    (folder / "ca.crt").write_text("")
+    return folder
 
 
 @contextmanager
-def site(folder: Path) -> Iterator[Site]:
-    made = Site(folder)
+def supernode(programs: Path, keys: Path, site: str, **environment: str) -> Iterator[Path]:
+    log = programs / "node.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [str(SCRIPTS / "supernode.sh"), str(keys), "alice", site, 'role="honest"'],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "PATH": path_with(programs),
+                "PYTHONPATH": str(ROOT),
+                "PFL_PAUSE": "0.2",
+                **environment,
+            },
+        )
     try:
-        yield made
+        yield log
     finally:
-        for sign in (signal.SIGTERM, signal.SIGKILL):
-            for process in made.processes.values():
-                try:
-                    os.killpg(process.pid, sign)
-                except ProcessLookupError:
-                    continue
-            time.sleep(2)
-        for process in made.processes.values():
-            process.wait(timeout=10)
+        process.terminate()
+        assert process.wait(timeout=20) == 143
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(1)
+def test_a_supernode_is_started_again_until_it_is_stopped(programs: Path, tmp_path: Path) -> None:
+    with supernode(programs, node_keys(tmp_path / "keys"), "127.0.0.1:1") as log:
+        wait_until(lambda: log.read_text().count("flower-supernode --superlink") >= 4, "4", 60)
+    said = log.read_text()
+    assert "the SuperNode ended with 7; it is started again in 0.2 s" in said
+    assert "127.0.0.1:1 cannot be asked what time it is" in said
+    assert "apps run as" in said and "--isolation subprocess" in said
+    before = log.read_text()
+    time.sleep(1)
+    assert log.read_text() == before
 
 
-def in_process(folder: Path) -> Array:
-    config = parse_config({**RUN, "output-dir": str(folder)})
-    run_in_process(
-        server_app.app,
-        client_app.app,
-        nodes=len(NODES),
-        run_config=config.flat(),
-        node_configs={NODES.index("eve"): {"role": "strategic"}},
+def test_a_supernode_whose_apps_run_apart_says_nothing_of_them(
+    programs: Path, tmp_path: Path
+) -> None:
+    keys = node_keys(tmp_path / "keys")
+    with supernode(programs, keys, "127.0.0.1:1", PFL_APPS="apart", PFL_NODE_PORT="9555") as log:
+        wait_until(lambda: "--isolation process" in log.read_text(), "a start", 60)
+    assert "apps run as" not in log.read_text() and "--port 9555" in log.read_text()
+
+
+def test_a_key_that_is_not_there_is_one_line(programs: Path, tmp_path: Path) -> None:
+    keys = node_keys(tmp_path / "keys")
+    done = call("supernode.sh", str(keys), "bob", "127.0.0.1:1", PATH=path_with(programs))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"supernode.sh: {keys}/bob: expected a file that this account can read\n"
     )
-    return np.load(folder / "site" / "trajectory.npy")
+
+
+@contextmanager
+def dated(folder: Path, ahead: float) -> Iterator[str]:
+    """Serve over TLS with a clock that is so many seconds ahead of this one."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response_only(403)
+            self.send_header("Date", self.date_time_string(time.time() + ahead))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    loopback_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "loopback.crt", folder / "loopback.key")
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"localhost:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "code", "said"),
+    [
+        (0.0, 0, ""),
+        (-2.0, 0, ""),
+        (60.0, 0, ""),
+        (-6.0, 1, "s ahead of the site"),
+        (310.0, 1, "s behind the site"),
+    ],
+)
+def test_a_wrong_clock_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], theirs: float, code: int, said: str
+) -> None:
+    with dated(tmp_path, theirs) as place:
+        assert clock.main(place, str(tmp_path / "loopback.crt")) == code
+    lines = capsys.readouterr().err
+    assert lines.count("\n") == (1 if said else 0) and said in lines
+    assert not said or "401" in lines
 
 
 def test_every_node_reads_its_own_data_folder(
@@ -207,96 +310,11 @@ def test_every_node_reads_its_own_data_folder(
     assert np.abs(own - plain).max() > 1e-6
 
 
-@pytest.mark.slow
-def test_registered_nodes_run_as_in_one_process_and_strangers_are_refused(tmp_path: Path) -> None:
-    make_keys(tmp_path / "keys", *NODES, STRANGER)
-    with site(tmp_path) as place:
-        place.start("link", "superlink.sh", str(place.keys), str(place.port))
-        wait_until(lambda: "running on https" in place.log("link"), "the SuperLink")
-        for name in NODES:
-            done = place.flwr("supernode", "register", str(place.keys / f"{name}.pub"), "site")
-            assert "registered" in done.stdout, done.stdout + done.stderr
-            place.start_node(name)
-        place.start_node(STRANGER)
-        wait_until(lambda: place.online() == len(NODES), "the registered nodes")
-        wait_until(lambda: "Exit Code" in place.log(STRANGER), "the stranger's refusal")
-        settings = {
-            **RUN,
-            "output-dir": str(tmp_path / "out"),
-            "min-nodes": len(NODES),
-            "reply-timeout": PATIENCE,
-        }
-        config = tmp_path / "run.toml"
-        config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.items()))
-        done = place.flwr("run", str(ROOT), "site", "--stream", "--run-config", str(config))
-        said = done.stdout + done.stderr
-        assert run_status(said, place.environment) == COMPLETED, said[-2000:]
-        assert place.online() == len(NODES)
-    processes = subprocess.run(["ps", "-ww", "-eo", "args="], capture_output=True, text=True)
-    assert str(tmp_path) not in processes.stdout
-    trajectory = np.load(tmp_path / "out" / "site" / "trajectory.npy")
-    expected = in_process(tmp_path / "alone")
-    assert trajectory.shape == expected.shape
-    assert np.abs(trajectory - expected).max() < 1e-9
-    assert np.abs(expected[-1] - expected[0]).max() > 0.1
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    path = folder / "out" / "site" / "rounds.csv"
-    return read_rounds(path)[1:] if path.exists() else []
-
-
-@pytest.mark.slow
-def test_a_killed_node_comes_back_as_the_same_user(tmp_path: Path) -> None:
-    """Bob's SuperNode is killed in round 3 and started again, with the memory it wrote."""
-    make_keys(tmp_path / "keys", *NODES)
-    settings = {
-        **RUN,
-        "regularizer": "l2",
-        "rounds": 7,
-        "checkpoint-every": 1,
-        "output-dir": str(tmp_path / "out"),
-        "min-nodes": 2,
-        "node-timeout": PATIENCE,
-        "reply-timeout": 60.0,
-    }
-    config = tmp_path / "run.toml"
-    config.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in settings.items()))
-    with site(tmp_path) as place:
-        place.start("link", "superlink.sh", str(place.keys), str(place.port))
-        wait_until(lambda: "running on https" in place.log("link"), "the SuperLink")
-        for name in NODES:
-            place.flwr("supernode", "register", str(place.keys / f"{name}.pub"), "site")
-            place.start_node(name)
-        wait_until(lambda: place.online() == len(NODES), "the registered nodes")
-        place.run(config)
-        wait_until(lambda: len(rows(tmp_path)) >= 2, "two rounds")
-        os.killpg(place.processes["bob"].pid, signal.SIGKILL)
-        place.processes["bob"].wait()
-        place.start_node("bob")
-        wait_until(lambda: (tmp_path / "out" / "site" / "summary.json").exists(), "the end")
-    measured = rows(tmp_path)
-    assert [row["round"] for row in measured] == list(range(1, 8))
-    users, lam = int(str(RUN["users"])), 1.0
-    for row in measured:
-        assert row["accepted"] + row["rejections"] == users
-        assert row["step_norm"] <= row["eta"] * lam * row["accepted"] * (1 + 1e-9)
-    assert measured[-1]["accepted"] == users
-    assert sum(row["rejections"] for row in measured) <= 4
-
-
-def test_the_script_that_runs_says_that_it_is_a_site(tmp_path: Path) -> None:
+def test_the_script_that_runs_says_that_it_is_a_site(programs: Path) -> None:
     """With a ``flwr`` that repeats its words."""
-    (tmp_path / "flwr").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "flwr").chmod(0o755)
+    (programs / "flwr").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     keys = 'users=3 strategic-users="2"'
-    done = subprocess.run(
-        [str(SCRIPTS / "run.sh"), "site", keys, "--format", "json"],
-        env={**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = call("run.sh", "site", keys, "--format", "json", PATH=path_with(programs))
     first, app, *words = done.stdout.splitlines()
     assert (first, Path(app).resolve()) == ("run", ROOT)
     assert words == ["site", "--stream", "--run-config", f"site=true {keys}", "--format", "json"]
