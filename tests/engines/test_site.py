@@ -140,9 +140,15 @@ def all_paths() -> list[str]:
     from flwr.supercore.routers.runtime.router import create_runtime_router
     from flwr.superlink.routers.control.router import router as control
 
-    routers = (control, create_runtime_router("SuperLink"), responses, health.router)
-    paths = {route.path for router in routers for route in router.routes}
-    return sorted(paths | {"/docs", "/openapi.json", "/redoc"})
+    found = {"/docs", "/openapi.json", "/redoc"}
+    routers = [control, create_runtime_router("SuperLink"), responses, health.router]
+    while routers:
+        for route in routers.pop().routes:
+            if hasattr(route, "original_router"):
+                routers.append(route.original_router)
+            else:
+                found.add(route.path)
+    return sorted(found)
 
 
 def test_from_outside_every_path_but_the_nodes_is_refused(place: Site) -> None:
@@ -257,3 +263,30 @@ def test_strangers_and_doubles_are_refused_and_the_run_is_that_of_one_process(pl
     assert trajectory.shape == expected.shape
     assert np.abs(trajectory - expected).max() < 1e-9
     assert np.abs(expected[-1] - expected[0]).max() > 0.1
+
+
+def test_a_clock_that_is_6_s_ahead_is_refused_and_said(place: Site) -> None:
+    """Carol's SuperNode is told another time by what Python reads first."""
+    place.register("carol")
+    wrong = place.folder / "wrong-clock"
+    wrong.mkdir()
+    (wrong / "sitecustomize.py").write_text(
+        "import datetime, time\n"
+        "real = time.time\n"
+        "time.time = lambda: real() + 6\n"
+        "try:\n"
+        "    import flwr.supercore.date as date\n"
+        "    now = date.now\n"
+        "    date.now = lambda: now() + datetime.timedelta(seconds=6)\n"
+        "except ImportError:\n"
+        "    pass\n"
+    )
+    place.start_node("carol", PYTHONPATH=str(wrong))
+    wait_until(lambda: "it is started again" in place.log("carol"), "a refusal")
+    place.stop("carol")
+    said = place.log("carol")
+    assert "this clock is 6 s ahead of the site" in said and "401" in said
+    assert "SuperNode ID" not in said
+    place.start_node("carol")
+    wait_until(lambda: "SuperNode ID" in place.log("carol"), "the same node, its clock set")
+    place.stop("carol")
