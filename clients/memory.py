@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from clients.answers import ANSWER
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
 from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.flower_internals import log
@@ -126,6 +127,7 @@ class Memory:
         arrays = {
             f"{name}/{key}": array.numpy()
             for name, record in state.array_records.items()
+            if not name.startswith(ANSWER)
             for key, array in record.items()
         }
         path = self.folder / f"round-{broadcast.round:08d}-{session.name}-{group}.pfl"

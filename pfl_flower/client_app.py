@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.answers import answering, once
 from clients.node import Node
 from pfl_flower.transport.broadcasts import unpack_broadcast
 from pfl_flower.transport.node_metrics import METRICS
@@ -15,24 +16,26 @@ app = ClientApp()
 
 
 @app.query()
-def introduce(message: Message, context: Context) -> Message:
+@answering
+def introduce(message: Message, context: Context) -> RecordDict:
     """Tell the server which role this node was started with, and whose memory it has kept."""
     round, _ = unpack_question(message.content)
-    said = Node.of(context).introduction(round)
-    return Message(pack_introduction(said), reply_to=message)
+    return pack_introduction(Node.of(context).introduction(round))
 
 
 @app.train()
-def train(message: Message, context: Context) -> Message:
+@answering
+@once
+def train(message: Message, context: Context) -> RecordDict:
     """Answer a broadcast with one gradient row per assigned user."""
     node = Node.of(context)
-    report, metrics = node.report(unpack_broadcast(message.content, node.problem.device))
-    return Message(pack_report(report, metrics), reply_to=message)
+    return pack_report(*node.report(unpack_broadcast(message.content, node.problem.device)))
 
 
 @app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
+@answering
+def evaluate(message: Message, context: Context) -> RecordDict:
     """Answer with how good the node's local models are, and how well its users are served."""
     _, users = unpack_question(message.content)
     said = Node.of(context).evaluation(users, asked_rho(message.content))
-    return Message(RecordDict({METRICS: said.pack()}), reply_to=message)
+    return RecordDict({METRICS: said.pack()})

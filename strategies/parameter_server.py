@@ -22,7 +22,6 @@ from pfl_flower.support.seeding import generator
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
 from pfl_flower.transport.flower_internals import log
 from strategies.questions import (
-    Question,
     evaluation_questions,
     read_evaluations,
     training_questions,
@@ -73,8 +72,6 @@ class ParameterServer(ResumableStrategy):
         self._everyone = frozenset(range(config.users))
         self._past = PastRounds.none(config.users)
         self._rho = problem.initial
-        self._asked: list[Question] = []
-        self._questions: list[Question] = []
 
     def state(self, round: int) -> ServerState:
         """Return what the round after ``round`` depends on."""
@@ -114,11 +111,11 @@ class ParameterServer(ResumableStrategy):
             self.present = frozenset(self.roster.nodes)
         self._rho = unpack_rho(arrays).to(self.problem.device)
         asked = self.roster.asked(self.participants(server_round))
-        self._asked = training_questions(
+        self.asked = training_questions(
             {node: self._broadcast(server_round, node, users) for node, users in asked.items()}
         )
         # Flower would wait in vain for a node that it knows to be gone.
-        return [asked.message for asked in self._asked if asked.node in self.present]
+        return [one.message for one in self.asked if one.node in self.present]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -136,6 +133,7 @@ class ParameterServer(ResumableStrategy):
         )
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
         found.notices.update(self.recruiter.turned_away())
+        found.notices.update(self.repeated())
         found.notices.update(lowered(self.config, len(accepted)) if accepted else ())
         rho = self.optimizer.step(self._rho, self.scale * direction, eta)
         self.record = RoundRecord(
@@ -159,7 +157,7 @@ class ParameterServer(ResumableStrategy):
     def read(self, server_round: int, replies: Iterable[Message]) -> RoundReplies:
         """Return the rows of the replies that may count, and why the others do not."""
         form = Form(server_round, self.problem.model.dim, self.problem.dtype)
-        return read_replies(self._asked, replies, form=form, check=self.check)
+        return read_replies(self.asked, replies, form=form, check=self.check)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -171,15 +169,15 @@ class ParameterServer(ResumableStrategy):
             return []
         honest = self.roster.with_honest_users(self.present)
         rho = arrays if self.problem.source.tested else None
-        self._questions = evaluation_questions(server_round, honest, rho)
-        return [asked.message for asked in self._questions]
+        self.asked = evaluation_questions(server_round, honest, rho)
+        return [one.message for one in self.asked]
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return the mean accuracy of the local models that answered."""
         most = Measure.of(self.problem.source.loss).most
-        said = read_evaluations(self._questions, replies, most)
+        said = read_evaluations(self.asked, replies, most)
         if self.record is not None:
             self.record.accuracies, self.record.served = said.accuracies, said.served
             self.record.leave_out("absurd", said.absurd)

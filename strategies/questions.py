@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from logging import WARNING
 
 from flwr.app import ArrayRecord, Message, MessageType
 
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.broadcasts import Broadcast, pack_broadcasts
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.nonces import failure_in, genuine, renewed
 from pfl_flower.transport.questions import pack_question
 
 
-class Question(NamedTuple):
-    """A message to a node, and the users it asks."""
+@dataclass(eq=False)
+class Question:
+    """What a node is asked.
+
+    Attributes
+    ----------
+    message : Message
+        The message that carries it, the last one if it was repeated.
+    users : tuple of int
+        Whom it asks.
+    repeats : int
+        How often it was repeated.
+    """
 
     message: Message
-    users: tuple[int, ...]
+    users: tuple[int, ...] = ()
+    repeats: int = 0
+
+    def repeat(self) -> None:
+        """Put a new message with a new secret in place of the last one."""
+        self.message = renewed(self.message)
+        self.repeats += 1
 
     @property
     def node(self) -> int:
@@ -62,13 +83,17 @@ def read_evaluations(
 ) -> NodeMetrics:
     """Return what nodes say of local models, and how much of what came was left out.
 
-    A node speaks once, and for the users that it was asked about; ``most`` is the largest value
+    A node speaks once, with the secret of its question, and for the users that it was asked about:
+    what else comes is left out. ``most`` is the largest value
     that can be on a user's own test set.
     """
-    users = {message.metadata.message_id: users for message, users in asked}
-    said = [
-        NodeMetrics.unpack(reply.content, users.pop(reply.metadata.reply_to_message_id, ()), most)
-        for reply in replies
-        if reply.has_content()
-    ]
+    waiting = {question.message.metadata.message_id: question for question in asked}
+    said = []
+    for reply in replies:
+        question = waiting.pop(reply.metadata.reply_to_message_id, None)
+        if not reply.has_content() or (question and not genuine(question.message, reply)):
+            continue
+        said.append(NodeMetrics.unpack(reply.content, question.users if question else (), most))
+        if question and (why := failure_in(reply.content)) is not None:
+            log(WARNING, "node %d says nothing of its models: %s", question.node, one_line(why))
     return NodeMetrics.merge(said)

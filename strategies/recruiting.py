@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from logging import INFO, WARNING
 
@@ -14,7 +15,10 @@ from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
+from pfl_flower.transport.nonces import failure_in, genuine
 from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
+from strategies.asking import ask
+from strategies.questions import Question
 from strategies.roster import Roster, assign_users, reseat
 
 POLL_SECONDS = 0.2
@@ -35,7 +39,7 @@ class Recruiter:
         self.settle = SETTLE_SECONDS
         self.nodes: dict[int, Introduction] = {}
         self._asked: set[int] = set()
-        self._missing: list[int] = []
+        self._notices: Counter[str] = Counter()
 
     def begin(self, grid: Grid) -> Roster:
         """Wait for the nodes, ask for their roles, and lay out the users.
@@ -118,13 +122,15 @@ class Recruiter:
         self._asked.update(nodes)
         # The first answer takes a process that starts, whatever the others take.
         patience = max(self.config.reply_timeout, self.config.node_timeout)
-        self.nodes.update(ask_nodes(grid, nodes, patience, round))
-        self._missing += [node for node in nodes if node not in self.nodes]
+        known, notices = ask_nodes(grid, nodes, patience, round)
+        self.nodes.update(known)
+        self._notices.update(notices)
+        self._notices.update({f"cannot-{node}": 1 for node in nodes if node not in self.nodes})
 
-    def turned_away(self) -> dict[str, int]:
-        """Return a notice of each node that could not take part and was not told of yet."""
-        missing, self._missing = self._missing, []
-        return {f"cannot-{node}": 1 for node in missing}
+    def turned_away(self) -> Counter[str]:
+        """Return notices of nodes that could not take part and of what was forged, once."""
+        notices, self._notices = self._notices, Counter()
+        return notices
 
     def _roles(self) -> dict[int, str]:
         return {node: said.role for node, said in self.nodes.items()}
@@ -172,28 +178,45 @@ def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> l
 
 def ask_nodes(
     grid: Grid, nodes: Sequence[int], timeout: float, resumed: int = 0
-) -> dict[int, Introduction]:
-    """Return how each node introduces itself; those that fail to, in a known role, are left out.
+) -> tuple[dict[int, Introduction], Counter[str]]:
+    """Return how each node introduces itself, and what was left out of what came.
 
-    ``resumed`` is the round that the server goes on from, up to which memory counts.
+    Those that fail to, in a known role, are not among them. ``resumed`` is the round that the
+    server goes on from, up to which memory counts.
     """
     questions = [
-        Message(pack_question(resumed, ()), node, MessageType.QUERY, group_id="roles")
+        Question(Message(pack_question(resumed, ()), node, MessageType.QUERY, group_id="roles"))
         for node in nodes
     ]
-    replies = grid.send_and_receive(questions, timeout=timeout)
-    asked = {question.metadata.message_id: question.metadata.dst_node_id for question in questions}
+    heard = ask(grid, questions, timeout)
+    asked = {question.message.metadata.message_id: question for question in questions}
     known: dict[int, Introduction] = {}
-    for reply in replies:
-        node = asked.get(reply.metadata.reply_to_message_id)
-        if node is None or node in known:
+    for reply in heard.replies:
+        question = asked.pop(reply.metadata.reply_to_message_id, None)
+        if question is None:
             continue
-        if reply.has_error():
-            log(WARNING, "node %d cannot take part: %s", node, one_line(reply.error.reason))
-            continue
-        said = unpack_introduction(reply.content)
-        if said.role not in ROLES:
-            log(WARNING, "node %d cannot take part: role %s", node, one_line(said.role, 40))
-            continue
-        known[node] = said
-    return known
+        try:
+            known[question.node] = _introduction(question, reply)
+        except ValueError as error:
+            log(WARNING, "node %d cannot take part: %s", question.node, error)
+    return known, heard.notices
+
+
+def _introduction(question: Question, reply: Message) -> Introduction:
+    """Return what a node says of itself.
+
+    Raises
+    ------
+    ValueError
+        If it says nothing that can be used: why.
+    """
+    if reply.has_error():
+        raise ValueError(one_line(reply.error.reason))
+    if not genuine(question.message, reply):
+        raise ValueError("others answer for it, or it does not bring back its question's secret")
+    if (why := failure_in(reply.content)) is not None:
+        raise ValueError(one_line(why))
+    said = unpack_introduction(reply.content)
+    if said.role not in ROLES:
+        raise ValueError(f"role {one_line(said.role, 40)}")
+    return said

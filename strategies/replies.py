@@ -20,6 +20,7 @@ from pfl_flower.aggregation.reports import (
 from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.nonces import failure_in, genuine
 from pfl_flower.transport.training_replies import largest_reply, unpack_report
 from strategies.questions import Question
 
@@ -81,28 +82,29 @@ def read_replies(
         What was sent.
     replies
         What came back, in any order. A reply belongs to the message it answers, whatever it says of
-        its sender; only the first reply to a message counts, and replies to no message of this
-        round are ignored.
+        its sender, if it brings back that message's secret; only the first reply to a message
+        counts, and replies to no message of this round are ignored.
     form
         What a report must look like.
     check
         Membership in GRAD(rho_t).
     """
     answers: dict[str, Message] = {}
-    found, known = RoundReplies(), {message.metadata.message_id for message, _ in asked}
+    found, known = RoundReplies(), {one.message.metadata.message_id for one in asked}
     for reply in replies:
-        question = reply.metadata.reply_to_message_id
-        if question not in known:
+        identifier = reply.metadata.reply_to_message_id
+        if identifier not in known:
             found.notices["stray"] += 1
-        elif question in answers:
+        elif identifier in answers:
             found.notices["duplicate"] += 1
         else:
-            answers[question] = reply
+            answers[identifier] = reply
     parts = []
-    for message, users in asked:
-        answer = answers.get(message.metadata.message_id)
+    for question in asked:
+        users = question.users
+        answer = answers.get(question.message.metadata.message_id)
         try:
-            report = _read(answer, users, form)
+            report = _read(question, answer, form)
         except ReportError as error:
             detail = one_line(error.detail, DETAIL_CHARACTERS)
             found.rejections += [Rejection(user, error.reason, detail) for user in users]
@@ -122,12 +124,17 @@ def read_replies(
     return found
 
 
-def _read(answer: Message | None, users: Sequence[int], form: Form) -> Report:
+def _read(question: Question, answer: Message | None, form: Form) -> Report:
     if answer is None:
         raise ReportError(Reason.NO_REPLY, "its node is gone, or slower than reply-timeout")
     if answer.has_error():
         detail = f"code {answer.error.code}: {answer.error.reason}"
         raise ReportError(Reason.CLIENT_ERROR, detail)
+    if not genuine(question.message, answer):
+        raise ReportError(Reason.FORGED, "it does not bring back the secret of its question")
+    if (why := failure_in(answer.content)) is not None:
+        raise ReportError(Reason.CLIENT_ERROR, why)
+    users = question.users
     limit = largest_reply(len(users), form.dim * form.dtype.itemsize)
     report = unpack_report(answer.content, max_bytes=limit)
     check_form(report, round=form.round, users=users, dim=form.dim, dtype=form.dtype)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from logging import INFO
 from uuid import uuid4
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -17,6 +18,8 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport.broadcasts import Session
 from pfl_flower.transport.flower_internals import log
+from strategies.asking import ask
+from strategies.questions import Question
 from strategies.recruiting import Recruiter
 from strategies.roster import Roster
 from strategies.round_record import RoundRecord
@@ -54,6 +57,8 @@ class ResumableStrategy(Strategy):
         self.present: frozenset[int] = frozenset()
         self.session = Session()
         self.record: RoundRecord | None = None
+        self.asked: list[Question] = []
+        self._notices: Counter[str] = Counter()
 
     @abstractmethod
     def state(self, round: int) -> ServerState:
@@ -86,14 +91,14 @@ class ResumableStrategy(Strategy):
             began = time.perf_counter()
             self._attend(grid, current)
             messages = list(self.configure_train(current, arrays, train_config, grid))
-            replies = grid.send_and_receive(messages, timeout=timeout)
+            replies = self.ask(grid, messages, timeout)
             new_arrays, train_metrics = self.aggregate_train(current, replies)
             if new_arrays is not None:
                 result.arrays = arrays = new_arrays
             if train_metrics is not None:
                 result.train_metrics_clientapp[current] = train_metrics
             questions = list(self.configure_evaluate(current, arrays, evaluate_config, grid))
-            answers = grid.send_and_receive(questions, timeout=timeout) if questions else []
+            answers = self.ask(grid, questions, timeout) if questions else []
             if (local := self.aggregate_evaluate(current, answers)) is not None:
                 result.evaluate_metrics_clientapp[current] = local
             if evaluate_fn and (metrics := evaluate_fn(current, arrays)) is not None:
@@ -120,6 +125,22 @@ class ResumableStrategy(Strategy):
         log(INFO, "resumed after round %d", done)
         return self.restore(saved)
 
+    def ask(self, grid: Grid, messages: Iterable[Message], timeout: float) -> list[Message]:
+        """Send messages and return the replies: once for each, however often it was repeated.
+
+        What was repeated, and why, is for ``repeated`` to say.
+        """
+        known = {id(question.message): question for question in self.asked}
+        questions = [known.get(id(message)) or Question(message) for message in messages]
+        heard = ask(grid, questions, timeout)
+        self._notices.update(heard.notices)
+        return heard.replies
+
+    def repeated(self) -> Counter[str]:
+        """Return notices of why questions were repeated, once."""
+        notices, self._notices = self._notices, Counter()
+        return notices
+
     def _attend(self, grid: Grid, round: int) -> None:
         """See who is there; without enough nodes, keep the state of the last round and give up."""
         try:
@@ -133,6 +154,8 @@ class ResumableStrategy(Strategy):
     def _close_round(self, round: int, seconds: float, *, last: int) -> None:
         if self.record is not None:
             self.record.seconds = seconds
+            for kind, number in self.repeated().items():
+                self.record.leave_out(kind, number)
             if self.on_round is not None:
                 self.on_round(self.record)
         every = self.config.checkpoint_every

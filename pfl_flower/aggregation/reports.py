@@ -26,6 +26,7 @@ class Reason(StrEnum):
 
     NO_REPLY = "no-reply"
     CLIENT_ERROR = "client-error"
+    FORGED = "forged"
     MISSING_ARRAYS = "missing-arrays"
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"

@@ -22,6 +22,8 @@ REJECTED, NOTICES = "rejection_reasons", "notices"
 WORDS = {
     "stray": "replies to no question of their round",
     "duplicate": "further replies to one question",
+    "forged": "replies without the secret of their question, after which the node was asked again",
+    "error-reply": "errors in place of a reply, after which the node was asked again",
     "absurd": "entries of nodes' metrics that cannot be",
 }
 

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from pfl_flower.transport.nonces import NONCE, fresh
 from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
 from pfl_flower.transport.wire import filled, to_array, to_record, to_tensor
 
@@ -119,6 +120,7 @@ def _packed_words(broadcast: Broadcast) -> ConfigRecord:
         "session": broadcast.session.name,
         "resumed": broadcast.session.resumed,
         "committed": broadcast.session.committed,
+        NONCE: fresh(),
     }
     if broadcast.members != broadcast.users:
         config["members"] = packed(broadcast.members)

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
 from pfl_flower.transport.broadcasts import unpack_rho
+from pfl_flower.transport.nonces import NONCE, fresh
 from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
 from pfl_flower.transport.wire import find
 
@@ -16,7 +17,8 @@ ROLES = ("auto", "honest", "strategic")
 
 def pack_question(round: int, users: tuple[int, ...], rho: ArrayRecord | None = None) -> RecordDict:
     """Return the content of a question about a round, some users and, perhaps, rho."""
-    content = RecordDict({CONFIG: ConfigRecord({"round": round, "users": packed(users)})})
+    said = ConfigRecord({"round": round, "users": packed(users), NONCE: fresh()})
+    content = RecordDict({CONFIG: said})
     if rho is not None:
         content[ARRAYS] = rho
     return content

@@ -99,7 +99,7 @@ TAKING_PART: dict[str, tuple[Tamper | None, dict[str, Any], str, bool]] = {
         reported(np.zeros((1, 6), dtype=np.float32)), {}, "wrong-dtype: user 4", False,
     ),
     "an error": (failing, {}, "client-error: user 4", False),
-    "nothing": (empty, {}, "missing-arrays: user 4", False),
+    "nothing": (empty, {}, "forged: user 4", False),
     "never asked": (None, {"participation": 0.2, "seed": 6}, "never asked: user 4", False),
     "three, one node": (
         failing, {"strategic_users": "0,3-4"}, "client-error: users 0,3-4", False,

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport.inprocess import InProcessGrid
+from pfl_flower.transport.nonces import NONCE, nonce_of
 from pfl_flower.transport.records import CONFIG
 from pfl_flower.transport.training_replies import GRADIENTS
 from strategies.recruiting import ask_nodes
@@ -78,11 +79,13 @@ def role(text: str) -> list[str]:
     @app.query()
     def introduce(message: Message, context: Context) -> Message:
         reply = Message(message.content, reply_to=message)
-        reply.content[CONFIG] = ConfigRecord({"role": text})
+        said = {"role": text, NONCE: str(nonce_of(message.content))}
+        reply.content[CONFIG] = ConfigRecord(said)
         return reply
 
     with heard() as lines:
-        assert not ask_nodes(InProcessGrid(app, nodes=1, run_config={}), [1000], 9.0)
+        known, _ = ask_nodes(InProcessGrid(app, nodes=1, run_config={}), [1000], 9.0)
+    assert not known
     assert "cannot take part: role" in lines[0]
     return lines
 

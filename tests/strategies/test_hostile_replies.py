@@ -35,6 +35,7 @@ from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
+from pfl_flower.transport.nonces import FAILURE, NONCE, nonce_of, signed
 from pfl_flower.transport.questions import pack_question
 from pfl_flower.transport.records import ARRAYS, CONFIG
 from pfl_flower.transport.training_replies import GRADIENTS, pack_report
@@ -60,7 +61,8 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 def valid(question: Message) -> Message:
     report = Report(ROUND, USERS, torch.from_numpy(HONEST.copy()))
-    return Message(pack_report(report, NodeMetrics(1e-12, 0)), reply_to=question)
+    content = pack_report(report, NodeMetrics(1e-12, 0))
+    return Message(signed(content, nonce_of(question.content)), reply_to=question)
 
 
 def set_array(reply: Message, array: Array) -> Message:
@@ -193,6 +195,17 @@ def metrics(draw: Draw, reply: Message) -> Message:
     return reply
 
 
+def secret(draw: Draw, reply: Message) -> Message:
+    """Bring back something else, or say that something failed."""
+    config = dict(reply.content.config_records[CONFIG])
+    if draw(st.booleans()):
+        config[FAILURE] = draw(st.text(max_size=20))
+    else:
+        config[NONCE] = draw(st.text(max_size=40) | st.binary(max_size=40) | st.integers(0, 9))
+    reply.content[CONFIG] = ConfigRecord(config)
+    return reply
+
+
 def error(draw: Draw, reply: Message) -> Message:
     reason = draw(st.none() | st.text(max_size=20))
     return Message(Error(draw(st.integers(0, 9)), reason), reply_to=reply_question(reply))
@@ -229,6 +242,7 @@ MUTATIONS = (
     size,
     records,
     metrics,
+    secret,
     error,
     lost,
     misdirected,
@@ -361,6 +375,7 @@ def _next_rho(problem, rho, rows, strategic):  # type: ignore[no-untyped-def]
     for message, gradients in zip(messages, (rows, strategic), strict=False):
         message.metadata.__dict__["_message_id"] = str(message.metadata.dst_node_id)
         report = Report(1, nodes[message.metadata.dst_node_id], gradients)
-        replies.append(Message(pack_report(report, NodeMetrics()), reply_to=message))
+        content = signed(pack_report(report, NodeMetrics()), nonce_of(message.content))
+        replies.append(Message(content, reply_to=message))
     server.aggregate_train(1, [copy.copy(reply) for reply in replies])
     return server.state(1).rho

@@ -15,6 +15,7 @@ from pfl_flower.aggregation.reports import Reason
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
+from pfl_flower.transport.nonces import nonce_of, signed
 from pfl_flower.transport.questions import unpack_question
 from strategies.parameter_server import ParameterServer
 from tests.support.faults import ALL, FAULTS, HARMLESS, with_gradients
@@ -113,7 +114,8 @@ def test_nobody_speaks_for_anothers_accuracy() -> None:
     def evaluate(message: Message, context: Context) -> Message:
         _, users = unpack_question(message.content)
         said = NodeMetrics(accuracies=dict.fromkeys(range(5), 0.0) if FAULTY in users else {0: 1.0})
-        return Message(RecordDict({METRICS: said.pack()}), reply_to=message)
+        content = signed(RecordDict({METRICS: said.pack()}), nonce_of(message.content))
+        return Message(content, reply_to=message)
 
     for register in (app.query, app.train):
         register()(client_app)

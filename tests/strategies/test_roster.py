@@ -77,8 +77,9 @@ def grid(nodes: int, **node_configs: dict[str, str]) -> InProcessGrid:
 
 def test_nodes_tell_their_role_and_a_broken_one_is_left_out() -> None:
     nodes = grid(3, n1={"role": "strategic"}, n2={"role": "king"})
-    known = ask_nodes(nodes, list(nodes.get_node_ids()), 10)
+    known, left_out = ask_nodes(nodes, list(nodes.get_node_ids()), 10)
     assert {node: said.role for node, said in known.items()} == {1000: "auto", 1001: "strategic"}
+    assert not left_out
 
 
 def test_waiting_for_nodes_ends_with_what_was_missing() -> None:

@@ -17,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from pfl_flower.aggregation.reports import Reason
 from pfl_flower.transport.broadcasts import unpack_broadcast
 from pfl_flower.transport.node_metrics import METRICS
+from pfl_flower.transport.nonces import nonce_of
 from pfl_flower.transport.records import ARRAYS, CONFIG
 from pfl_flower.transport.training_replies import GRADIENTS
 from tests.support.runs import Tamper
@@ -125,6 +126,11 @@ def no_config(broadcast: Message, reply: Message) -> Message:
     return reply
 
 
+def half_the_secret(broadcast: Message, reply: Message) -> Message:
+    nonce = str(nonce_of(reply.content))
+    return with_config(nonce=nonce[: len(nonce) // 2])(broadcast, reply)
+
+
 def metrics_for_arrays(broadcast: Message, reply: Message) -> Message:
     content = {name: record for name, record in reply.content.items() if name != ARRAYS}
     return Message(RecordDict({**content, ARRAYS: MetricRecord({"x": 1})}), reply_to=broadcast)
@@ -179,8 +185,16 @@ FAULTS: dict[str, tuple[Tamper, Reason, tuple[str, ...]]] = {
     "an id that is true": (with_config(users=[True]), Reason.MALFORMED, ALL),
     "round as text": (with_config(round="1"), Reason.MALFORMED, ALL),
     "last round's report": (last_rounds_tag, Reason.WRONG_ROUND, ALL),
-    "nothing": (nothing, Reason.MISSING_ARRAYS, ALL),
-    "no ids nor round": (no_config, Reason.MISSING_ARRAYS, ALL),
+    "nothing": (nothing, Reason.FORGED, ALL),
+    "no ids nor round": (no_config, Reason.FORGED, ALL),
+    "an empty secret": (with_config(nonce=""), Reason.FORGED, ALL),
+    "a guessed secret": (with_config(nonce="0" * 32), Reason.FORGED, ALL),
+    "a secret in bytes": (with_config(nonce=b"0" * 32), Reason.FORGED, ALL),
+    "half the secret": (half_the_secret, Reason.FORGED, ALL),
+    "a secret that is not ASCII": (with_config(nonce="\u0663" * 32), Reason.FORGED, ALL),
+    "a failure, as it says": (with_config(failure="no"), Reason.CLIENT_ERROR, ALL),
+    "a failure of a megabyte": (with_config(failure="no\n" * 400_000), Reason.CLIENT_ERROR, ALL),
+    "a failure that is no text": (with_config(failure=1, users="1"), Reason.MALFORMED, ALL),
     "metrics for arrays": (metrics_for_arrays, Reason.MISSING_ARRAYS, ALL),
     "an extra array": (extra_array, Reason.MISSING_ARRAYS, ALL),
     "an extra record": (second_record, Reason.MISSING_ARRAYS, ALL),

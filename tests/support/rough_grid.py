@@ -20,11 +20,13 @@ import torch
 from flwr.app import Error, Message, MessageType
 from torch import Tensor
 
+from pfl_flower.aggregation.reports import Reason
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import FIRST_NODE_ID, InProcessGrid
+from strategies.asking import ERROR_REPLY, FORGED, MOST_REPEATS
 from strategies.parameter_server import ParameterServer
 from strategies.round_record import RoundRecord
 from tests.support.faults import ARRIVALS, BALLS, FAULTS, HARMLESS
@@ -58,6 +60,7 @@ class RoughGrid(InProcessGrid):
         self.plan, self.round = plan, -1
         self._draw = random.Random(seed)
         self._held: list[Message] = []
+        self._released = 0
 
     def happening(self, node: int) -> str | None:
         """Return what happens to a node's user in this round."""
@@ -71,8 +74,10 @@ class RoughGrid(InProcessGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Return what arrives of the replies, and what was held back before."""
-        arrived, self._held = [self._held], []
+        """Return what arrives of the replies, and what was held back in the round before."""
+        arrived: list[list[Message]] = []
+        if self._released != self.round:
+            arrived, self._held, self._released = [self._held], [], self.round
         arrived += [self._arrivals(message) for message in messages]
         self._draw.shuffle(arrived)
         return [reply for several in arrived for reply in several]
@@ -163,6 +168,14 @@ def expected_reason(kind: str) -> str:
     return "accepted" if reason is None else str(reason)
 
 
+def repeats(kind: str) -> dict[str, int]:
+    """Return what is counted of a node that is asked again and again, and is no better."""
+    if kind in RAISED:
+        return {ERROR_REPLY: 1 + MOST_REPEATS}
+    forged = kind in FAULTS and FAULTS[kind][1] is Reason.FORGED
+    return {FORGED: 1 + MOST_REPEATS} if forged else {}
+
+
 def expected_notices(plan: Plan, rounds: int) -> Counter[str]:
     """Return what has to be left out; what is late in the last round never arrives."""
     expected: Counter[str] = Counter()
@@ -172,6 +185,7 @@ def expected_notices(plan: Plan, rounds: int) -> Counter[str]:
                 expected.update(ARRIVALS[kind][2])
             if kind in HARMLESS:
                 expected["absurd"] += HARMLESS[kind][1]
+            expected.update(repeats(kind))
     return +expected
 
 
@@ -192,6 +206,7 @@ def markdown(found: Mapping[str, Tally]) -> str:
             also = ARRIVALS[kind][2] if kind in ARRIVALS else {}
             if kind in HARMLESS and HARMLESS[kind][1]:
                 also = {"absurd": HARMLESS[kind][1]}
+            also = {**also, **repeats(kind)}
             said += "".join(f"; left out, `{notice}` {n} each" for notice, n in also.items())
             lines.append(f"| {kind} | {found[kind].injected} | {said} | {found[kind].lost} |")
     injected, lost = (sum(getattr(t, key) for t in found.values()) for key in ("injected", "lost"))

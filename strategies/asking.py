@@ -1,0 +1,114 @@
+"""Asking nodes, and asking again those for whom another may have spoken.
+
+Flower keeps one reply to a question and deletes the question once the reply is pulled: a forged one
+silences the right one. A reply without its question's secret is therefore never the last word, and
+neither is an error, which carries no content and could be anybody's: the node is asked again at
+once, with a new message and a new secret, a few times at most. Clients answer a repeated question
+as they did before (``clients.answers``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from pfl_flower.transport.inprocess import InProcessGrid
+from pfl_flower.transport.nonces import genuine, nonce_of
+from strategies.questions import Question
+
+MOST_REPEATS = 3
+"""How often a question is repeated: who has read a node's mail would have to win four races, and
+what a forger can cost a node is three answers, on a real one a process of some seconds each."""
+FORGED, ERROR_REPLY = "forged", "error-reply"
+"""Why a question was repeated: a reply without its secret, or an error of Flower's."""
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
+WAITED_SHARE = 0.05
+"""Seconds between two looks at what has come: a twentieth of the time since the question, so that
+looking too late adds little to a round, and a round of minutes is not looked at a thousand times.
+Flower's own loop looks each 3 seconds, and each 0.1 in a simulation."""
+
+
+@dataclass
+class Heard:
+    """What came of some questions.
+
+    Attributes
+    ----------
+    replies : list of Message
+        The last reply to each question that had one, and replies to nothing that was asked.
+    notices : Counter
+        Replies that were ``forged``, and errors in place of one, ``error-reply``.
+    """
+
+    replies: list[Message] = field(default_factory=list)
+    notices: Counter[str] = field(default_factory=Counter)
+
+    def take(self, replies: Iterable[Message], waiting: dict[str, Question]) -> list[Question]:
+        """Take replies to questions by their messages' ids; return those that are to be repeated.
+
+        A question that has been answered waits no longer.
+        """
+        again = []
+        for reply in replies:
+            question = waiting.pop(reply.metadata.reply_to_message_id, None)
+            fault = None if question is None else _fault(question.message, reply)
+            if fault is not None:
+                self.notices[fault] += 1
+            if question is None or fault is None or question.repeats >= MOST_REPEATS:
+                self.replies.append(reply)
+            else:
+                question.repeat()
+                again.append(question)
+        return again
+
+
+def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
+    """Send questions and return what came back; each holds its last message afterwards.
+
+    Every message has ``timeout`` seconds, a repeated one too: a forger can make a round up to
+    ``1 + MOST_REPEATS`` times as long, and cannot take the time of the node that it spoke for.
+    """
+    heard, again = Heard(), list(questions)
+    if not isinstance(grid, InProcessGrid):
+        _wait(grid, again, timeout, heard)
+        return heard
+    # Nodes of this process answer at once, each in a time of its own.
+    while again:
+        replies = list(grid.send_and_receive([one.message for one in again], timeout=timeout))
+        again = heard.take(replies, {one.message.metadata.message_id: one for one in again})
+    return heard
+
+
+def _wait(grid: Grid, questions: list[Question], timeout: float, heard: Heard) -> None:
+    """Ask, and look until all have answered or had their time."""
+    waiting: dict[str, Question] = {}
+    until: dict[str, float] = {}
+    again, began = questions, time.monotonic()
+    while again or waiting:
+        if again:
+            pushed = set(grid.push_messages([one.message for one in again]))
+            here = {one.message.metadata.message_id: one for one in again}
+            sent = {identifier: one for identifier, one in here.items() if identifier in pushed}
+            waiting |= sent
+            until |= dict.fromkeys(sent, time.monotonic() + timeout)
+        again = heard.take(grid.pull_messages(list(waiting)), waiting) if waiting else []
+        now = time.monotonic()
+        for late in [identifier for identifier in waiting if until[identifier] <= now]:
+            del waiting[late]
+        if waiting and not again:
+            time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * (now - began))))
+
+
+def _fault(question: Message, reply: Message) -> str | None:
+    """Return why a reply is not the last word on its question, None if it is."""
+    if reply.has_error():
+        return ERROR_REPLY
+    # A strategy of one's own may send messages of its own, without a secret.
+    if nonce_of(question.content) is None or genuine(question, reply):
+        return None
+    return FORGED
