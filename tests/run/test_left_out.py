@@ -16,7 +16,7 @@ from experiments.running.options import Options
 from experiments.running.preset_runs import preset_folder, run_preset, show
 from pfl_flower import api, server_app
 from pfl_flower.run.conclusion import table
-from pfl_flower.run.left_out import left_out_of_rounds
+from pfl_flower.run.left_out import WORDS, left_out_of_rounds
 from pfl_flower.run.outcome import Outcome
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.rounds import Rounds
@@ -82,9 +82,10 @@ def outcome_of(**keys: object) -> Outcome:
 
 def test_replies_that_are_rejected_are_told_with_their_rounds() -> None:
     outcome = outcome_of()
-    expected = "reports, rejected as missing-arrays: 3 (rounds 1 to 3)"
-    assert [str(one) for one in outcome.left_out] == [expected]
-    assert "left out: reports, rejected as missing-arrays" in " ".join(table(outcome).split())
+    rejected = "reports, rejected as forged: 3 (rounds 1 to 3)"
+    replies = f"{WORDS['forged']}: 12 (rounds 1 to 3)"
+    assert [str(one) for one in outcome.left_out] == [replies, rejected]
+    assert "left out: reports, rejected as forged" in " ".join(table(outcome).split())
 
 
 def test_nothing_is_told_where_nothing_is_left_out() -> None:
