@@ -75,10 +75,11 @@ class HonestClient(Client):
 
     def evaluate(self) -> dict[int, float]:
         """Return the accuracy of each local model on the test set; none for regression."""
-        if self.problem.source.loss == "least-squares":
+        tests = self.problem.test_set
+        if not len(tests.labels) or self.problem.source.loss == "least-squares":
             return {}
         theta = self._memory()["theta"]
-        accuracies = self.problem.test_set.accuracy_of_each(self.problem.model, theta)
+        accuracies = tests.accuracy_of_each(self.problem.model, theta)
         return dict(zip(self.users, accuracies.tolist(), strict=True))
 
     def served(self, rho: Tensor) -> dict[int, Served]:

@@ -61,9 +61,14 @@ class Node:
         own, keys = context.node_config, dict(context.run_config)
         config = _config(tuple(keys.items()))
         # A node is started for runs of any data; not all of them lie in a folder.
-        if "data-path" in own and "data-dir" in DATASETS.row(config.dataset).reads:
-            config = _config(tuple({**keys, "data-dir": str(own["data-path"])}.items()))
-        problem = build_problem(config)
+        reads = DATASETS.row(config.dataset).reads
+        if "data-path" in own and "data-dir" in reads:
+            keys["data-dir"] = str(own["data-path"])
+            if config.test_data:
+                # It is the server's.
+                keys |= {"test-data": "", "holdout": 0.0}
+            config = _config(tuple(keys.items()))
+        problem = build_problem(config, on_node=True)
         role = str(own.get("role", "auto"))
         if role not in ROLES:
             raise ConfigError(f"role = {role}: expected {', '.join(ROLES)}")

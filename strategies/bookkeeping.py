@@ -194,6 +194,8 @@ def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:
         return {}
     known = {user: value for user, value in record.accuracies.items() if user < len(points)}
     measured = {"local_accuracy": statistics.fmean(record.accuracies.values())}
+    if not known:
+        return measured
     mean = statistics.fmean(points)
     for side, more in (("active", True), ("idle", False)):
         values = [value for user, value in known.items() if (points[user] > mean) == more]

@@ -36,7 +36,9 @@ def spelled_out(config: RunConfig) -> dict[str, Any]:
 
         found["embedding-weights"] = str(weights_file())
     if config.standardise not in ("off", "training"):
-        found["standardise"] = str(own_path("standardise", config.standardise))
+        found["standardise"] = _place(config, config.standardise)
+    if config.test_data:
+        found["test-data"] = _place(config, config.test_data)
     kind, colon, path = config.dataset.partition(":")
     if colon and path and f"{kind}:PATH" in dict(DATASETS.items()):
         found["dataset"] = f"{kind}:{_place(config, path)}"
@@ -44,7 +46,7 @@ def spelled_out(config: RunConfig) -> dict[str, Any]:
 
 
 def _place(config: RunConfig, path: str) -> str:
-    """Return a data set's path, absolute where it is one: a name on the Hub is none."""
+    """Return the path of a file of data, absolute where it is one: a name on the Hub is none."""
     if path.startswith("~"):
         return str(own_path("dataset", path))
     if DATASETS.row(config.dataset).path == "data" or config.data_dir:

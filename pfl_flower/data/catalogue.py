@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pfl_flower.data.away import Away
 from pfl_flower.data.consistency import check_source
 from pfl_flower.data.idx_files import read_idx
+from pfl_flower.data.own.places import of_test
 from pfl_flower.data.sources import Images, Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.synthetic import Synthetic
@@ -39,6 +41,9 @@ def load_source(spec: DataSpec) -> Source:
         If the files are neither in the folder nor to be downloaded, or the data do not agree with
         themselves.
     """
+    if spec.away:
+        test = load_source(of_test(spec)).training_set() if spec.test_data else None
+        return Away(spec, test)
     source: Source = DATASETS.make(spec.name, spec.options, spec)
     DATASETS.expect(spec.name, source, Source)
     check_source(spec.name, source)

@@ -49,12 +49,17 @@ def check_source(name: str, source: Source) -> None:
     for part, pair in _answer(where, "its training or test set", source.stored).items():
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise DataError(f"{where}: its {part} set is no pair, expected features and labels")
+        if part == "test" and all(
+            isinstance(one, Tensor) and one.shape[:1] == (0,) for one in pair
+        ):
+            continue  # there need be no common test set
         _check_points(f"{where}: its {part} set", *pair, source, source.stored_inputs)
-        if part == "training" and source.owners is not None:
-            _check_owners(where, source.owners, len(pair[1]))
+        owners = source.owners if part == "training" else source.test_owners
+        if owners is not None:
+            _check_owners(where, owners, part, len(pair[1]))
 
 
-def _check_owners(where: str, owners: object, points: int) -> None:
+def _check_owners(where: str, owners: object, part: str, points: int) -> None:
     """Refuse owners that are not as many as the points, or neither numbers nor text."""
     listed = owners if isinstance(owners, Sequence) and not isinstance(owners, str) else None
     if listed is None or len({type(one) for one in listed} & {int, str}) != 1:
@@ -65,7 +70,7 @@ def _check_owners(where: str, owners: object, points: int) -> None:
     if len(listed) != points:
         raise DataError(
             f"{where}: it has {len(listed):,} owners, expected one for each of its "
-            f"{points:,} training points"
+            f"{points:,} {part} points"
         )
 
 

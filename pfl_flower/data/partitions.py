@@ -61,6 +61,11 @@ class Pool:
         """Whose each point is, ``(n,)``; None where nobody says."""
         return None if self.source.owners is None else np.asarray(self.source.owners)
 
+    @cached_property
+    def names(self) -> tuple[int, ...] | tuple[str, ...]:
+        """The owners, in the order of their names; none where nobody says."""
+        return () if self.owners is None else tuple(np.unique(self.owners).tolist())
+
     def __len__(self) -> int:
         """Return the number n of points."""
         return len(self.labels)
@@ -96,6 +101,11 @@ def _numbered(column: str, values: NDArray[Any], rows: Rows) -> Any:
 
 def draws(pool: Pool) -> None:
     """Return nothing: no point is anybody's, every user draws from all of them."""
+
+
+def whole(pool: Pool) -> Dealt:
+    """Give every user all points: what its machine reads, which may have a file of its own."""
+    return [np.arange(len(pool), dtype=np.int64)] * pool.users
 
 
 def dirichlet(pool: Pool, *, alpha: float, min_points: int) -> Dealt:
@@ -188,11 +198,9 @@ def natural(pool: Pool) -> Dealt:
     """
     if pool.owners is None:
         raise ConfigError("partition = natural: expected data that say whose a point is")
-    owners = len(np.unique(pool.owners))
-    if pool.users > owners:
-        raise ConfigError(
-            f"users = {pool.users}: expected at most {owners}, whose points there are"
-        )
+    if pool.users > len(pool.names):
+        right = f"at most {len(pool.names)}, whose points there are"
+        raise ConfigError(f"users = {pool.users}: expected {right}")
     from flwr_datasets.partitioner import NaturalIdPartitioner
 
     return pool.partitioned(NaturalIdPartitioner(OWNER), OWNER)

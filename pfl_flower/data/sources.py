@@ -40,8 +40,11 @@ class Source(ABC):
         What was there and is not among the points; a run tells it at its end.
     tested : bool
         Whether users keep points for test sets of their own.
-    owners : sequence or None
-        Whose each point of the training set is, numbers or text, ``(n,)``; None where nobody says.
+    owners, test_owners : sequence or None
+        Whose each point of the training and of the test set is, numbers or text, ``(n,)``; None
+        where nobody says.
+    at_hand : bool
+        Whether users' points can be had on this machine.
     """
 
     inputs: int
@@ -53,6 +56,8 @@ class Source(ABC):
     left_out: Sequence[LeftOut] = ()
     tested: bool = False
     owners: Sequence[int] | Sequence[str] | None = None
+    test_owners: Sequence[int] | Sequence[str] | None = None
+    at_hand: bool = True
 
     @abstractmethod
     def draw(self, user: int, points: int, seed: int) -> UserData:
@@ -70,7 +75,7 @@ class Source(ABC):
 
     @abstractmethod
     def test_set(self) -> tuple[Tensor, Tensor]:
-        """Return features ``(m, q)`` and labels ``(m,)`` that no user has seen."""
+        """Return features ``(m, q)`` and labels ``(m,)`` that no user has seen; m may be 0."""
 
     @abstractmethod
     def training_set(self) -> tuple[Tensor, Tensor]:

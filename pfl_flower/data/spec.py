@@ -31,6 +31,12 @@ class DataSpec:
         Fraction of points of one's own that becomes the common test set.
     columns, classes : int
         How many features and classes the data have, told beforehand; 0: as many as are found.
+    shape : tuple of int
+        Of a point that is an image, ``(channels, height, width)``, told beforehand.
+    test_data : str
+        PATH of the common test set, of the same kind; empty where the data have it.
+    away : bool
+        Whether this machine reads none of the users' points: they lie on nodes alone.
     version : tuple of int
         Of the files at hand: another one, other data.
     """
@@ -49,6 +55,9 @@ class DataSpec:
     holdout: float = 0.2
     columns: int = 0
     classes: int = 0
+    shape: tuple[int, ...] = ()
+    test_data: str = ""
+    away: bool = False
     version: tuple[int, ...] = ()
 
     def reading(self) -> tuple[object, ...]:
@@ -61,4 +70,5 @@ class DataSpec:
             self.standardise,
             self.holdout,
             self.classes,
+            self.shape,
         )

@@ -31,7 +31,9 @@ class LogisticOptions(Options):
     spread: float = Field(0.3, ge=0, description="deviation of the users' models around one")
 
 
-OWN_KEYS = ("task", "holdout", "standardise", "columns", "classes")
+TOLD = "columns"
+"""The key by which a machine without the points knows what they are."""
+OWN_KEYS = ("task", "holdout", "standardise", TOLD, "classes")
 TABLE_KEYS = ("label-column", "user-column", *OWN_KEYS)
 
 
@@ -89,7 +91,7 @@ def _own(
         factory=f"{OWN}.{place}",
         text=text,
         loss="",
-        reads=(*keys, *FILES),
+        reads=(*keys, "test-data", *FILES),
         admits=admits_owners,
         path=path,
         **more,
@@ -153,7 +155,7 @@ DATASETS: Table[DataExtension] = Table(
             keys=OWN_KEYS,
         ),
         "leaf:PATH": _own(
-            "arrays:leaf",
+            "leaf:leaf",
             "users with their points in LEAF's JSON, a file or a folder",
             keys=OWN_KEYS,
             source="Caldas et al. 2018",
@@ -201,9 +203,18 @@ class PartitionExtension(Extension):
     ----------
     by_class : bool
         Whether it deals points by their classes, which regression has none of.
+    apart : bool
+        Whether a machine can tell what its users have without the others' points.
+    shared : bool
+        Whether a point may be several users'.
+    by_owner : bool
+        Whether user n is the n-th of those whom the data name.
     """
 
     by_class: bool = False
+    apart: bool = False
+    shared: bool = False
+    by_owner: bool = False
 
 
 def admits_stored(settings: RunSettings) -> Refusal | None:
@@ -214,7 +225,9 @@ def admits_stored(settings: RunSettings) -> Refusal | None:
     return None
 
 
-def _dealt(factory: str, text: str, source: str, *reads: str, by_class: bool) -> PartitionExtension:
+def _dealt(
+    factory: str, text: str, source: str, *reads: str, by_class: bool = True, by_owner: bool = False
+) -> PartitionExtension:
     return PartitionExtension(
         factory=f"{PARTITION}:{factory}",
         text=text,
@@ -222,6 +235,7 @@ def _dealt(factory: str, text: str, source: str, *reads: str, by_class: bool) ->
         reads=(*reads, "test-share"),
         admits=admits_stored,
         by_class=by_class,
+        by_owner=by_owner,
     )
 
 
@@ -232,6 +246,7 @@ PARTITIONS: Table[PartitionExtension] = Table(
             factory=f"{PARTITION}:draws",
             text="every user draws from all points, independently of the others",
             source="the paper",
+            apart=True,
         ),
         "dirichlet": _dealt(
             "dirichlet",
@@ -239,31 +254,39 @@ PARTITIONS: Table[PartitionExtension] = Table(
             "Yurochkin et al. 2019",
             "partition-alpha",
             "partition-min-points",
-            by_class=True,
         ),
         "classes": _dealt(
             "classes",
             "a user has points of partition-classes classes, the first of which is id mod classes",
             "Li et al. 2022",
             "partition-classes",
-            by_class=True,
         ),
         "shards": _dealt(
             "shards",
             "sorted by class, cut in equal shards, and partition-shards of them to a user",
             "McMahan et al. 2017",
             "partition-shards",
-            by_class=True,
         ),
         "natural": _dealt(
-            "natural", "the data say whose a point is: user n is the n-th", "", by_class=False
+            "natural",
+            "the data say whose a point is: user n is the n-th",
+            "",
+            by_class=False,
+            by_owner=True,
         ),
         "similarity": _dealt(
             "similarity",
             "a fraction partition-similarity is dealt evenly, the rest sorted by class",
             "Karimireddy et al. 2020",
             "partition-similarity",
-            by_class=True,
+        ),
+        "whole": PartitionExtension(
+            factory=f"{PARTITION}:whole",
+            text="a user has all points that its machine reads, which may have a file of its own",
+            reads=("test-share",),
+            admits=admits_stored,
+            apart=True,
+            shared=True,
         ),
     },
     own=PartitionExtension(

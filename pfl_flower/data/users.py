@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pfl_flower.data.away import Away
 from pfl_flower.data.partitions import Dealt, Pool, Rows
 from pfl_flower.data.sources import Source
 from pfl_flower.data.table import PARTITIONS
@@ -39,6 +40,9 @@ def shared_out(source: Source, settings: RunSettings) -> Source:
         If the partition is not to be had: one line with the key, and what would do.
     """
     name = settings.partition
+    if isinstance(source, Away):
+        tested = "test-share" in PARTITIONS.row(name).reads and settings.tested_share() > 0
+        return source.shared_out(tested=tested)
     if PARTITIONS.row(name).by_class and source.loss == "least-squares":
         others = [other for other, row in PARTITIONS.items() if not row.by_class]
         right = f"{', '.join(others)}, for regression, which has no classes"
@@ -52,7 +56,7 @@ def _deal(pool: Pool, settings: RunSettings) -> Dealt | None:
     """Return the numbers of each user's points, checked; None where they are nobody's."""
     name = settings.partition
     row = PARTITIONS.row(name)
-    if row.reads and pool.users > len(pool):
+    if row.reads and not row.shared and pool.users > len(pool):
         right = f"at most {len(pool):,}, for partition = {name}, which has no more points"
         raise ConfigError(f"users = {pool.users}: expected {right}")
     keyed = {
@@ -80,6 +84,8 @@ def _checked(name: str, made: Any, pool: Pool) -> Dealt:
     for user, rows in enumerate(dealt):
         if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
             raise ConfigError(f"{where} whole numbers, at least one, for user {user}")
+    if PARTITIONS.row(name).shared:
+        return dealt
     every = np.concatenate(dealt)
     if every.min() < 0 or every.max() >= len(pool):
         raise ConfigError(f"{where} numbers of points from 0 to {len(pool) - 1}")
@@ -89,11 +95,13 @@ def _checked(name: str, made: Any, pool: Pool) -> Dealt:
 
 
 class Partitioned(Source):
-    """Users with points of their own, to train on and for a test set: no two share any.
+    """Users with points of their own, to train on and for a test set.
 
-    Of the points that fall to user n, in an order of its own, ``test-share`` (rounded, but never
-    all) are its test set, without label noise; of the others it trains on all, or on the first
-    ``points-per-user``. So its test set does not depend on how many points it trains on.
+    No two share a point, but where the partition says so. Of the points that fall to user n, in an
+    order of its own, ``test-share`` (rounded, but never all) are its test set, without label noise;
+    of the others it trains on all, or on the first ``points-per-user``. So its test set does not
+    depend on how many points it trains on. Where user n is the n-th owner, and the data say whose
+    each point of their test set is, its part of that is its test set.
 
     Parameters
     ----------
@@ -116,7 +124,15 @@ class Partitioned(Source):
         self.inputs, self.outputs, self.loss = source.inputs, source.outputs, source.loss
         self.bias, self.key, self.owners = source.bias, source.key, source.owners
         self.shape = source.shape
-        self.users, self.tested = len(dealt), settings.tested_share() > 0
+        by_owner = PARTITIONS.row(settings.partition).by_owner
+        self.names = pool.names[: len(dealt)] if by_owner else ()
+        """Whose points each user has, where the data say it."""
+        self._given = bool(by_owner and source.test_owners) and settings.test_share != 0
+        if self._given and settings.test_share != "auto":
+            right = "auto, or 0, for data whose users come with test sets of their own"
+            raise ConfigError(f"test-share = {settings.test_share:g}: expected {right}")
+        self._share = 0.0 if self._given else settings.tested_share()
+        self.users, self.tested = len(dealt), self._given or self._share > 0
         self._dealt = dealt
         self._split: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -131,7 +147,7 @@ class Partitioned(Source):
             fallen = self._fallen(user)
             draw = generator(self._settings.seed, "own points", user)
             order = torch.from_numpy(fallen)[torch.randperm(len(fallen), generator=draw)]
-            tests = min(len(order) - 1, round(self._settings.tested_share() * len(order)))
+            tests = min(len(order) - 1, round(self._share * len(order)))
             asked = self._settings.points_asked()
             train = order[tests:]
             if asked:
@@ -161,8 +177,27 @@ class Partitioned(Source):
 
     def own_tests(self, user: int) -> UserData | None:
         """Return a user's own test set, without label noise; None if it has too few points."""
+        if self._given:
+            tests = self._given_tests.get(self.names[user])
+            if tests is None:
+                return None
+            features, labels = self._source.test_set()
+            return UserData(features[tests], labels[tests])
         rows = self.split(user)[1]
         return self._source.take(rows, clean=True) if len(rows) else None
+
+    @cached_property
+    def _given_tests(self) -> dict[str | int, Tensor]:
+        owners = np.asarray(self._source.test_owners)
+        names, order = np.unique(owners), np.argsort(owners, kind="stable")
+        parts = np.split(order, np.searchsorted(owners[order], names)[1:])
+        return dict(zip(names.tolist(), map(torch.from_numpy, parts), strict=True))
+
+    def tests(self, user: int) -> int:
+        """Return how many points a user has for a test set of its own."""
+        if self._given:
+            return len(self._given_tests.get(self.names[user], ()))
+        return len(self.split(user)[1])
 
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return the first of the user's own points; the seed is the run's, as the partition is."""
@@ -195,14 +230,15 @@ class Partitioned(Source):
     def left_out(self) -> Sequence[LeftOut]:  # type: ignore[override]
         """What the source left out, points that are nobody's, and users with fewer than asked."""
         found = list(self._source.left_out)
-        owned = sum(len(rows) for rows in self._dealt)
+        shared = PARTITIONS.row(self._settings.partition).shared
+        owned = max(map(len, self._dealt)) if shared else sum(map(len, self._dealt))
         if nobodys := len(self._source.stored()["training"][1]) - owned:
             where = f"partition = {self._settings.partition}"
             what = "training points that fell to no user"
             found.append(LeftOut(what=what, count=nobodys, where=where))
         asked = self._settings.points_asked()
         fewer = [f"user {n}" for n, most in enumerate(asked) if self.size(n) < most]
-        untested = [f"user {n}" for n in range(self.users) if not len(self.split(n)[1])]
+        untested = [f"user {n}" for n in range(self.users) if not self.tests(n)]
         if fewer:
             found.append(LeftOut.of("users with fewer training points than points-per-user", fewer))
         if untested and self.tested:

@@ -21,6 +21,8 @@ from pfl_flower.support.plugins import given
 
 LISTS = {"points_per_user": SIZES, "strategic_users": USERS, "target_shift": SHIFTS}
 EITHER = {
+    "holdout": "auto, or a number from 0 to less than 1",
+    "columns": "a whole number of at least 0, or channels, height and width such as 3x32x32",
     "test-share": "auto, or a number from 0 to less than 1",
     "server-lr": "auto or a positive number",
     "local-lr-floor": "a number of at least 0, or empty",
@@ -46,7 +48,7 @@ class RunConfig(Settings):
             raise ValueError(f"expected {LISTS[str(about.field_name)]}")
         return value
 
-    @field_validator("server_lr", "test_share", mode="before")
+    @field_validator("server_lr", "test_share", "holdout", mode="before")
     @classmethod
     def _number_in_text(cls, value: object) -> object:
         if isinstance(value, str) and re.fullmatch(r"[0-9.eE+-]+", value):

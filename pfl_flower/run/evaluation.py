@@ -21,11 +21,12 @@ class Evaluation:
     ----------
     problem : Problem
         Whose test set and target are used. The target is the laboratory's knowledge: no update of
-        rho depends on it. Without strategic users a model that is not linear has none.
+        rho depends on it. Without strategic users a model that is not linear has none, nor has a
+        server that reads no user's points. Nor need there be a common test set.
     """
 
     problem: Problem
-    points: SharedPoints
+    points: SharedPoints | None
     target: Tensor | None
     start: Tensor
     rivals: tuple[Tensor, ...] = ()
@@ -36,42 +37,34 @@ class Evaluation:
         """Return the evaluation of a run."""
         target, rivals = None, []
         # Two layers take minutes to learn a target, which nobody aims at without an attacker.
-        if problem.config.strategic() or problem.config.linear:
+        wanted = problem.config.strategic() or problem.config.linear
+        if wanted and problem.source.at_hand:
             target, *rivals = problem.targets.values()
         honest = problem.honest_model if problem.config.honest_distance else None
-        return cls(problem, problem.test_set, target, problem.initial, tuple(rivals), honest)
-
-    @cached_property
-    def _wanted(self) -> Tensor:
-        return self.problem.relabelled(self.points.labels)
+        points = problem.test_set if len(problem.test_set.labels) else None
+        return cls(problem, points, target, problem.initial, tuple(rivals), honest)
 
     @cached_property
     def target_accuracy(self) -> float:
         """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
-        if self.target is None:
+        if self.target is None or self.points is None:
             return float("nan")
         scores = self.points.scores(self.problem.model, self.target[None])
-        return float(accuracy(scores, self._wanted[None])[0])
+        return float(accuracy(scores, self._wanted(self.points)[None])[0])
+
+    def _wanted(self, points: SharedPoints) -> Tensor:
+        return self.problem.relabelled(points.labels)
 
     def __call__(self, rho: Tensor) -> dict[str, float]:
         """Return the metrics of ``rho (d,)``.
 
         ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
-        relabels it (absent for regression); ``loss_true`` is the mean loss per test point;
-        distances are Euclidean, ``distance_to_rival`` to the nearest target of the others,
-        ``distance_to_honest`` to a classifier learned as the target is, on the true labels.
+        relabels it (absent for regression); ``loss_true`` is the mean loss per test point (all
+        absent without a test set); distances are Euclidean, ``distance_to_rival`` to the nearest
+        target of the others, ``distance_to_honest`` to a classifier learned as the target is, on
+        the true labels.
         """
-        scores = self.points.scores(self.problem.model, rho[None])[0]
-        labels = self.points.labels
-        measured = {}
-        if self.problem.source.loss != "least-squares":
-            answers = predict(scores)
-            measured["accuracy_true"] = float((answers == labels).double().mean())
-            measured["accuracy_target"] = float((answers == self._wanted).double().mean())
-            if self.target is not None:
-                measured["target_accuracy"] = self.target_accuracy
-        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
-        measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
+        measured = {} if self.points is None else self._tested(self.points, rho)
         if self.target is not None:
             measured["distance_to_target"] = _norm(rho - self.target)
         if self.rivals:
@@ -80,6 +73,20 @@ class Evaluation:
         if self.honest is not None:
             measured["distance_to_honest"] = _norm(rho - self.honest)
         measured["norm_rho"] = _norm(rho)
+        return measured
+
+    def _tested(self, points: SharedPoints, rho: Tensor) -> dict[str, float]:
+        """Return what rho comes to on the common test set."""
+        scores, labels = points.scores(self.problem.model, rho[None])[0], points.labels
+        measured = {}
+        if self.problem.source.loss != "least-squares":
+            answers, wanted = predict(scores), self._wanted(points)
+            measured["accuracy_true"] = float((answers == labels).double().mean())
+            measured["accuracy_target"] = float((answers == wanted).double().mean())
+            if self.target is not None:
+                measured["target_accuracy"] = self.target_accuracy
+        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
+        measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
         return measured
 
 

@@ -36,14 +36,16 @@ def draw_run(curves: Curves, title: str) -> Picture:
     """Return accuracy and distances by round: the mean over seeds, one deviation around it."""
     figure = Picture(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    has_accuracy = any("accuracy_true" in row for row in curves[0])
-    if has_accuracy:
+    measured = {key for row in curves[0] for key in row}
+    if "accuracy_true" in measured:
         draw(left, curves, "accuracy_true", "on true labels", 0)
         draw(left, curves, "accuracy_target", "on the attacker's labels", 1, style="--")
         left.set(ylabel="test accuracy of the global model", ylim=(-0.03, 1.03))
-    else:
+    elif "loss_true" in measured:
         draw(left, curves, "loss_true", "test loss", 0)
         left.set(ylabel="mean loss of the global model")
+    else:
+        _draw_untested(left, curves, measured)
     if any("distance_to_target" in row for row in curves[0]):
         draw(right, curves, "distance_to_target", "to the target", 0)
     draw(right, curves, "distance_to_start", "to the start", 1, style="--")
@@ -57,11 +59,29 @@ def draw_run(curves: Curves, title: str) -> Picture:
     return figure
 
 
+def _draw_untested(axes: Axes, curves: Curves, measured: set[str]) -> None:
+    """Draw what is known without a common test set: of users' own, or how long rho's steps are."""
+    own = [name for name in OWN if name in measured]
+    for number, name in enumerate(own):
+        draw(axes, curves, name, OWN[name], number, DASHES[number])
+    if own:
+        axes.set(ylabel="on users' own test sets, mean over users")
+        return
+    draw(axes, curves, "step_norm", "of a round", 0)
+    axes.set(ylabel="length of a step of the global model", yscale="log")
+
+
 def run_figure(curves: Curves, title: str, folder: Path, name: str = "run") -> tuple[Path, Path]:
     """Write what ``draw_run`` draws, and return the paths of the PNG and the PDF."""
     return save(draw_run(curves, title), folder, name)
 
 
+OWN = {
+    "own_theta_mean": "theta_n",
+    "own_rho_mean": "rho",
+    "own_alone_mean": "a model learned alone",
+}
+"""What models come to on users' own test sets, and what they are called there."""
 COMPARED = {
     "accuracy_true": "accuracy on true labels",
     "accuracy_target": "accuracy on the attacker's labels",
@@ -70,6 +90,15 @@ COMPARED = {
     "distance_to_start": "distance of rho to its start",
 }
 """What is compared unless columns are named: the first three that some run has."""
+OWN_COMPARED = {
+    "own_theta_mean": "theta_n on own test sets, mean user",
+    "own_theta_worst": "theta_n on own test sets, worst user",
+    "own_rho_mean": "rho on users' test sets, mean user",
+}
+"""What is compared besides, of users who have test sets of their own."""
+A_ROW = 3
+"""Panels beside one another."""
+NAMED = {**COMPARED, **OWN_COMPARED}
 DASHES = ("-", "--", ":", "-.")
 LETTERS, HANDLE, LINE_HEIGHT = 12.0, 8, 0.22
 """Of a legend: letters an inch, what a line's sample takes in letters, inches from line to line."""
@@ -77,6 +106,8 @@ LETTERS, HANDLE, LINE_HEIGHT = 12.0, 8, 0.22
 
 def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Picture:
     """Return the curves of several runs over one another, a panel for each metric.
+
+    Without metrics these are three of rho, and three on users' own test sets where there are some.
 
     Raises
     ------
@@ -87,11 +118,12 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
     for metric in metrics:
         if metric not in measured:
             raise ConfigError(f"y = {metric}: expected one of {', '.join(sorted(measured))}")
-    chosen = metrics or [key for key in COMPARED if key in measured][:3]
-    width = 4.3 * len(chosen) + 0.4
+    usual = [key for key in COMPARED if key in measured][:A_ROW]
+    chosen = metrics or [*usual, *(key for key in OWN_COMPARED if key in measured)]
+    across = len(metrics) or min(A_ROW, len(chosen))
+    width = 4.3 * across + 0.4
     columns, under = legend_size(list(runs), width)
-    figure = Picture(figsize=(width, 3.5 + under), layout="constrained")
-    panels = figure.subplots(1, len(chosen), squeeze=False)[0]
+    figure, panels = panelled(len(chosen), across, width, 3.5, under)
     for axes, metric in zip(panels, chosen, strict=True):
         if metric.startswith(("distance", "norm")):
             axes.set_yscale("log")
@@ -99,7 +131,7 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
             if any(metric in row for row in curves[0]):
                 style = DASHES[number // len(PALETTE) % len(DASHES)]
                 draw(axes, curves, metric, in_figure(name), number % len(PALETTE), style)
-        axes.set(xlabel="round", ylabel=COMPARED.get(metric) or in_figure(metric))
+        axes.set(xlabel="round", ylabel=NAMED.get(metric) or in_figure(metric))
         axes.grid(alpha=0.3)
         if "accuracy" in metric:
             axes.set_ylim(-0.03, 1.03)
@@ -116,6 +148,18 @@ def draw_runs(runs: Mapping[str, Curves], metrics: Sequence[str] = ()) -> Pictur
         frameon=False,
     )
     return figure
+
+
+def panelled(
+    count: int, across: int, width: float, height: float, under: float
+) -> tuple[Picture, list[Axes]]:
+    """Return a figure with so many panels, and these; ``under`` is the legend's height."""
+    down = math.ceil(count / across)
+    figure = Picture(figsize=(width, height * down + under), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
 
 
 def legend_size(labels: Sequence[str], width: float) -> tuple[int, float]:

@@ -14,6 +14,7 @@ from pfl_flower.attacks.poisoning.table import (
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.rest_rules import rest_refusals
 from pfl_flower.run.settings import Settings
+from pfl_flower.run.site_rules import site_refusals
 from pfl_flower.run.tables import TABLES, chosen
 from pfl_flower.run.unread import changed, default, fabricates, unread
 from pfl_flower.support.errors import ConfigError
@@ -44,6 +45,7 @@ def refusals(config: Settings) -> Iterator[Refusal]:
     yield from _broken([*_data_rules(config), *_attack_rules(config)])
     if fabricates(config):
         yield from _broken(_poison_rules(config))
+    yield from site_refusals(config)
     yield from rest_refusals(config)
 
 

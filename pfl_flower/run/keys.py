@@ -20,6 +20,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+IMAGE = r"^[1-9]\d{0,5}x[1-9]\d{0,5}x[1-9]\d{0,5}$"
+"""Channels, height and width of an image."""
 Empty = Literal[""]
 """Where 0 is a value like any other, nothing stands for the default."""
 
@@ -90,15 +92,22 @@ class Keys(BaseModel):
     standardise: str = Field(
         "off",
         description="columns of one's own data: off; training, by mean and deviation of all "
-        'training points; or a JSON file {"mean": [...], "scale": [...]}',
+        'training points; or a JSON file {"mean": [...], "scale": [...]}, relative to data-dir',
     )
-    holdout: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.2,
+    holdout: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        "auto",
         description="fraction of one's own points that becomes the common test set, where they "
-        "come without one",
+        "come without one; auto: 0 for whole and with test-data, else 0.2",
     )
-    columns: Annotated[int, Field(ge=0)] = Field(
-        0, description="features of one's own data, for machines without them; 0: as found"
+    test_data: str = Field(
+        "",
+        description="PATH of the common test set, a file of dataset's kind, which at a site the "
+        "server alone reads; empty: theirs, or by holdout",
+    )
+    columns: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=IMAGE)] = Field(
+        0,
+        description="features of one's own data, or an image's shape such as 3x32x32, for machines "
+        "without them; 0: as found",
     )
     classes: Annotated[int, Field(ge=0)] = Field(
         0, description="classes of one's own data, for machines without them; 0: as found"

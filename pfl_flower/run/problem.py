@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -80,7 +81,7 @@ class Problem(UserSets):
 
     @cached_property
     def test_set(self) -> SharedPoints:
-        """Test features and labels, where the run computes."""
+        """Test features and labels, where the run computes; there may be none."""
         features, labels = self.source.test_set()
         return SharedPoints(features.to(self.device, self.dtype), labels.to(self.device))
 
@@ -105,8 +106,15 @@ class Problem(UserSets):
         return f"{config.dataset}-{noise}{files}"
 
 
-def build_problem(config: RunConfig) -> Problem:
+def build_problem(config: RunConfig, *, on_node: bool = False) -> Problem:
     """Return the problem of a configuration, built once per process and state of its files.
+
+    Parameters
+    ----------
+    config : RunConfig
+        The run's, or a node's of it.
+    on_node : bool
+        Whether a node asks, where users' points are.
 
     Raises
     ------
@@ -116,11 +124,13 @@ def build_problem(config: RunConfig) -> Problem:
     DataError
         If the data cannot be had.
     """
-    return _build(config, versioned(data_spec(config)), weights_version(config))
+    spec = versioned(data_spec(config, away=config.away and not on_node))
+    return _build(config, spec, weights_version(config))
 
 
-def data_spec(config: RunConfig) -> DataSpec:
-    """Return which data a configuration asks for."""
+def data_spec(config: RunConfig, *, away: bool = False) -> DataSpec:
+    """Return which data a configuration asks for; ``away`` where this machine has none of them."""
+    sizes = config.sizes()
     return DataSpec(
         config.dataset,
         config.data_dir,
@@ -133,9 +143,12 @@ def data_spec(config: RunConfig) -> DataSpec:
         config.user_column,
         config.task,
         config.standardise,
-        config.holdout,
-        config.columns,
+        config.held_out(),
+        math.prod(sizes) if sizes else 0,
         config.classes,
+        sizes if len(sizes) > 1 else (),
+        config.test_data,
+        away,
     )
 
 
@@ -151,7 +164,8 @@ def _build(config: RunConfig, spec: DataSpec, weights: tuple[int, ...]) -> Probl
             f"points-per-user = {config.points_per_user or asked[0]}: expected <= "
             f"{stored.most_points}"
         )
-    check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
+    if source.at_hand:
+        check_draw(config.dataset, source, source.size(0) or asked[0], config.seed)
     device = choose_device(config.device)
     model = build_model(config, source, device)
     check_shifts(config, model.outputs)

@@ -126,7 +126,7 @@ def users_text(
     *,
     users: int,
     strategic: frozenset[int],
-    sizes: Callable[[int], tuple[int, int]],
+    sizes: Callable[[int], tuple[int, int] | None],
 ) -> str:
     """Return the content of ``users.csv``: one row for each user; what is not known is empty.
 
@@ -141,7 +141,8 @@ def users_text(
     strategic : frozenset of int
         Users who act strategically, of whom nothing is measured.
     sizes : callable
-        From a user who was not measured to the points that it trains and is tested on.
+        From a user who was not measured to the points that it trains and is tested on; to None
+        where its points are on a node alone.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
@@ -150,7 +151,7 @@ def users_text(
         role = "strategic" if user in strategic else "honest"
         known = served.get(user)
         if known is None:
-            writer.writerow([user, role, *sizes(user), measure.name, "", "", ""])
+            writer.writerow([user, role, *(sizes(user) or ("", "")), measure.name, "", "", ""])
             continue
         alone = "" if known.alone is None else repr(known.alone)
         values = (repr(known.theta), repr(known.rho), alone)

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pfl_flower.data.table import DATASETS, PARTITIONS
+from pfl_flower.data.table import DATASETS, PARTITIONS, TOLD
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
 from pfl_flower.run.places import changes, named
@@ -36,6 +36,8 @@ LOCAL_LR_FLOOR = 0.005
 
 DRAWN = "500"
 """Points of a user that draws, unless the run says otherwise."""
+HELD_OUT = 0.2
+"""Share of one's own points that becomes the common test set, unless the run says otherwise."""
 OWN_TESTS = 0.2
 """Share of a user's points that becomes its own test set, unless the run says otherwise."""
 
@@ -113,6 +115,28 @@ class Settings(Keys):
     def tested_share(self) -> float:
         """Return the fraction of a user's points that is kept for its own test set."""
         return OWN_TESTS if self.test_share == "auto" else self.test_share
+
+    def held_out(self) -> float:
+        """Return the fraction of one's own points that becomes the common test set."""
+        if self.holdout != "auto":
+            return self.holdout
+        own = bool(self.test_data) or PARTITIONS.row(self.partition).shared
+        return 0.0 if own else HELD_OUT
+
+    def sizes(self) -> tuple[int, ...]:
+        """Return the shape of a point as ``columns`` tells it; empty where it does not."""
+        if isinstance(self.columns, str):
+            return tuple(int(size) for size in self.columns.split("x"))
+        return (self.columns,) if self.columns else ()
+
+    @property
+    def away(self) -> bool:
+        """Whether users' points lie on nodes alone, and the server reads none of them.
+
+        So it is at a site that tells what they are, where a node can tell what its users have.
+        """
+        tells = TOLD in DATASETS.row(self.dataset).reads and bool(self.columns)
+        return self.site and tells and PARTITIONS.row(self.partition).apart
 
     def sample_size(self) -> int:
         """Return the number of users asked in a round."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pfl_flower.run.columns import Table
 from pfl_flower.run.conclusion import MEANINGS
-from pfl_flower.run.figures import PALETTE, Picture, legend_size
+from pfl_flower.run.figures import OWN_COMPARED, PALETTE, Picture, legend_size, panelled
 from pfl_flower.run.keys import kebab
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.foreign_text import in_figure
@@ -19,6 +19,10 @@ from pfl_flower.support.plugins import shown
 
 PANELS = (("accuracy_true", "accuracy_target"), ("loss_true", "distance_to_target"))
 """What is drawn unless metrics are named: the first of these that was measured."""
+OWN = ("own_theta_mean", "own_rho_mean")
+"""What is drawn besides, of users who have test sets of their own."""
+A_ROW = 2
+"""Panels beside one another, unless metrics are named."""
 WIDE = 20.0
 """Ratio of the largest to the least value of a key from which its axis is logarithmic."""
 MARKERS = "os^Dv"
@@ -62,10 +66,10 @@ def draw_sweep(
     for metric in metrics:
         _known("y", metric, measured)
     labels = [_label(point) for point, _ in rows.groups(apart)]
-    width = 4.6 * len(metrics) + 0.6
+    beside = len(metrics) if y else min(A_ROW, len(metrics))
+    width = 4.6 * beside + 0.6
     columns, under = legend_size(labels, width) if apart else (1, 0.0)
-    figure = Picture(figsize=(width, 3.6 + under), layout="constrained")
-    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    figure, panels = panelled(len(metrics), beside, width, 3.6, under)
     for axes, metric in zip(panels, metrics, strict=True):
         _draw_panel(axes, rows, across, apart, metric)
     if apart:
@@ -107,7 +111,10 @@ def _draw_panel(axes: Axes, rows: Table, across: str, apart: Sequence[str], metr
         )
     _place(axes, places, named)
     _scale(axes, metric, rows[metric].astype(float))
-    axes.set(xlabel=in_figure(across), ylabel=MEANINGS.get(metric) or in_figure(metric))
+    axes.set(
+        xlabel=in_figure(across),
+        ylabel=OWN_COMPARED.get(metric) or MEANINGS.get(metric) or in_figure(metric),
+    )
     axes.grid(alpha=0.3)
 
 
@@ -144,10 +151,13 @@ def _best_x(rows: Table, keys: Sequence[str]) -> str:
 
 
 def _best_y(measured: Sequence[str]) -> list[str]:
+    own = [name for name in OWN if name in measured]
     for panels in PANELS:
         found = [name for name in panels if name in measured]
         if found:
-            return found
+            return found + own
+    if own:
+        return own
     return [name for name in measured if name not in ("seed", "passed")][:1]
 
 

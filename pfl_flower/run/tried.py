@@ -77,8 +77,20 @@ def made_up(problem: Problem, *shape: int, words: tuple[str | int, ...]) -> Tens
 
 
 def few_points(problem: Problem) -> UserData:
-    """Return a small draw of the first user's."""
+    """Return a small draw of the first user's, or made-up points where those are on nodes."""
+    if not problem.source.at_hand:
+        return _like_points(problem)
     drawn = problem.source.draw(0, min(POINTS, problem.size(0)), problem.config.seed)
     labels = drawn.labels.to(problem.device)
     typed = labels.to(problem.dtype) if labels.is_floating_point() else labels
     return UserData(drawn.features.to(problem.device, problem.dtype), typed)
+
+
+def _like_points(problem: Problem) -> UserData:
+    source = problem.source
+    features = made_up(problem, POINTS, source.inputs, words=("points",))
+    if source.bias:
+        features[:, -1] = 1
+    if source.loss != "softmax":
+        return UserData(features, made_up(problem, POINTS, words=("answers",)))
+    return UserData(features, torch.arange(POINTS, device=problem.device) % source.outputs)

@@ -78,6 +78,7 @@ READERS = (
         f"unless aggregation = {', '.join(n for n, row in AGGREGATIONS.items() if row.bound)}, or "
         f"{MIXED} = true",
     ),
+    Reader(("holdout",), lambda config: not config.test_data, "with test-data, which is held out"),
     Reader(
         ("state-dir",),
         lambda config: bool(config.checkpoint_every or config.resume),

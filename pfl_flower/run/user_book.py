@@ -35,6 +35,8 @@ class UserBook:
         )
         return metrics(served, self._measure)
 
-    def _sizes(self, user: int) -> tuple[int, int]:
+    def _sizes(self, user: int) -> tuple[int, int] | None:
+        if not self._problem.source.at_hand:
+            return None
         tests = self._problem.source.own_tests(user)
         return self._problem.size(user), 0 if tests is None else len(tests.labels)

@@ -91,13 +91,20 @@ class UserSets:
         return self.config.points_asked()
 
     def size(self, user: int) -> int:
-        """Return how many points a user trains on; under draws ids past the last as the last."""
+        """Return how many points a user trains on; under draws ids past the last as the last.
+
+        Where points are on nodes alone this is what is asked, or the least that there can be.
+        """
         held = self.source.size(user)
+        if not self.source.at_hand and not self._asked:
+            return 1
         return self._asked[min(user, len(self._asked) - 1)] if held is None else held
 
     @cached_property
     def points(self) -> tuple[int, ...]:
-        """How many points each user trains on, in the order of their ids."""
+        """How many points each user trains on, in the order of their ids; empty where unknown."""
+        if not self.source.at_hand:
+            return ()
         return tuple(self.size(user) for user in range(self.config.users))
 
     @cached_property

@@ -193,6 +193,11 @@ class RunSettings(Protocol):
         """Column that says whose a row of a table is."""
         ...
 
+    @property
+    def test_share(self) -> Literal["auto"] | float:
+        """Fraction of a user's points that is kept for its own test set."""
+        ...
+
     def points_asked(self) -> tuple[int, ...]:
         """Return the number of points that each user is to have; empty for all that it has."""
         ...

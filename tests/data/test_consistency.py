@@ -62,6 +62,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor, Tensor], Any], str]] = {
     "no constant": (lambda x, y: (x + 1, y), r"has a last feature that is not 1, and bias is"),
     "lists": (lambda x, y: (x.tolist(), y.tolist()), r"a pair of list, list, expected two tensors"),
 }  # fmt: skip
+NONE = "no points", "test"
 PARTS = {"training": ("training_set", 60), "test": ("test_set", 30), "drawn": ("draw", 20)}
 
 
@@ -85,8 +86,14 @@ def test_a_sound_source_is_taken() -> None:
     problem(Sound)
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("change", CHANGES)
+def test_there_need_be_no_common_test_set() -> None:
+    problem(altered("test_set", CHANGES["no points"][0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [(change, part) for change in CHANGES for part in PARTS if (change, part) != NONE],
+)
 def test_points_that_do_not_agree(change: str, part: str) -> None:
     alter, message = CHANGES[change]
     method, count = PARTS[part]

@@ -23,6 +23,7 @@ from pfl_flower.support.seeding import generator
 
 HERE = f"{__name__}:"
 APART = [name for name, row in PARTITIONS.items() if row.reads]
+DISJOINT = [name for name in APART if not PARTITIONS[name].shared]
 POINTS, OWNERS = 120, 12
 
 
@@ -102,7 +103,7 @@ def _numbers(data: UserData) -> list[int]:
     return [round(value) for value in (data.features[:, 0] * POINTS).tolist()]
 
 
-@pytest.mark.parametrize("name", [*APART, HERE + "evens_and_odds"])
+@pytest.mark.parametrize("name", [*DISJOINT, HERE + "evens_and_odds"])
 def test_no_two_users_share_a_point_and_who_asks_first_does_not_matter(name: str) -> None:
     found, again = problem(name), problem(name, rounds=7)
     users = range(found.config.users)
@@ -281,7 +282,7 @@ def test_what_cannot_be_is_refused_before_data_are_read(keys: dict[str, Any], sa
         ("classes", {"partition_classes": 5}, "partition-classes = 5: expected at most 4"),
         ("classes", {"users": 100}, "partition-classes = 2: expected fewer, or fewer users than"),
         ("shards", {"partition_shards": 11}, "partition-shards = 11: expected at most 10, for"),
-        ("similarity", {"dataset": HERE + "Line"}, "draws, natural, for regression, which has"),
+        ("similarity", {"dataset": HERE + "Line"}, "draws, natural, whole, for regression, which"),
         (HERE + "wrong", {"partition_options": {"how": "raises"}}, "RuntimeError: no such thing"),
         (HERE + "wrong", {"partition_options": {"how": "array"}}, "not a ndarray"),
         (

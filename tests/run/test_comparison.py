@@ -70,3 +70,34 @@ def test_nothing_to_compare_is_said(tmp_path: Path) -> None:
         pfl.compare(tmp_path)
     with pytest.raises(pfl.ConfigError, match="at least one finished run"):
         pfl.compare()
+
+
+OWN = [
+    "theta_n on own test sets, mean user",
+    "theta_n on own test sets, worst user",
+    "rho on users' test sets, mean user",
+]
+
+
+def test_users_own_test_sets_are_drawn_besides_or_alone() -> None:
+    """Of a run, of runs beside one another, and of a sweep."""
+    draw = np.random.default_rng(2)
+    users = [(draw.normal(size=(20, 2)), np.arange(20) % 2) for _ in range(3)]
+    keys: dict[str, Any] = {"strategic_users": "none", "nu": 0.1, "rounds": 2, "evaluate_every": 1}
+    tested = pfl.run(data=users, **keys)
+    figure = pfl.compare(tested).plot()
+    assert [axes.get_ylabel() for axes in figure.axes][-3:] == OWN and len(figure.axes) == 6
+    assert np.array_equal(
+        figure.axes[3].get_lines()[0].get_ydata(), tested.rounds["own_theta_mean"][1:]
+    )
+    alone = pfl.run(data=users, holdout=0.0, **keys)
+    assert "accuracy_true" not in alone.metrics and alone.passed
+    left = alone.plot().axes[0]
+    assert left.get_ylabel() == "on users' own test sets, mean over users"
+    assert len(left.get_lines()) == 3
+    grid = pfl.sweep(None, {"lam": [1, 2]}, data=users, holdout=0.0, progress=False, **keys)
+    assert [axes.get_ylabel() for axes in grid.plot().axes][1:] == [OWN[0], OWN[2]]
+    untested = pfl.run(data=users, holdout=0.0, test_share=0.0, **keys)
+    left = untested.plot().axes[0]
+    assert left.get_ylabel() == "length of a step of the global model"
+    assert np.array_equal(left.get_lines()[0].get_ydata(), untested.rounds["step_norm"][1:])

@@ -273,7 +273,9 @@ HARMLESS = {
     "dataset dataset_options data_dir embedding_weights features label_noise points_per_user "
     "partition partition_options partition_alpha partition_min_points partition_classes "
     "partition_shards partition_similarity test_share nu lam target hidden model_options columns "
-    "holdout classes user_column standardise label_column task": ("in the problem that is solved"),
+    "holdout test_data classes user_column standardise label_column task": (
+        "in the problem that is solved"
+    ),
     "model_frozen model_weights": "of modules, which are not linear",
     "participation_rescale": "nothing where everybody is asked",
     "solver_tolerance solver_iterations": "the solver's own, of the run and of the equilibrium",

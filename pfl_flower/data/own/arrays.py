@@ -1,11 +1,9 @@
-"""Arrays of one's own: NumPy's ``.npz`` files, and users in the JSON of LEAF."""
+"""Arrays of one's own: NumPy's ``.npz`` files."""
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,20 +17,26 @@ from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.left_out import LeftOut
 
 Array = NDArray[Any]
-NEEDED, FURTHER = ("features", "labels"), ("users", "test_features", "test_labels")
+NEEDED = ("features", "labels")
+FURTHER = ("users", "test_features", "test_labels", "test_users")
 
 
 def npz(spec: DataSpec) -> OwnPoints:
     """Return the points of a ``.npz`` file: arrays ``features``, ``labels``, perhaps others.
 
     ``users (n,)`` says whose each point is; ``test_features`` and ``test_labels`` are the common
-    test set. Features are ``(n, p)``, or images ``(n, h, w)`` or ``(n, c, h, w)``.
+    test set, and ``test_users`` says whose each point of that is. Features are
+    ``(n, p)``, or images ``(n, h, w)`` or ``(n, c, h, w)``.
 
     Raises
     ------
     DataError
         If the file is none, an array is missing, or they do not agree.
     """
+    return source_of(_read_npz, spec)
+
+
+def _read_npz(spec: DataSpec) -> Raw:
     path = place_of(spec)
     where = f"dataset = {spec.name}: {path}"
     key = digest_of([path], spec)
@@ -45,6 +49,8 @@ def npz(spec: DataSpec) -> OwnPoints:
     missing = [name for name in NEEDED if name not in arrays]
     if ("test_features" in arrays) != ("test_labels" in arrays):
         missing.append("test_labels" if "test_features" in arrays else "test_features")
+    if "test_users" in arrays:
+        missing += [name for name in ("users", "test_features") if name not in arrays]
     if missing:
         raise DataError(f"{where} has no array {', '.join(missing)}, expected it")
     features, shape = as_points(arrays["features"], f"{where}: features")
@@ -57,14 +63,19 @@ def npz(spec: DataSpec) -> OwnPoints:
     raw = Raw(
         features=features,
         labels=as_labels(arrays["labels"], f"{where}: labels"),
-        owners=as_owners(arrays["users"], f"{where}: users") if "users" in arrays else None,
+        owners=_owners(arrays, "users", where),
         test=test,
+        test_owners=_owners(arrays, "test_users", where),
         shape=shape,
         key=key,
         left_out=(LeftOut.of("arrays of other names", others),) if others else (),
     )
     agree(raw, where)
-    return source_of(raw, spec)
+    return raw
+
+
+def _owners(arrays: Mapping[str, Array], name: str, where: str) -> Owners:
+    return as_owners(arrays[name], f"{where}: {name}") if name in arrays else None
 
 
 def as_points(array: Array, where: str) -> tuple[Array, tuple[int, ...]]:
@@ -137,6 +148,8 @@ def agree(raw: Raw, where: str) -> None:
         pairs.append(("users", np.asarray(raw.owners), raw.features))
     if raw.test is not None:
         pairs.append(("test_labels", raw.test[1], raw.test[0]))
+        if raw.test_owners is not None:
+            pairs.append(("test_users", np.asarray(raw.test_owners), raw.test[0]))
         if raw.test[0].shape[1] != raw.features.shape[1]:
             raise DataError(
                 f"{where}: test points have {raw.test[0].shape[1]:,} features, expected "
@@ -145,77 +158,3 @@ def agree(raw: Raw, where: str) -> None:
     for name, array, points in pairs:
         if len(array) != len(points):
             raise DataError(f"{where}: {len(array):,} {name} of {len(points):,} points")
-
-
-def leaf(spec: DataSpec) -> OwnPoints:
-    """Return the points of LEAF's JSON, with their users: a file, or a folder of files.
-
-    A file has ``users``, ``num_samples`` and ``user_data``, for each user ``x`` and ``y``. A folder
-    may have ``train`` and ``test`` in it, of which the second is the common test set.
-
-    (Caldas et al., *LEAF: a benchmark for federated settings*, 2018.)
-
-    Raises
-    ------
-    DataError
-        If a file is none of LEAF's, or its points are no numbers.
-    """
-    path = place_of(spec)
-    folders = {"train": path / "train", "test": path / "test"}
-    if not folders["train"].is_dir():
-        folders = {"train": path}
-    files = {part: _files(folder) for part, folder in folders.items() if folder.exists()}
-    key = digest_of([file for some in files.values() for file in some], spec)
-    if not files.get("train"):
-        raise DataError(f"dataset = {spec.name}: no .json file in {path}, expected LEAF's")
-    parts = {part: _read_leaf(some, spec) for part, some in files.items() if some}
-    features, labels, owners, shape = parts["train"]
-    test = parts["test"][:2] if "test" in parts else None
-    raw = Raw(features=features, labels=labels, owners=owners, test=test, shape=shape, key=key)
-    agree(raw, f"dataset = {spec.name}")
-    return source_of(raw, spec)
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.json")) if path.is_dir() else [path]
-
-
-def _read_leaf(
-    files: list[Path], spec: DataSpec
-) -> tuple[Array, Array, list[str], tuple[int, ...]]:
-    points, labels, owners = [], [], []
-    for user, x, y in (one for file in files for one in _users(file, spec)):
-        points += x
-        labels += y
-        owners += [user] * len(y)
-    where = f"dataset = {spec.name}"
-    try:
-        features, answers = np.asarray(points), np.asarray(labels)
-    except ValueError:
-        raise DataError(f"{where}: points of several lengths, expected one") from None
-    flat, shape = as_points(features, f"{where}: x")
-    return flat, as_labels(answers, f"{where}: y"), owners, shape
-
-
-def _users(file: Path, spec: DataSpec) -> Iterator[tuple[str, list[Any], list[Any]]]:
-    where = f"dataset = {spec.name}: {file}"
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{where} cannot be read ({one_line(error)})") from None
-    names = content.get("users") if isinstance(content, Mapping) else None
-    data = content.get("user_data") if isinstance(content, Mapping) else None
-    if not isinstance(names, list) or not isinstance(data, Mapping):
-        raise DataError(f"{where} has no users and user_data, expected LEAF's")
-    sizes = content.get("num_samples", [])
-    for place, name in enumerate(names):
-        own = data.get(str(name), {})
-        x, y = own.get("x"), own.get("y")
-        if not isinstance(x, list) or not isinstance(y, list) or len(x) != len(y):
-            raise DataError(f"{where}: user {one_line(name, 40)}: expected as many x as y")
-        if place < len(sizes) and sizes[place] != len(y):
-            raise DataError(
-                f"{where}: user {one_line(name, 40)} has {len(y):,} points, and num_samples says "
-                f"{one_line(sizes[place], 20)}"
-            )
-        yield str(name), x, y

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pfl_flower.data.own.arrays import agree, as_points
+from pfl_flower.data.own.places import candidates
 from pfl_flower.data.own.points import OwnPoints, Raw, source_of
 from pfl_flower.data.own.tables import labels_and_owners, raw_table
 from pfl_flower.data.spec import DataSpec
@@ -33,22 +36,23 @@ def hugging_face(spec: DataSpec, *, config: str = "") -> OwnPoints:
     ConfigError, DataError
         If it is neither there nor to be had, or its columns are not of that kind.
     """
+    return source_of(lambda one: _read(one, config), spec)
+
+
+def _read(spec: DataSpec, config: str) -> Raw:
     parts = _load(spec, config)
     raw = _raw(parts[TRAIN], spec)
     test = next((parts[name] for name in TESTS if name in parts), None)
     if test is not None:
         other = _raw(test, spec)
-        raw = Raw(
-            features=raw.features,
-            labels=raw.labels,
-            owners=raw.owners,
+        raw = replace(
+            raw,
             test=(other.features, other.labels),
-            columns=raw.columns,
-            shape=raw.shape,
+            test_owners=other.owners,
             key=f"{raw.key}-{other.key}",
         )
     agree(raw, f"dataset = {spec.name}")
-    return source_of(raw, spec)
+    return raw
 
 
 def _load(spec: DataSpec, config: str) -> dict[str, Dataset]:
@@ -60,7 +64,7 @@ def _load(spec: DataSpec, config: str) -> dict[str, Dataset]:
         raise DataError(f"{where}: expected a name or a folder after the colon")
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
-    place = own_path("dataset", name)
+    place = _place(name, spec)
     saved = place.is_dir() and bool(list(place.glob("**/state.json")))
     if saved and config:
         right = "no config, for a folder to which one data set was saved"
@@ -79,6 +83,15 @@ def _load(spec: DataSpec, config: str) -> dict[str, Dataset]:
     if TRAIN not in parts:
         raise DataError(f"{where}: splits {', '.join(parts)}, expected one called {TRAIN}")
     return parts
+
+
+def _place(name: str, spec: DataSpec) -> Path:
+    """Return the folder that a name would be: in ``data-dir``, or else in the current folder."""
+    if spec.data_dir:
+        for place in candidates("dataset", name, spec):
+            if place.exists():
+                return place
+    return own_path("dataset", name)
 
 
 def _raw(data: Dataset, spec: DataSpec) -> Raw:

@@ -73,7 +73,7 @@ class GivenPoints:
             owners=owners if self.users else None,
             shape=arrays[0][2],
         )
-        return source_of(raw, spec)
+        return source_of(lambda _: raw, spec)
 
     def _where(self, user: int) -> str:
         return f"data of user {user}" if self.users else "data"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pfl_flower.data.own.labels import classes_of, numbered
+from pfl_flower.data.own.places import of_test
 from pfl_flower.data.own.scaling import scaling
 from pfl_flower.data.sources import Stored
 from pfl_flower.data.spec import DataSpec
@@ -20,6 +22,8 @@ from pfl_flower.support.seeding import generator
 
 Array = NDArray[Any]
 Owners = Sequence[int] | Sequence[str] | None
+SHOWN = 12
+"""Columns that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Raw:
         Whose each point is; None where nobody says.
     test : tuple of ndarray or None
         Features and labels of a test set that came with them.
+    test_owners : sequence or None
+        Whose each point of that is; None where nobody says.
     columns : tuple of str
         What the features are called; empty where they have no names.
     shape : tuple of int
@@ -50,6 +56,7 @@ class Raw:
     labels: Array
     owners: Owners = None
     test: tuple[Array, Array] | None = None
+    test_owners: Owners = None
     columns: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     key: str = ""
@@ -86,13 +93,22 @@ class OwnPoints(Stored):
             owners=raw.owners,
             shape=raw.shape,
         )
+        self.test_owners = raw.test_owners
 
 
-def source_of(raw: Raw, spec: DataSpec) -> OwnPoints:
+def source_of(read: Callable[[DataSpec], Raw], spec: DataSpec) -> OwnPoints:
     """Return points of one's own as a run's source.
 
-    Without a test set of theirs, a fraction ``holdout`` of the points is kept for one, the same in
-    every run; of an owner's points one at least stays.
+    The common test set is that of ``test-data``, or the one that came with them; else a fraction
+    ``holdout`` of the points is kept for one, the same in every run; of an owner's points one at
+    least stays. With ``holdout`` 0 there is none.
+
+    Parameters
+    ----------
+    read : callable
+        What reads the points of a spec.
+    spec : DataSpec
+        Of the run.
 
     Raises
     ------
@@ -100,15 +116,21 @@ def source_of(raw: Raw, spec: DataSpec) -> OwnPoints:
         One line: the key, or the data set, what is wrong, and what would be right.
     """
     where = f"dataset = {spec.name}"
+    raw = _as_told(read(spec), spec)
+    if spec.test_data:
+        if raw.test is not None:
+            right = "empty, for data that come with a test set"
+            raise ConfigError(f"test-data = {spec.test_data}: expected {right}")
+        raw = _joined(raw, _as_told(read(of_test(spec)), of_test(spec)))
     if raw.owners is None and spec.user_column:
         raise DataError(f"{where}: expected points that say whose they are, as user-column does")
-    classes = _classes(raw, spec)
+    classes = classes_of(_all_labels(raw), spec)
     if not classes and spec.label_noise > 0:
         raise ConfigError(f"label-noise = {spec.label_noise:g}: expected 0, for regression")
     raw = _with_test(raw, spec)
     assert raw.test is not None
     train, test = (
-        (features, _labels(labels, classes))
+        (features, numbered(labels, classes))
         for features, labels in ((raw.features, raw.labels), raw.test)
     )
     move, notes = scaling(raw.features, raw.columns, spec)
@@ -122,75 +144,52 @@ def source_of(raw: Raw, spec: DataSpec) -> OwnPoints:
     )
 
 
-def _classes(raw: Raw, spec: DataSpec) -> tuple[Any, ...]:
-    """Return the classes in order, or nothing for regression."""
-    parts = [raw.labels] if raw.test is None else [raw.labels, raw.test[1]]
-    labels = np.concatenate([np.asarray(part) for part in parts])
-    where = f"dataset = {spec.name}"
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        row = int(np.flatnonzero(~np.isfinite(labels))[0])
-        raise DataError(f"{where}: label {labels[row]} in row {row + 1:,}, expected a number")
-    found = tuple(np.unique(labels).tolist())
-    if not _are_classes(labels, found, spec.task):
-        return ()
-    if spec.classes:
-        return _told_classes(found, spec.classes)
-    if len(found) < 2:
-        raise DataError(f"{where}: all labels are {found[0]!r}, expected 2 classes or more")
-    return found
-
-
-def _are_classes(labels: Array, found: tuple[Any, ...], task: str) -> bool:
-    """Return whether labels are classes, as ``task`` says or as they look.
+def _as_told(raw: Raw, spec: DataSpec) -> Raw:
+    """Return the points, if they have the sizes that a run tells, and as images if it tells so.
 
     Raises
     ------
     ConfigError
-        If they cannot be what it says, or look like either.
+        If they are of another size.
     """
-    kind = labels.dtype.kind
-    decimals = kind == "f" and not all(label.is_integer() for label in found)
-    if task == "regression":
-        if kind not in "iuf":
-            raise ConfigError(f"task = regression: expected numbers, and a label is {found[0]!r}")
-        return False
-    if task == "classification":
-        if decimals:
-            raise ConfigError("task = classification: expected classes, and labels are decimals")
-        return True
-    few = 2 * len(found) <= len(labels)
-    if not decimals and (kind == "f" or (kind in "iu" and not few)):
-        written = "whole numbers" + (" written as decimals:" if kind == "f" else ", of which")
+    found = raw.features.shape[1]
+    if spec.columns and found != spec.columns:
         raise ConfigError(
-            f"task = auto: expected classification or regression; labels are {written} "
-            f"{len(found):,} differ among {len(labels):,}"
+            f"columns = {spec.columns}: expected {found}, the features of {spec.name}"
         )
-    return not decimals
+    if not spec.shape:
+        return raw
+    if raw.shape and raw.shape != spec.shape:
+        told, there = ("x".join(map(str, shape)) for shape in (spec.shape, raw.shape))
+        raise ConfigError(f"columns = {told}: expected {there}, the shape of {spec.name}")
+    return replace(raw, shape=spec.shape)
 
 
-def _told_classes(found: tuple[Any, ...], classes: int) -> tuple[int, ...]:
-    """Return the class numbers of a run that says how many there are.
+def _joined(raw: Raw, test: Raw) -> Raw:
+    """Return points with those of another file as their test set."""
+    if test.test is not None:
+        raise DataError("test-data comes with a test set of its own, expected points alone")
+    if raw.features.shape[1] != test.features.shape[1] or raw.columns != test.columns:
+        has, right = (
+            ", ".join(one.columns[:SHOWN]) or f"{one.features.shape[1]:,} features"
+            for one in (test, raw)
+        )
+        raise DataError(f"test-data has {has}, expected those of the dataset: {right}")
+    kinds = {one.labels.dtype.kind in "f" for one in (raw, test)}
+    if len(kinds) > 1 or {one.labels.dtype.kind == "U" for one in (raw, test)} == {True, False}:
+        raise DataError("test-data has labels of another kind than those of the dataset")
+    return replace(
+        raw,
+        test=(test.features, test.labels),
+        test_owners=test.owners,
+        key=f"{raw.key}-{test.key}",
+        left_out=(*raw.left_out, *test.left_out),
+    )
 
-    Raises
-    ------
-    ConfigError
-        If a label is none of them.
-    """
-    for label in found:
-        if not isinstance(label, int | float) or not 0 <= label < classes:
-            raise ConfigError(
-                f"classes = {classes}: expected labels 0 to {classes - 1}, numbered alike on every "
-                f"machine, and one is {label!r}"
-            )
-    return tuple(range(classes))
 
-
-def _labels(labels: Array, classes: tuple[Any, ...]) -> Tensor:
-    """Return class numbers in int64, or answers in float64."""
-    if not classes:
-        return torch.from_numpy(np.asarray(labels, dtype=np.float64))
-    known = np.array(classes)
-    return torch.from_numpy(np.searchsorted(known, labels).astype(np.int64))
+def _all_labels(raw: Raw) -> Array:
+    parts = [raw.labels] if raw.test is None else [raw.labels, raw.test[1]]
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def _with_test(raw: Raw, spec: DataSpec) -> Raw:
@@ -198,9 +197,9 @@ def _with_test(raw: Raw, spec: DataSpec) -> Raw:
     if raw.test is not None:
         return raw
     points = len(raw.labels)
-    asked = max(1, round(spec.holdout * points)) if spec.holdout > 0 else 0
-    if not asked:
-        raise ConfigError(f"holdout = {spec.holdout:g}: expected more, for data without a test set")
+    if spec.holdout == 0:
+        return replace(raw, test=(raw.features[:0], raw.labels[:0]))
+    asked = max(1, round(spec.holdout * points))
     # Not of the run's seed: runs of several seeds are measured by the same points.
     order = torch.randperm(points, generator=generator(0, "holdout")).numpy()
     kept = _first_of_each(order, raw.owners)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfl_flower.data.own.places import scales_file
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.folders import own_path
 from pfl_flower.support.left_out import LeftOut
 
 Array = NDArray[Any]
@@ -34,7 +34,7 @@ def scaling(train: Array, columns: tuple[str, ...], spec: DataSpec) -> tuple[Mov
     if spec.standardise == "off":
         return (lambda features: features), []
     if spec.standardise != "training":
-        mean, scale = _from_file(spec.standardise, train.shape[1])
+        mean, scale = _from_file(spec, train.shape[1])
         return (lambda features: (_numbers(features) - mean) / scale), []
     values = _numbers(train)
     mean, deviation = values.mean(axis=0), values.std(axis=0)
@@ -54,14 +54,17 @@ def _numbers(features: Array) -> Array:
     return values / 255 if features.dtype == np.uint8 else values
 
 
-def _from_file(name: str, columns: int) -> tuple[Array, Array]:
-    path = own_path("standardise", name)
+def _from_file(spec: DataSpec, columns: int) -> tuple[Array, Array]:
+    name, path = spec.standardise, scales_file(spec)
+    assert path is not None
     right = 'off, training, or a JSON file such as {"mean": [...], "scale": [...]}'
     try:
         given = json.loads(path.read_text())
         mean, scale = (np.asarray(given[part], dtype=np.float64) for part in ("mean", "scale"))
     except OSError as error:
-        raise ConfigError(f"standardise = {name}: expected {right} ({error.strerror})") from None
+        raise ConfigError(
+            f"standardise = {name}: expected {right} ({path}: {error.strerror})"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         fault = f"{type(error).__name__}: {error}"
         raise ConfigError(f"standardise = {name}: expected {right} ({fault})") from None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pfl_flower.data.own.places import digest_of, place_of
-from pfl_flower.data.own.points import Owners, OwnPoints, Raw, source_of
+from pfl_flower.data.own.points import SHOWN, Owners, OwnPoints, Raw, source_of
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.support.errors import ConfigError, DataError
 from pfl_flower.support.foreign_text import one_line
@@ -18,8 +18,6 @@ from pfl_flower.support.foreign_text import one_line
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-SHOWN = 12
-"""Columns that a message names."""
 LINES = (".jsonl", ".ndjson")
 
 
@@ -49,6 +47,10 @@ def json(spec: DataSpec) -> OwnPoints:
 
 
 def _table(spec: DataSpec, read: Callable[[Path], DataFrame]) -> OwnPoints:
+    return source_of(lambda one: _read(one, read), spec)
+
+
+def _read(spec: DataSpec, read: Callable[[Path], DataFrame]) -> Raw:
     path = place_of(spec)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     key = digest_of(files, spec)
@@ -59,7 +61,7 @@ def _table(spec: DataSpec, read: Callable[[Path], DataFrame]) -> OwnPoints:
         raise DataError(
             f"dataset = {spec.name}: {path} cannot be read ({one_line(error)})"
         ) from None
-    return source_of(raw_table(frame, spec, key), spec)
+    return raw_table(frame, spec, key)
 
 
 def raw_table(frame: DataFrame, spec: DataSpec, key: str) -> Raw:
@@ -77,10 +79,6 @@ def raw_table(frame: DataFrame, spec: DataSpec, key: str) -> Raw:
     columns = tuple(name for name in frame.columns if name not in taken)
     if not columns:
         raise DataError(f"{where}: no column beside {', '.join(taken)}, expected features")
-    if spec.columns and len(columns) != spec.columns:
-        raise ConfigError(
-            f"columns = {spec.columns}: expected {len(columns)}, the features of {spec.name}"
-        )
     features = np.column_stack([_feature(frame[name], where) for name in columns])
     return Raw(features=features, labels=labels, owners=owners, columns=columns, key=key)
 

@@ -215,7 +215,23 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "other columns": (TEXT, {"columns": 7}, "columns = 7: expected 3, the features of csv:"),
     "other classes": (TEXT, {"classes": 3}, "classes = 3: expected labels 0 to 2"),
     "a class past those told": (changed(kind=[0, 1, 5] * 8), {"classes": 3}, "and one is 5"),
-    "no test set": (TEXT, {"holdout": 0.0}, "holdout = 0: expected more"),
+    "a test set of other columns": (
+        TEXT,
+        {"test_data": "other.csv"},
+        "test-data has acid, year, expected those of the dataset: acid, year, organic",
+    ),
+    "a test set of numbers": (
+        TEXT,
+        {"test_data": "numbers.csv"},
+        "test-data has labels of another kind",
+    ),
+    "no test set": (TEXT, {"test_data": "nope.csv"}, "dataset = csv:nope.csv: no such file"),
+    "another shape": (TEXT, {"columns": 4, "shape": (1, 2, 2)}, "columns = 4: expected 3"),
+    "classes and decimals": (
+        changed(kind=np.arange(ROWS) / 7),
+        {"classes": 4},
+        "expected classes, and labels are decimals",
+    ),
     "no scales": (TEXT, {"standardise": "/nope.json"}, "standardise = /nope.json: expected off"),
     "lengths that differ": (TEXT + "1,2,3,4,5,6,7\n", {}, "cannot be read"),
 }
@@ -226,8 +242,10 @@ def test_what_does_not_fit_is_one_line(
     text: str, keys: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "wine.csv").write_text(text)
+    frame().drop(columns="organic").to_csv(tmp_path / "other.csv", index=False)
+    (tmp_path / "numbers.csv").write_text(changed(kind=1))
     with pytest.raises((ConfigError, DataError)) as refused:
-        load_source(spec_of("csv", tmp_path / "wine.csv", **keys))
+        load_source(spec_of("csv", tmp_path / "wine.csv", data_dir=str(tmp_path), **keys))
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -350,3 +368,122 @@ def test_a_column_of_users_needs_the_natural_partition() -> None:
         parse_config({"dataset": "csv:wine.csv", "user-column": "grower"})
     with pytest.raises(ConfigError, match=r"label-column = kind: expected label, unless"):
         parse_config({"label-column": "kind"})
+
+
+@pytest.mark.parametrize("kind", DOORS)
+def test_a_file_of_its_own_is_the_test_set(kind: str, tmp_path: Path) -> None:
+    """And whose points those are is known."""
+    name, save = DOORS[kind]
+    for part in ("points", "tests"):
+        (tmp_path / part).mkdir()
+        save(tmp_path / part / name)
+    keys = {"test_data": str(tmp_path / "tests" / name), "holdout": 0.0}
+    source = load_source(spec_of(kind, tmp_path / "points" / name, **keys))
+    for features, labels in (source.training_set(), source.test_set()):
+        assert (len(features), len(labels)) == (ROWS, ROWS)
+    assert list(source.owners or ()) == list(source.test_owners or ()) != []
+
+
+@pytest.mark.parametrize("kind", DOORS)
+def test_without_a_holdout_all_points_are_there_to_train_on(kind: str, tmp_path: Path) -> None:
+    name, save = DOORS[kind]
+    save(tmp_path / name)
+    source = load_source(spec_of(kind, tmp_path / name, holdout=0.0))
+    assert len(source.training_set()[1]) == ROWS and len(source.test_set()[1]) == 0
+
+
+@pytest.mark.parametrize("kind", DOORS)
+def test_sizes_that_are_told_are_looked_at(kind: str, tmp_path: Path) -> None:
+    name, save = DOORS[kind]
+    save(tmp_path / name)
+    with pytest.raises(ConfigError, match="columns = 7: expected 3, the features of"):
+        load_source(spec_of(kind, tmp_path / name, columns=7))
+    image = load_source(spec_of(kind, tmp_path / name, columns=3, shape=(3, 1, 1)))
+    assert image.shape == (3, 1, 1)
+
+
+def test_scales_that_changed_are_read_again(tmp_path: Path) -> None:
+    (tmp_path / "wine.csv").write_text(TEXT)
+    config = parse_config(
+        {
+            "dataset": "csv:wine.csv",
+            "data-dir": str(tmp_path),
+            "label-column": "kind",
+            "user-column": "grower",
+            "partition": "natural",
+            "users": 3,
+            "strategic-users": "2",
+            "standardise": "scales.json",
+        }
+    )
+    found = []
+    for number in (1, 20):
+        (tmp_path / "scales.json").write_text(json.dumps({"mean": [number] * 3, "scale": [1] * 3}))
+        found.append(build_problem(config).source)
+    first, second = found
+    assert not torch.equal(first.training_set()[0], second.training_set()[0])
+    assert first.key != second.key, "what was learned on other scales would be used again"
+
+
+def save_two_leaves(path: Path) -> None:
+    """Write LEAF's two folders: a grower without a test point, and one of test points alone."""
+    for part, users in {"train": ["b", "a", "c"], "test": ["c", "a", "z"]}.items():
+        (path / part).mkdir(parents=True)
+        points = {user: [[ord(user) + n / 10, 0] for n in range(1, 4)] for user in users}
+        data = {user: {"x": x, "y": [0, 1, 0]} for user, x in points.items()}
+        sizes = [3] * len(users)
+        content = {"users": users, "num_samples": sizes, "user_data": data}
+        (path / part / "some.json").write_text(json.dumps(content))
+
+
+def save_hub_parts(path: Path) -> None:
+    """Save the same as two splits of a data set of Hugging Face's."""
+    from datasets import Dataset, DatasetDict
+
+    parts = {}
+    for part, users in {"train": "bac", "test": "caz"}.items():
+        rows = [(ord(user) + n / 10, 0.0, n % 2 - 1, user) for user in users for n in range(1, 4)]
+        names = ("one", "two", "label", "user")
+        parts[part] = Dataset.from_dict(
+            {name: [row[place] for row in rows] for place, name in enumerate(names)}
+        )
+    DatasetDict(parts).save_to_disk(str(path))
+
+
+GIVEN_TESTS: dict[str, tuple[Callable[[Path], None], dict[str, Any]]] = {
+    "leaf": (save_two_leaves, {}),
+    "hf": (save_hub_parts, {"user-column": "user"}),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN_TESTS)
+def test_users_test_sets_that_come_with_the_data_are_theirs(kind: str, tmp_path: Path) -> None:
+    save, keys = GIVEN_TESTS[kind]
+    save(tmp_path / "points")
+    keys = {
+        "dataset": f"{kind}:{tmp_path / 'points'}",
+        "partition": "natural",
+        "users": 3,
+        "strategic-users": "none",
+        **keys,
+    }
+    found = build_problem(parse_config(keys))
+    assert found.points == (3, 3, 3), "no training point is kept for a test set"
+    assert found.source.tested
+    tests = [found.source.own_tests(user) for user in range(3)]
+    assert tests[1] is None
+    for user, name in ((0, "a"), (2, "c")):
+        own = tests[user]
+        assert own is not None
+        first = sorted(own.features[:, 0].tolist())
+        assert first == [ord(name) + n / 10 for n in range(1, 4)]
+    assert len(found.test_set.labels) == 9
+    assert [str(one) for one in found.source.left_out] == [
+        "users with too few points for a test set: 1 (user 1)"
+    ]
+    with pytest.raises(ConfigError, match=r"test-share = 0.5: expected auto, or 0, for data whose"):
+        build_problem(parse_config({**keys, "test-share": 0.5}))
+    untested = build_problem(parse_config({**keys, "test-share": 0.0}))
+    assert not untested.source.tested and untested.source.own_tests(0) is None
+    similar = {**keys, "partition": "similarity", "user-column": ""}
+    assert "user-column" in keys or build_problem(parse_config(similar)).source.tested
