@@ -17,10 +17,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from pfl_flower.aggregation.kernels import (
+    by_columns,
+    distances,
+    in_order,
+    mean,
+    mean_of,
+    medians,
+    middle_of,
+    of_columns,
+    trimmed,
+)
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
 
@@ -38,7 +50,6 @@ CLIPPINGS = 3
 """Steps of centred clipping: of 11 rows, 3 of them far out, it is then within 1% of its limit."""
 
 
-@in_units()
 def median(rows: Tensor) -> Tensor:
     """Return k times the coordinate-wise median.
 
@@ -48,10 +59,9 @@ def median(rows: Tensor) -> Tensor:
     >>> median(torch.tensor([[1.0, 0.0], [2.0, 1.0], [900.0, -900.0]]))
     tensor([6., 0.])
     """
-    return len(rows) * _middle(rows)
+    return of_columns(rows, lambda ordered: len(rows) * middle_of(ordered))
 
 
-@in_units()
 def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     """Return k times the coordinate-wise mean without the f largest and the f smallest values.
 
@@ -62,7 +72,7 @@ def trimmed_mean(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     tensor([10.])
     """
     f = min(tolerance, (len(rows) - 1) // 2)
-    return len(rows) * _mean(rows.sort(dim=0).values[f : len(rows) - f])
+    return of_columns(rows, lambda ordered: len(rows) * trimmed(ordered, f))
 
 
 @in_units()
@@ -78,7 +88,7 @@ def geometric_median(rows: Tensor, *, smoothing: float = SMOOTHING, steps: int =
     >>> geometric_median(torch.tensor([[0.0], [1.0], [900.0]], dtype=torch.float64)).round()
     tensor([3.], dtype=torch.float64)
     """
-    centre = _middle(rows)
+    centre = medians(rows)
     # The median distance, which no minority can move far, makes the rule blind to units.
     spread = length(rows - centre).median()
     if spread <= _tiny(rows) / smoothing:
@@ -143,13 +153,13 @@ def centred_clipping(
     >>> centred_clipping(torch.tensor([[0.0], [2.0], [4.0]]), radius=10.0)
     tensor([6.])
     """
-    centre = _middle(rows)
+    centre = medians(rows)
     reach = length(rows - centre).median() if radius is None else rows.new_tensor(radius)
     for _ in range(clippings):
         away = rows - centre
         norms = length(away)
         factor = torch.where(norms > reach, reach / norms.clamp(min=_tiny(rows)), 1.0)
-        centre = centre + _mean(factor * away)
+        centre = centre + mean(factor * away)
     return len(rows) * centre
 
 
@@ -168,8 +178,7 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
             [451.5000]])
     """
     kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
-    distances = _distances(rows)
-    return torch.stack([_mean_of_least(rows, away, kept) for away in distances])
+    return torch.stack([_mean_of_least(rows, away, kept) for away in distances(rows)])
 
 
 def bind(
@@ -198,11 +207,6 @@ def _tiny(rows: Tensor) -> float:
     return torch.finfo(rows.dtype).tiny
 
 
-def _mean(rows: Tensor) -> Tensor:
-    # Divided first: the sum of finite rows can be infinite.
-    return (rows / len(rows)).sum(dim=0)
-
-
 def _mean_of_least(rows: Tensor, keys: Tensor, kept: int) -> Tensor:
     """Return the mean of the ``kept`` rows with the least keys ``(k,)``.
 
@@ -212,33 +216,30 @@ def _mean_of_least(rows: Tensor, keys: Tensor, kept: int) -> Tensor:
     order = _order(rows, keys)
     last = keys[order[kept - 1]]
     below, upto = int((keys < last).sum()), int((keys <= last).sum())
-    tied = rows[order[below:upto]]
+    tied = order[below:upto]
     # Equal rows are one row, whichever is taken: strategic users often send the same.
-    if upto == kept or bool((tied == tied[0]).all()):
-        return _mean(rows[order[:kept]])
-    share = (kept - below) / kept
-    return (rows[order[:below]] / kept).sum(dim=0) + share * _mean(tied)
+    if upto == kept or bool((rows[tied] == rows[tied[0]]).all()):
+        return mean_of(rows, order[:kept])
+    share, sure = (kept - below) / kept, order[:below]
+    return by_columns(rows, lambda part: (part[sure] / kept).sum(dim=0)) + share * mean_of(
+        rows, tied
+    )
 
 
 def _order(rows: Tensor, keys: Tensor) -> Tensor:
     """Return the rows' positions by key, and by their entries where keys are equal."""
     order = keys.argsort(stable=True)
     tie = keys[order[1:]] == keys[order[:-1]]
-    if bool(tie.any()) and bool((rows[order[1:]] != rows[order[:-1]]).any(dim=1)[tie].any()):
-        entries = list(zip(keys.tolist(), rows.tolist(), strict=True))
-        order = torch.tensor(sorted(range(len(rows)), key=entries.__getitem__), device=keys.device)
+    if bool(tie.any()):
+        # A group of ties begins where there is none with the one before.
+        starts = [0, *((~tie).nonzero().flatten() + 1).tolist(), len(order)]
+        for start, end in pairwise(starts):
+            if end - start > 1:
+                entries = rows[order[start:end]]
+                if bool((entries != entries[0]).any()):
+                    ranks = sorted(range(end - start), key=entries.tolist().__getitem__)
+                    order[start:end] = order[start:end][ranks]
     return order
-
-
-def _middle(rows: Tensor) -> Tensor:
-    # Halves first: the sum of two finite rows can be infinite.
-    ordered = rows.sort(dim=0).values
-    return ordered[(len(rows) - 1) // 2] / 2 + ordered[len(rows) // 2] / 2
-
-
-def _distances(rows: Tensor) -> Tensor:
-    """Return all distances ``(k, k)``, row by row: products of huge rows would overflow."""
-    return torch.stack([length(rows - row)[:, 0] for row in rows])
 
 
 def _krum_tolerance(rows: Tensor, tolerance: int) -> int:
@@ -253,5 +254,6 @@ def _scores(rows: Tensor, tolerance: int) -> Tensor:
     """
     # The nearest is the row itself, at distance 0; of a row alone there is nothing else.
     near = max(1, len(rows) - _krum_tolerance(rows, tolerance) - 2)
-    others = _distances(rows).sort(dim=1).values[:, min(1, len(rows) - 1) :]
-    return length(others[:, :near])[:, 0]
+    others = in_order(distances(rows))[min(1, len(rows) - 1) :].mT
+    # In memory one after another: each row's are summed in one order, and equal ones tie.
+    return length(others[:, :near].contiguous())[:, 0]

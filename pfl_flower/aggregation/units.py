@@ -30,7 +30,11 @@ def unit(rows: Tensor) -> float:
     (1.0, 16.0)
     """
     low, high = torch.aminmax(rows)
-    largest = float(torch.maximum(-low, high))
+    return unit_of(rows, max(-float(low), float(high)))
+
+
+def unit_of(rows: Tensor, largest: float) -> float:
+    """Return the ``unit`` of rows ``(k, d)`` whose largest entry, of either sign, is known."""
     limits = torch.finfo(rows.dtype)
     # A difference is twice, a length of d of them sqrt(d), a length of k lengths sqrt(k) as large.
     room = 2.0 ** math.ceil(math.log2(4 * math.sqrt(rows.numel())))
