@@ -11,6 +11,7 @@ COMPARISONS: Mapping[str, str] = {
     "figure-1": f"{ROOM}.figure_1_round:against_loops",
     "simulation": f"{ROOM}.overhead:against_simulation",
     "messages": f"{ROOM}.overhead:large_messages",
+    "aggregators": f"{ROOM}.aggregators:against_peers",
     "growth": f"{ROOM}.growth:against_linear",
     "target": f"{ROOM}.time_to_target:against_exact_solves",
     "gpu": f"{ROOM}.figure_1_round:on_the_card",

@@ -131,6 +131,20 @@ def messages(*, parameters: int) -> Measured:
     return {name: statistics.median(some) for name, some in seconds.items()}
 
 
+def aggregators(*, rule: str, shape: list[int]) -> Measured:
+    """Measure an aggregation rule and its peers, see ``aggregators.py``."""
+    from experiments.benchmark.aggregators import measure
+
+    return measure(rule=rule, shape=(shape[0], shape[1]))
+
+
+def aggregator_alone(*, rule: str, shape: list[int]) -> Measured:
+    """Measure a rule on many long rows."""
+    from experiments.benchmark.aggregators import alone
+
+    return alone(rule=rule, shape=(shape[0], shape[1]))
+
+
 CASES: Mapping[str, Callable[..., Measured]] = {
     "in-process": in_process,
     "rival": rival,
@@ -138,6 +152,8 @@ CASES: Mapping[str, Callable[..., Measured]] = {
     "simulation": simulation,
     "machine": machine,
     "messages": messages,
+    "aggregators": aggregators,
+    "aggregator-alone": aggregator_alone,
 }
 
 

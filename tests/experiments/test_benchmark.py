@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.benchmark import command, overhead, time_to_target, worker
+from experiments.benchmark import aggregators, command, overhead, time_to_target, worker
 from experiments.benchmark.roofline import Round
 from experiments.benchmark.side_by_side import (
     Comparison,
@@ -153,3 +154,27 @@ def test_a_worker_that_fails_says_why() -> None:
 
     with pytest.raises(RunFailedError, match=r"benchmark, in-process: .*rounds"):
         call("in-process", settings={**SMALL, "rounds": 0})
+
+
+def test_only_right_rules_are_peers() -> None:
+    """On rows that are alike but for their last digits products of them pick others."""
+    for rule in aggregators.RULES:
+        ways = aggregators.all_ways(rule, 4)
+        rows = np.random.default_rng(3).normal(size=(20, 500))
+        alike = 1e6 + 1e-4 * rows
+        for name, way in ways.items():
+            assert aggregators.right(name, rule, way, 4, rows), (rule, name)
+        judged = {name: aggregators.right(name, rule, way, 4, alike) for name, way in ways.items()}
+        assert judged["ours"]
+        if "krum" in rule:
+            assert not judged["numpy, by products"]
+            assert not judged["Flower"]
+        assert not aggregators.right("ours", rule, lambda rows: rows[0], 4, rows)
+
+
+def test_the_fastest_right_peer_is_the_one_compared_with() -> None:
+    seconds = {"ours": 0.002, "numpy": 0.001, "byzfl": 0.003, "Flower": 0.004}
+    row = aggregators._row("krum", (5, 7), {"seconds": seconds, "wrong": ["numpy"]})
+    assert row.ratio == pytest.approx(1.5)
+    assert row.rival == "the fastest right one, byzfl: 3 ms"
+    assert row.note == "Flower 4 ms, numpy is wrong"
