@@ -5,51 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from experiments.deployment.machine import (
+    answers,
+    free_port,
+    is_flowers,
+    processes,
+    send,
+    wait_until,
+)
 from experiments.running.engines import ROOT
 from experiments.running.superlink import flower_environment, script
 from pfl_flower.support.files import replace_file
 
 SCRIPTS = ROOT / "experiments" / "deployment"
-PATIENCE = 240.0
-"""Seconds that a site may take to do what is waited for; on two busy cores a round takes 20."""
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(holds: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    """Return once it holds.
-
-    Raises
-    ------
-    TimeoutError
-        If it does not within ``patience`` seconds.
-    """
-    deadline = time.monotonic() + patience
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"in vain: {what}")
-        time.sleep(0.5)
-
-
-def processes() -> list[tuple[int, str]]:
-    """Return the id and the command line of every process on this machine."""
-    listing = subprocess.run(
-        ["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True
-    ).stdout
-    rows = [line.split(None, 1) for line in listing.splitlines()]
-    return [(int(row[0]), row[1]) for row in rows if len(row) == 2]
 
 
 class Site:
@@ -193,28 +167,29 @@ class Site:
         return [
             process
             for process, command in processes()
-            if _is_flowers(command)
+            if is_flowers(command)
             and any(mark in command for mark in marks)
             and all(word in command for word in words)
         ]
 
     def kill(self, *words: str) -> list[int]:
         """Kill, without a word, the site's processes with these words; return their ids."""
-        found = self.members(*words)
-        for process in found:
-            _send(os.kill, process, signal.SIGKILL)
-        return found
+        return [process for process in self.members(*words) if self.kill_one(process)]
+
+    def kill_one(self, process: int) -> bool:
+        """Kill a process, and return whether it was still there."""
+        return send(os.kill, process, signal.SIGKILL)
 
     def stop(self, name: str, sign: signal.Signals = signal.SIGTERM) -> None:
         """End a program that was started, and its process group."""
-        _send(os.killpg, self.running[name].pid, sign)
+        send(os.killpg, self.running[name].pid, sign)
         self.running[name].wait(timeout=30)
 
     def close(self) -> None:
         """Stop everything that was started, by its id."""
         for sign in (signal.SIGTERM, signal.SIGKILL):
             for process in self.running.values():
-                _send(os.killpg, process.pid, sign)
+                send(os.killpg, process.pid, sign)
             time.sleep(2)
         for process in self.running.values():
             process.wait(timeout=10)
@@ -241,24 +216,5 @@ def site(folder: Path) -> Iterator[Site]:
         made.close()
 
 
-def answers(port: int) -> bool:
-    """Return whether somebody listens on a port of loopback."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _is_flowers(command: str) -> bool:
-    """Return whether it is one of Flower's programs, by its name or its interpreter's argument."""
-    names = [Path(word).name for word in command.split()[:2]]
-    return any(name.startswith(("flower-", "flwr")) for name in names)
-
-
 def _toml(value: object) -> str:
     return f"'{value}'" if isinstance(value, (str, Path)) else json.dumps(value)
-
-
-def _send(how: Callable[[int, int], None], process: int, sign: signal.Signals) -> None:
-    try:
-        how(process, sign)
-    except ProcessLookupError:
-        return

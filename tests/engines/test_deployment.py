@@ -18,7 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from experiments.deployment import clock
-from experiments.deployment.loopback import SCRIPTS, wait_until
+from experiments.deployment.loopback import SCRIPTS
+from experiments.deployment.machine import wait_until
 from experiments.running.engines import ROOT
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config

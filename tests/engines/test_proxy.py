@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from experiments.deployment.loopback import SCRIPTS, answers, free_port, wait_until
-from tests.support.recorder import loopback_certificate, recorder
+from experiments.deployment.loopback import SCRIPTS
+from experiments.deployment.machine import answers, free_port, wait_until
+from tests.support.recorder import Asked, loopback_certificate, recorder
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("proxy")]
 
@@ -44,12 +45,17 @@ class Proxy:
     port: int
     link_port: int
     process: subprocess.Popen[bytes]
-    asked: list[str] = field(default_factory=list)
+    requests: Asked
+
+    @property
+    def asked(self) -> list[str]:
+        """The paths of the requests that were passed on."""
+        return self.requests.paths
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.folder / "ca" / "ca.crt"))
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> int:
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> int:
         """Return the status of an answer to a request whose path is sent as it is."""
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self.port, context=self.context(), timeout=20
@@ -57,6 +63,8 @@ class Proxy:
         try:
             connection.putrequest(method, path, skip_accept_encoding=True)
             connection.putheader("Content-Length", str(len(body)))
+            for name, value in headers.items():
+                connection.putheader(name.replace("_", "-"), value)
             try:
                 connection.endheaders(body)
             except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
@@ -222,6 +230,13 @@ def test_without_tls_nothing_is_said(site: Proxy) -> None:
     plain.request("POST", "/v1/fleet/pull-messages")
     assert plain.getresponse().status == 400
     plain.close()
+
+
+def test_who_asks_is_what_the_proxy_sees(site: Proxy) -> None:
+    site.requests.senders.clear()
+    given = {"X_Forwarded_For": "10.9.8.7"}
+    assert site.ask("POST", "/v1/fleet/pull-messages", **given) == 200
+    assert site.requests.senders == ["127.0.0.1"]
 
 
 def test_nobody_else_reads_the_servers_key(site: Proxy) -> None:

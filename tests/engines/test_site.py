@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shutil
 import ssl
 import urllib.error
@@ -27,10 +28,12 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_messa
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from experiments.deployment.loopback import PATIENCE, Site, site, wait_until
+from experiments.deployment.loopback import Site, site
+from experiments.deployment.machine import PATIENCE, wait_until
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.rounds import read_rounds
 from pfl_flower.transport.inprocess import run_in_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
@@ -263,6 +266,79 @@ def test_strangers_and_doubles_are_refused_and_the_run_is_that_of_one_process(pl
     assert trajectory.shape == expected.shape
     assert np.abs(trajectory - expected).max() < 1e-9
     assert np.abs(expected[-1] - expected[0]).max() > 0.1
+
+
+def rows(made: Site, name: str) -> list[dict[str, float]]:
+    path = made.folder / "out" / name / "rounds.csv"
+    return read_rounds(path)[1:] if path.exists() else []
+
+
+def ended_as(made: Site) -> str:
+    """Wait for the end of the run that ``run.sh`` started last, and return its status."""
+    wait_until(lambda: made.ended("run"), "the end of the run", 2 * PATIENCE)
+    started = made.log("run").rpartition("Using SuperLink")[2]
+    wait_until(lambda: "running" not in run_status(started, made.environment), "its status")
+    return run_status(started, made.environment)
+
+
+SMALL = {
+    "dataset": "synthetic-logistic",
+    "features": 6,
+    "points-per-user": "40",
+    "nu": 0.1,
+    "checkpoint-every": 1,
+    "resume": "auto",
+}
+
+
+def test_a_stop_and_a_killed_superlink_lose_nothing(place: Site) -> None:
+    """Stopped in round 2, killed in round 3 or later; nobody registers or starts a node again."""
+    keys = settings(place, name="killed", rounds=6, **SMALL)
+    place.run(keys)
+    wait_until(lambda: len(rows(place, "killed")) >= 1, "a round")
+    (run,) = re.findall(r"started run (\d+)", place.log("run").rpartition("Using SuperLink")[2])
+    place.flwr("stop", run, "site")
+    assert ended_as(place) == "finished:stopped"
+    done = len(rows(place, "killed"))
+    place.run(keys)
+    wait_until(lambda: len(rows(place, "killed")) > done, "a round after the stop")
+    assert len(place.kill("flower-superlink")) == 1
+    place.running["link"].wait()
+    wait_until(lambda: place.ended("run"), "the news of the end")
+    place.start_link()
+    wait_until(lambda: place.online() == len(NODES), "the nodes, by themselves")
+    assert ended_as(place) == "finished:failed"
+    place.run(keys)
+    assert ended_as(place) == COMPLETED
+    trajectory = np.load(place.folder / "out" / "killed" / "trajectory.npy")
+    expected = in_process(place.folder / "alone", rounds=6, **{**SMALL, "resume": ""})
+    assert trajectory.shape == expected.shape
+    assert np.abs(trajectory - expected).max() < 1e-9
+    assert [row["round"] for row in rows(place, "killed")] == list(range(1, 7))
+
+
+def test_a_killed_and_a_replaced_node_come_back_as_the_same_user(place: Site) -> None:
+    """Bob's SuperNode is killed; later another machine takes up his key, and no memory of his."""
+    before = node_ids(place)["bob"]
+    keys = settings(place, name="nodes", rounds=7, regularizer="l2", **SMALL)
+    place.run({**keys, "reply-timeout": 60.0})
+    wait_until(lambda: len(rows(place, "nodes")) >= 1, "a round")
+    assert len(place.kill("flower-supernode", "nodes/bob/bob")) == 1
+    wait_until(lambda: place.log("bob").count("SuperNode ID") >= 2, "bob, started again")
+    back = len(rows(place, "nodes"))
+    wait_until(lambda: len(rows(place, "nodes")) > back + 1, "a round with him")
+    place.stop("bob")
+    place.start_node("bob", name="bobs-new-machine")
+    assert ended_as(place) == COMPLETED
+    assert node_ids(place)["bob"] == before
+    assert f"SuperNode ID: {before}" in place.log("bobs-new-machine")
+    measured = rows(place, "nodes")
+    assert [row["round"] for row in measured] == list(range(1, 8))
+    users, lam = RUN["users"], 1.0
+    for row in measured:
+        assert row["accepted"] + row["rejections"] == users
+        assert row["step_norm"] <= row["eta"] * lam * row["accepted"] * (1 + 1e-9)
+    assert sum(row["accepted"] == users for row in measured) >= 3
 
 
 def test_a_clock_that_is_6_s_ahead_is_refused_and_said(place: Site) -> None:

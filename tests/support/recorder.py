@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Asked(NamedTuple):
+    """The paths of requests, and who they are said to be from."""
+
+    paths: list[str]
+    senders: list[str | None]
 
 
 def loopback_certificate(folder: Path, name: str = "localhost") -> None:
@@ -25,15 +33,16 @@ def loopback_certificate(folder: Path, name: str = "localhost") -> None:
 
 
 @contextmanager
-def recorder(certificate: Path, key: Path, port: int) -> Iterator[list[str]]:
-    """Answer 200 to everything on a port of loopback; yield the paths as they came."""
-    asked: list[str] = []
+def recorder(certificate: Path, key: Path, port: int) -> Iterator[Asked]:
+    """Answer 200 to everything on a port of loopback; yield what came, as it came."""
+    asked = Asked([], [])
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked.append(self.path)
+            asked.paths.append(self.path)
+            asked.senders.append(self.headers.get("X-Forwarded-For"))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(200)
             self.send_header("Content-Length", "0")
