@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -40,8 +42,8 @@ SETTLING = 14
 """Rounds after the last kill: 0.15^14 of what the kills have moved rho by is below 1e-11."""
 STEPS = 10
 """By how many rounds a run that was faster than the kills is made longer."""
-PAUSES = 4.0, 40.0
-"""Seconds between kills: from the middle of a start to some rounds."""
+PAUSES = 1.0, 25.0
+"""Seconds before a kill, counted, as a coin falls, from the last kill or from the next round."""
 VICTIMS = {
     "server": ("flwr-serverapp",),
     "superlink": ("flower-superlink",),
@@ -118,7 +120,10 @@ class Rehearsal:
             return False
         if self.starts:
             said = self.place.log("run").rpartition("Using SuperLink")[2]
-            status = run_status(said, self.place.environment)
+            try:
+                status = run_status(said, self.place.environment)
+            except subprocess.TimeoutExpired:
+                return False  # A machine that is busy: it is asked again.
             if status == COMPLETED and self.done() >= self.rounds:
                 return True
             if status.startswith(("running", "starting", "pending", "unknown")):
@@ -143,9 +148,14 @@ class Rehearsal:
     def disturb(self, kills: int) -> None:
         """Kill so many times, and keep the run going meanwhile."""
         while len(self.kills) < kills:
-            pause = time.monotonic() + self.draw.uniform(*PAUSES)
-            while time.monotonic() < pause:
-                self._longer() if self.keep_going() else time.sleep(1)
+            # Kills that are always sooner than a start would see nothing but starts.
+            after = self.done() + self.draw.choice((0, 1))
+            pause = self.draw.uniform(*PAUSES)
+            while self.done() < after:
+                self._wait()
+            until = time.monotonic() + pause
+            while time.monotonic() < until:
+                self._wait()
             self.kill()
 
     def settle(self) -> None:
@@ -156,9 +166,11 @@ class Rehearsal:
             time.sleep(1)
         self.say("the run is finished:completed")
 
-    def _longer(self) -> None:
-        self.rounds += STEPS
-        self.say(f"faster than the kills: the run is to have {self.rounds} rounds")
+    def _wait(self) -> None:
+        if self.keep_going():
+            self.rounds += STEPS
+            self.say(f"faster than the kills: the run is to have {self.rounds} rounds")
+        time.sleep(1)
 
 
 def undisturbed(folder: Path, rounds: int) -> NDArray[np.float64]:
@@ -204,6 +216,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.folder.exists():
         parser.error(f"--folder {given.folder}: expected a folder that does not exist yet")
+    # What was started is stopped however this ends.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return 0 if rehearse(given.folder.resolve(), given.kills, given.seed) else 1
 
 
