@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import genuine, nonce_of
+from pfl_flower.transport.pulling import pull
 from strategies.questions import Question
 
 MOST_REPEATS = 3
@@ -67,41 +68,78 @@ class Heard:
         return again
 
 
+@dataclass
+class Post:
+    """Questions that are on their way on a grid, and what has come of them.
+
+    Attributes
+    ----------
+    grid : Grid
+        Flower's.
+    heard : Heard
+        What has come so far.
+    waiting : dict
+        The questions that nobody has answered yet, by their messages' ids.
+    """
+
+    grid: Grid
+    heard: Heard = field(default_factory=Heard)
+    waiting: dict[str, Question] = field(default_factory=dict)
+    _until: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def send(self, questions: Sequence[Question], timeout: float) -> None:
+        """Send questions, whose messages have ``timeout`` seconds, repeated ones too."""
+        pushed = set(self.grid.push_messages([one.message for one in questions]))
+        here = {one.message.metadata.message_id: one for one in questions}
+        sent = {identifier: one for identifier, one in here.items() if identifier in pushed}
+        self.waiting |= sent
+        self._until |= dict.fromkeys(sent, (time.monotonic() + timeout, timeout))
+
+    def look(self) -> None:
+        """Take what has come, ask again where that is due, and wait no longer for what is late."""
+        if not self.waiting:
+            return
+        limits = {identifier: one.most for identifier, one in self.waiting.items()}
+        replies = pull(self.grid, list(self.waiting), limits)
+        times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
+        for question in self.heard.take(replies, self.waiting):
+            self.send([question], times[id(question)])
+        now = time.monotonic()
+        for late in [one for one in self.waiting if self._until[one][0] <= now]:
+            del self.waiting[late]
+        self._until = {identifier: self._until[identifier] for identifier in self.waiting}
+
+    def forget(self, nodes: Collection[int]) -> None:
+        """Wait no longer for these nodes."""
+        for identifier in [one for one, asked in self.waiting.items() if asked.node in nodes]:
+            del self.waiting[identifier], self._until[identifier]
+
+    def rest(self, began: float) -> None:
+        """Wait until it is worth another look at what was asked at ``began``."""
+        if self.waiting:
+            passed = time.monotonic() - began
+            time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * passed)))
+
+
 def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
     """Send questions and return what came back; each holds its last message afterwards.
 
     Every message has ``timeout`` seconds, a repeated one too: a forger can make a round up to
     ``1 + MOST_REPEATS`` times as long, and cannot take the time of the node that it spoke for.
     """
-    heard, again = Heard(), list(questions)
     if not isinstance(grid, InProcessGrid):
-        _wait(grid, again, timeout, heard)
-        return heard
+        post, began = Post(grid), time.monotonic()
+        post.send(questions, timeout)
+        while post.waiting:
+            post.look()
+            post.rest(began)
+        return post.heard
+    heard, again = Heard(), list(questions)
     # Nodes of this process answer at once, each in a time of its own.
     while again:
         replies = list(grid.send_and_receive([one.message for one in again], timeout=timeout))
         again = heard.take(replies, {one.message.metadata.message_id: one for one in again})
     return heard
-
-
-def _wait(grid: Grid, questions: list[Question], timeout: float, heard: Heard) -> None:
-    """Ask, and look until all have answered or had their time."""
-    waiting: dict[str, Question] = {}
-    until: dict[str, float] = {}
-    again, began = questions, time.monotonic()
-    while again or waiting:
-        if again:
-            pushed = set(grid.push_messages([one.message for one in again]))
-            here = {one.message.metadata.message_id: one for one in again}
-            sent = {identifier: one for identifier, one in here.items() if identifier in pushed}
-            waiting |= sent
-            until |= dict.fromkeys(sent, time.monotonic() + timeout)
-        again = heard.take(grid.pull_messages(list(waiting)), waiting) if waiting else []
-        now = time.monotonic()
-        for late in [identifier for identifier in waiting if until[identifier] <= now]:
-            del waiting[late]
-        if waiting and not again:
-            time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * (now - began))))
 
 
 def _fault(question: Message, reply: Message) -> str | None:

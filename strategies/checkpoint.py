@@ -40,6 +40,7 @@ FREE = frozenset(
         "min-nodes",
         "site",
         "node-timeout",
+        "introduction-timeout",
         "reply-timeout",
     }
 )

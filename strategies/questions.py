@@ -14,6 +14,11 @@ from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.nonces import failure_in, genuine, renewed
 from pfl_flower.transport.questions import pack_question
+from pfl_flower.transport.records import content_bytes, largest_words
+from pfl_flower.transport.training_replies import largest_reply
+
+MOST_BYTES = 2**28
+"""Of a reply to a message of which nothing more is known: a strategy's own."""
 
 
 @dataclass(eq=False)
@@ -26,12 +31,15 @@ class Question:
         The message that carries it, the last one if it was repeated.
     users : tuple of int
         Whom it asks.
+    most : int
+        Bytes of a reply's content: more is not read.
     repeats : int
         How often it was repeated.
     """
 
     message: Message
     users: tuple[int, ...] = ()
+    most: int = MOST_BYTES
     repeats: int = 0
 
     def repeat(self) -> None:
@@ -52,6 +60,7 @@ def training_questions(told: Mapping[int, Broadcast]) -> list[Question]:
         Question(
             Message(content, node, MessageType.TRAIN, group_id=str(broadcast.round)),
             broadcast.users,
+            largest_reply(len(broadcast.users), broadcast.rho.nbytes),
         )
         for (node, broadcast), content in zip(told.items(), contents, strict=True)
     ]
@@ -73,6 +82,7 @@ def evaluation_questions(
                 group_id=str(round),
             ),
             users,
+            largest_words(len(users)),
         )
         for node, users in users_of.items()
     ]
@@ -83,15 +93,18 @@ def read_evaluations(
 ) -> NodeMetrics:
     """Return what nodes say of local models, and how much of what came was left out.
 
-    A node speaks once, with the secret of its question, and for the users that it was asked about:
-    what else comes is left out. ``most`` is the largest value
-    that can be on a user's own test set.
+    A node speaks once, with the secret of its question, for the users that it was asked about, and
+    no longer than that takes: what else comes is left out. ``most`` is the largest value that can
+    be on a user's own test set.
     """
     waiting = {question.message.metadata.message_id: question for question in asked}
     said = []
     for reply in replies:
         question = waiting.pop(reply.metadata.reply_to_message_id, None)
         if not reply.has_content() or (question and not genuine(question.message, reply)):
+            continue
+        if question and content_bytes(reply.content) > question.most:
+            said.append(NodeMetrics(absurd=1))
             continue
         said.append(NodeMetrics.unpack(reply.content, question.users if question else (), most))
         if question and (why := failure_in(reply.content)) is not None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from logging import INFO, WARNING
 
-from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
-from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.nonces import failure_in, genuine
-from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
-from strategies.asking import ask
-from strategies.questions import Question
+from pfl_flower.transport.questions import Introduction
+from strategies.introductions import Introductions
 from strategies.roster import Roster, assign_users, reseat
 
 POLL_SECONDS = 0.2
@@ -31,15 +26,18 @@ class Recruiter:
     Parameters
     ----------
     config : RunConfig
-        Its ``min-nodes``, ``node-timeout`` and ``reply-timeout``.
+        Its ``min-nodes`` and its timeouts.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.settle = SETTLE_SECONDS
-        self.nodes: dict[int, Introduction] = {}
-        self._asked: set[int] = set()
-        self._notices: Counter[str] = Counter()
+        self.introductions = Introductions(config)
+
+    @property
+    def nodes(self) -> dict[int, Introduction]:
+        """The nodes that can take part, and what they say of themselves."""
+        return self.introductions.known
 
     def begin(self, grid: Grid) -> Roster:
         """Wait for the nodes, ask for their roles, and lay out the users.
@@ -91,9 +89,11 @@ class Recruiter:
         deadline = time.monotonic() + config.node_timeout
         while True:
             present = frozenset(grid.get_node_ids())
+            self.introductions.forget(present | roster.nodes.keys())
+            self.introductions.look(grid, present, round - 1)
             if not roster.nodes.keys() <= present:
-                if strangers := sorted(present - self._asked):
-                    self._ask(grid, strangers, round - 1)
+                if strangers := self.introductions.strangers(present):
+                    self.introductions.ask(grid, strangers, round - 1)
                 roster = self._moved(roster, reseat(roster, self.nodes, present))
             left = len(present & self.nodes.keys())
             if left >= config.min_nodes:
@@ -111,25 +111,16 @@ class Recruiter:
         return wait_for_nodes(grid, minimum, self.config.node_timeout, settle)
 
     def _meet(self, grid: Grid, nodes: list[int], round: int) -> None:
-        self._ask(grid, nodes, round)
+        self.introductions.ask(grid, nodes, round, least=self.config.min_nodes)
         if len(self.nodes) < self.config.min_nodes:
             raise NodesMissingError(
                 f"min-nodes = {self.config.min_nodes}: {len(self.nodes)} of {len(nodes)} nodes "
                 "can take part"
             )
 
-    def _ask(self, grid: Grid, nodes: list[int], round: int) -> None:
-        self._asked.update(nodes)
-        # The first answer takes a process that starts, whatever the others take.
-        patience = max(self.config.reply_timeout, self.config.node_timeout)
-        known, notices = ask_nodes(grid, nodes, patience, round)
-        self.nodes.update(known)
-        self._notices.update(notices)
-        self._notices.update({f"cannot-{node}": 1 for node in nodes if node not in self.nodes})
-
     def turned_away(self) -> Counter[str]:
         """Return notices of nodes that could not take part and of what was forged, once."""
-        notices, self._notices = self._notices, Counter()
+        notices, self.introductions.notices = self.introductions.notices, Counter()
         return notices
 
     def _roles(self) -> dict[int, str]:
@@ -174,49 +165,3 @@ def wait_for_nodes(grid: Grid, minimum: int, timeout: float, settle: float) -> l
             log(INFO, "waiting for %d nodes, %d are here (%.0f s)", minimum, len(seen), timeout)
             said = len(seen)
         time.sleep(min(POLL_SECONDS, settle or POLL_SECONDS))
-
-
-def ask_nodes(
-    grid: Grid, nodes: Sequence[int], timeout: float, resumed: int = 0
-) -> tuple[dict[int, Introduction], Counter[str]]:
-    """Return how each node introduces itself, and what was left out of what came.
-
-    Those that fail to, in a known role, are not among them. ``resumed`` is the round that the
-    server goes on from, up to which memory counts.
-    """
-    questions = [
-        Question(Message(pack_question(resumed, ()), node, MessageType.QUERY, group_id="roles"))
-        for node in nodes
-    ]
-    heard = ask(grid, questions, timeout)
-    asked = {question.message.metadata.message_id: question for question in questions}
-    known: dict[int, Introduction] = {}
-    for reply in heard.replies:
-        question = asked.pop(reply.metadata.reply_to_message_id, None)
-        if question is None:
-            continue
-        try:
-            known[question.node] = _introduction(question, reply)
-        except ValueError as error:
-            log(WARNING, "node %d cannot take part: %s", question.node, error)
-    return known, heard.notices
-
-
-def _introduction(question: Question, reply: Message) -> Introduction:
-    """Return what a node says of itself.
-
-    Raises
-    ------
-    ValueError
-        If it says nothing that can be used: why.
-    """
-    if reply.has_error():
-        raise ValueError(one_line(reply.error.reason))
-    if not genuine(question.message, reply):
-        raise ValueError("others answer for it, or it does not bring back its question's secret")
-    if (why := failure_in(reply.content)) is not None:
-        raise ValueError(one_line(why))
-    said = unpack_introduction(reply.content)
-    if said.role not in ROLES:
-        raise ValueError(f"role {one_line(said.role, 40)}")
-    return said

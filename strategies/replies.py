@@ -21,6 +21,7 @@ from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.nonces import failure_in, genuine
+from pfl_flower.transport.pulling import TOO_LARGE
 from pfl_flower.transport.training_replies import largest_reply, unpack_report
 from strategies.questions import Question
 
@@ -128,6 +129,8 @@ def _read(question: Question, answer: Message | None, form: Form) -> Report:
     if answer is None:
         raise ReportError(Reason.NO_REPLY, "its node is gone, or slower than reply-timeout")
     if answer.has_error():
+        if answer.error.code == TOO_LARGE:
+            raise ReportError(Reason.TOO_LARGE, str(answer.error.reason))
         detail = f"code {answer.error.code}: {answer.error.reason}"
         raise ReportError(Reason.CLIENT_ERROR, detail)
     if not genuine(question.message, answer):

@@ -295,6 +295,11 @@ class Keys(BaseModel):
 
     min_nodes: Count = Field(1, description="nodes to wait for before the first round")
     node_timeout: Positive = Field(60.0, description="seconds to wait for the nodes")
+    introduction_timeout: Positive = Field(
+        120.0,
+        description="seconds for nodes to say who they are, once min-nodes have; who takes longer "
+        "is asked again between rounds",
+    )
     reply_timeout: Positive = Field(600.0, description="seconds to wait for a round's replies")
     site: bool = Field(
         False,

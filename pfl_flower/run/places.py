@@ -33,6 +33,7 @@ ELSEWHERE = frozenset(
         "min-nodes",
         "site",
         "node-timeout",
+        "introduction-timeout",
         "reply-timeout",
     }
 )

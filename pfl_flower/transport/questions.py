@@ -9,7 +9,15 @@ from torch import Tensor
 
 from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.nonces import NONCE, fresh
-from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
+from pfl_flower.transport.records import (
+    ARRAYS,
+    CONFIG,
+    content_bytes,
+    integer,
+    integers,
+    largest_words,
+    packed,
+)
 from pfl_flower.transport.wire import find
 
 ROLES = ("auto", "honest", "strategic")
@@ -38,10 +46,21 @@ def asked_rho(content: RecordDict) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Introduction:
-    """What a node says of itself: its role, and the users whose memory it has on its disk."""
+    """What a node says of itself.
+
+    Attributes
+    ----------
+    role : str
+        What it was started as.
+    holds : frozenset of int
+        The users whose memory it has on its disk.
+    absurd : int
+        Entries that the server left out.
+    """
 
     role: str = "auto"
     holds: frozenset[int] = frozenset()
+    absurd: int = 0
 
 
 def pack_introduction(said: Introduction) -> RecordDict:
@@ -49,9 +68,21 @@ def pack_introduction(said: Introduction) -> RecordDict:
     return RecordDict({CONFIG: ConfigRecord({"role": said.role, "holds": sorted(said.holds)})})
 
 
-def unpack_introduction(content: RecordDict) -> Introduction:
-    """Return what a node that is not trusted says of itself; what is missing is left out."""
+def unpack_introduction(content: RecordDict, users: int) -> Introduction:
+    """Return what a node that is not trusted says of itself, where there are so many users.
+
+    What is missing is left out; so is who is no user, and counted.
+
+    Raises
+    ------
+    ValueError
+        If it says more than there can be to say.
+    """
+    size, most = content_bytes(content), largest_words(users)
+    if size > most:
+        raise ValueError(f"{size:,} bytes of introduction: expected <= {most:,}")
     config = find(content, CONFIG, ConfigRecord) or ConfigRecord()
-    holds = config.get("holds")
-    users = [user for user in holds if isinstance(user, int)] if isinstance(holds, list) else []
-    return Introduction(str(config.get("role", "auto")), frozenset(users))
+    said = config.get("holds", [])
+    told = said if isinstance(said, list) else []
+    holds = frozenset(user for user in told if type(user) is int and 0 <= user < users)
+    return Introduction(str(config.get("role", "auto")), holds, len(told) - len(holds))

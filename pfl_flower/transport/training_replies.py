@@ -9,12 +9,20 @@ from torch import Tensor
 
 from pfl_flower.aggregation.reports import Reason, Report, ReportError
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
-from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
+from pfl_flower.transport.records import (
+    ARRAYS,
+    CONFIG,
+    FRAME_BYTES,
+    content_bytes,
+    integer,
+    integers,
+    packed,
+)
 from pfl_flower.transport.wire import filled, find, plain, to_record
 
 GRADIENTS = "gradients"
-FRAME_BYTES, USER_BYTES = 4096, 64
-"""Room in a reply besides its numbers: for headers and names, and for what is said of each user."""
+USER_BYTES = 64
+"""Room in a reply for what is said of each user, besides its numbers."""
 
 
 def largest_reply(users: int, row_bytes: int) -> int:
@@ -46,7 +54,7 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
         If the reply is larger than ``max_bytes``, if records or arrays are missing, superfluous, or
         not what they say they are.
     """
-    size = sum(_bytes(value) for record in content.values() for value in record.values())
+    size = content_bytes(content)
     if size > max_bytes:
         raise ReportError(Reason.TOO_LARGE, f"{size} bytes: expected <= {max_bytes}")
     arrays, config = find(content, ARRAYS, ArrayRecord), find(content, CONFIG, ConfigRecord)
@@ -60,15 +68,6 @@ def unpack_report(content: RecordDict, *, max_bytes: int) -> Report:
     except Exception as error:  # numpy and torch raise what they like on hostile bytes
         raise ReportError(Reason.MALFORMED, f"{type(error).__name__}: {error}") from None
     return Report(round=round, users=users, gradients=gradients)
-
-
-def _bytes(value: object) -> int:
-    """Return the size of an entry of a record as it travels, but for a few bytes of framing."""
-    if isinstance(value, Array):
-        return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
-    if isinstance(value, list):
-        return sum(_bytes(entry) for entry in value)
-    return len(value) if isinstance(value, str | bytes) else 8
 
 
 def _decode(array: Array) -> Tensor:

@@ -199,6 +199,7 @@ SAME: Mapping[str, tuple[Settings, Any, str]] = {
     "chunk_users": (CHUNKS, 2, "users draw the same data and batches whenever they do"),
     "min_nodes": ({}, 2, "the nodes that are there anyway"),
     "node_timeout": ({}, 5.0, "nobody is waited for"),
+    "introduction_timeout": ({}, 5.0, "nobody is waited for"),
     "reply_timeout": ({}, 5.0, "nobody is waited for"),
     "site": ({}, True, "it says whose word decides a check, and moves nothing"),
 }

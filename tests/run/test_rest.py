@@ -290,7 +290,9 @@ HARMLESS = {
         "in theta_spade or the data that are solved with"
     ),
     "initialization": "a start: LOSS is convex",
-    "min_nodes node_timeout reply_timeout site": "who is lost is counted: see rest_checks",
+    "min_nodes node_timeout introduction_timeout reply_timeout site": (
+        "who is lost is counted: see rest_checks"
+    ),
     "evaluate_every honest_distance": "measured only",
 }
 """Keys that need no rule, and why."""

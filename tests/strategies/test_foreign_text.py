@@ -13,7 +13,7 @@ from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import NONCE, nonce_of
 from pfl_flower.transport.records import CONFIG
 from pfl_flower.transport.training_replies import GRADIENTS
-from strategies.recruiting import ask_nodes
+from strategies.introductions import Introductions
 from tests.support.foreign_texts import (
     TEXTS,
     by_name,
@@ -84,9 +84,10 @@ def role(text: str) -> list[str]:
         return reply
 
     with heard() as lines:
-        known, _ = ask_nodes(InProcessGrid(app, nodes=1, run_config={}), [1000], 9.0)
-    assert not known
-    assert "cannot take part: role" in lines[0]
+        asked = Introductions(configure())
+        asked.ask(InProcessGrid(app, nodes=1, run_config={}), [1000], 0)
+    assert not asked.known
+    assert "cannot take part: " in lines[0]
     return lines
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from pfl_flower.client_app import app as client_app
 from pfl_flower.support.errors import NodesMissingError
 from pfl_flower.transport.inprocess import InProcessGrid
-from strategies.recruiting import ask_nodes, wait_for_nodes
+from strategies.introductions import Introductions
+from strategies.recruiting import wait_for_nodes
 from strategies.roster import Roster, assign_users
 from tests.support.runs import configure
 
@@ -77,9 +78,11 @@ def grid(nodes: int, **node_configs: dict[str, str]) -> InProcessGrid:
 
 def test_nodes_tell_their_role_and_a_broken_one_is_left_out() -> None:
     nodes = grid(3, n1={"role": "strategic"}, n2={"role": "king"})
-    known, left_out = ask_nodes(nodes, list(nodes.get_node_ids()), 10)
+    asked = Introductions(configure())
+    asked.ask(nodes, list(nodes.get_node_ids()), 0)
+    known = asked.known
     assert {node: said.role for node, said in known.items()} == {1000: "auto", 1001: "strategic"}
-    assert not left_out
+    assert asked.notices == {"cannot-1002": 1}
 
 
 def test_waiting_for_nodes_ends_with_what_was_missing() -> None:
