@@ -221,17 +221,22 @@ def _console(shown: bool) -> Console:
 
 
 def _cell(nodes: int, threads: int, values: Mapping[str, Any]) -> Result:
+    config = parse_config(as_keys(values))
     with at_most(threads):
-        return _run(parse_config(as_keys(values)), nodes)
+        return _run(config, nodes, tracked=config.folder() if "output-dir" in values else None)
 
 
 def _run(
-    config: RunConfig, nodes: int, folder: Path | None = None, watch: Watch = unwatched
+    config: RunConfig,
+    nodes: int,
+    folder: Path | None = None,
+    watch: Watch = unwatched,
+    tracked: Path | None = None,
 ) -> Result:
     problem, log = build_problem(config), io.StringIO()
     problem.check_memory("all")
     with contextlib.ExitStack() as stack:
         stack.enter_context(logged_to(log))
         grid = InProcessGrid(client_app.app, nodes=nodes, run_config=config.flat())
-        outcome = server_app.run(grid, problem, folder=folder, watch=watch)
+        outcome = server_app.run(grid, problem, folder=folder, watch=watch, tracked=tracked)
     return Result.of(outcome, log=log.getvalue(), folder=folder)

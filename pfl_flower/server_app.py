@@ -49,6 +49,7 @@ def run(
     folder: Path | None = None,
     say: Say = silent,
     watch: Watch = unwatched,
+    tracked: Path | None = None,
 ) -> Outcome:
     """Run a problem on the nodes of a grid, and return what was measured.
 
@@ -68,6 +69,8 @@ def run(
         Who is told the results, line by line.
     watch : callable
         Who is told of each round: its number, and what was measured of rho.
+    tracked : Path or None
+        Where a tracker may write, if not to ``folder``: the run's place in a sweep.
 
     Raises
     ------
@@ -86,7 +89,7 @@ def run(
     check_imports(config)
     problem.check_memory("server")
     try_plugins(problem)
-    with writing(config, folder), Bookkeeper(problem, folder, watch) as book:
+    with writing(config, folder), Bookkeeper(problem, folder, watch, tracked) as book:
         strategy = ParameterServer(
             problem,
             on_round=book.close_round,

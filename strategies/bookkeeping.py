@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from logging import INFO
+from collections import Counter
+from collections.abc import Mapping
+from logging import INFO, WARNING
 from pathlib import Path
 from typing import Self
 
@@ -15,8 +17,9 @@ from pfl_flower.run.attendance import HONEST_NODE, Attendance
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.outcome import Course
 from pfl_flower.run.problem import Problem
-from pfl_flower.run.rounds import Rounds, Watch, all_columns, unwatched
+from pfl_flower.run.rounds import Rounds, Row, Watch, all_columns, unwatched
 from pfl_flower.run.served import columns
+from pfl_flower.run.tracking.harness import UNTRACKED, Tracking
 from pfl_flower.run.user_book import UserBook
 from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
@@ -41,16 +44,22 @@ class Bookkeeper:
         Where ``rounds.csv`` and checkpoints are written; None for nowhere.
     watch : callable
         Called with each round's number and what was measured of rho.
+    tracked : Path or None
+        Where the tracker may write, if the run itself writes elsewhere or nowhere.
 
     Raises
     ------
     ConfigError
-        If checkpoints are asked for where nothing is written, or the one to go on from cannot be
-        used.
+        If checkpoints are asked for where nothing is written, the one to go on from cannot be
+        used, or the tracker cannot be made.
     """
 
     def __init__(
-        self, problem: Problem, folder: Path | None = None, watch: Watch = unwatched
+        self,
+        problem: Problem,
+        folder: Path | None = None,
+        watch: Watch = unwatched,
+        tracked: Path | None = None,
     ) -> None:
         self.config, self.folder, self.watch = problem.config, folder, watch
         self.points = problem.points
@@ -73,14 +82,17 @@ class Bookkeeper:
         self.users = UserBook(problem)
         if found is not None:
             self._resume(found)
+        first = 0 if found is None else found.server.round + 1
+        self.tracking = Tracking.of(self.config, folder or tracked, first=first)
 
     def __enter__(self) -> Self:
         """Return the bookkeeper."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close ``rounds.csv``."""
+        """Close ``rounds.csv``, and the tracker of a run that broke off."""
         self.rounds.close()
+        self._end_tracking()
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Measure rho; called by the strategy before the first round and after each."""
@@ -89,14 +101,15 @@ class Bookkeeper:
         if self.config.save_trajectory:
             self.trajectory.append(rho)
         if server_round == 0:
-            self.rounds.write({"seed": self.config.seed, "round": 0, **self._measured})
+            self._write(0, {"seed": self.config.seed, "round": 0, **self._measured})
         return MetricRecord(dict(self._measured))
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
         sums = {"honest": record.honest_sum, "strategic": record.strategic_sum}
         norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
-        self.rounds.write(
+        self._write(
+            record.round,
             {
                 "seed": self.config.seed,
                 "round": record.round,
@@ -111,14 +124,14 @@ class Bookkeeper:
                 "honest_missing": record.honest_missing,
                 "honest_unheard": record.honest_unheard,
                 "rejection_reasons": counts(record.reasons()),
-                "notices": counts(record.notices),
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
                 **_local(record, self.points),
                 **self.users.measured(record.served, record.strategic),
                 **_poison(record),
                 "seconds": record.seconds,
-            }
+            },
+            record.notices,
         )
         self._attend(record)
         self.rho = self._previous = record.rho
@@ -143,7 +156,8 @@ class Bookkeeper:
         log(INFO, "round %d: checkpoint in %s", state.round, path)
 
     def course(self) -> Course:
-        """Return the rounds so far."""
+        """Return the rounds so far, of which no more are told to the tracker."""
+        self._end_tracking()
         return Course(
             text=self.rounds.text,
             rho=self.rho,
@@ -152,7 +166,20 @@ class Bookkeeper:
             reported=self._reported.by_user,
             trajectory=torch.stack(self.trajectory) if self.trajectory else None,
             users=self.users.text,
+            tracked=self.tracking.tracked,
         )
+
+    def _write(self, round: int, row: Row, notices: Mapping[str, int] | None = None) -> None:
+        """Tell the tracker of a round, and write its row: also whether the tracker took it."""
+        events = Counter(notices or {})
+        if wrong := self.tracking.row(round, row):
+            log(WARNING, "round %d: tracker = %s: %s", round, self.config.tracker, wrong)
+            events[UNTRACKED] += 1
+        self.rounds.write({**row, "notices": counts(events) or None})
+
+    def _end_tracking(self) -> None:
+        if wrong := self.tracking.close():
+            log(WARNING, "tracker = %s: its end failed: %s", self.config.tracker, wrong)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         records = checkpoint.records

@@ -39,6 +39,8 @@ FREE = frozenset(
         "chunk-users",
         "min-nodes",
         "site",
+        "tracker",
+        "tracker-options",
         "node-timeout",
         "introduction-timeout",
         "reply-timeout",

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+import pfl_flower as pfl
 from experiments.running.options import parse_settings
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.data.users import Partitioned
@@ -44,18 +45,22 @@ TABLES = {
     "model by its scores": ("MODELS", "pfl_flower/objective/table.py"),
     "dataset": ("DATASETS", "pfl_flower/data/table.py"),
     "partition": ("PARTITIONS", "pfl_flower/data/table.py"),
+    "tracker": ("TRACKERS", "pfl_flower/run/tracking/table.py"),
 }
 """The table, and its file, of each recipe."""
 SMALL = {"points-per-user": "30", "rounds": 3, "evaluate-every": 0}
 IN_THE_COPY = """
 import json, sys
 import pytest
+import pfl_flower as pfl
 from tests.support.runs import play, trajectory
 from pfl_flower.run.config import parse_config
 
 found = {}
 for name, keys in json.load(sys.stdin).items():
     found[name] = trajectory(play(parse_config(keys)))[-1].tolist()
+    if name == "tracker":
+        pfl.run(output="told", **keys)
 tests = pytest.main(["-q", "-p", "no:cacheprovider", "-n0", "tests/run/test_tables.py",
                      "tests/run/test_reference.py"])
 print(json.dumps([found, int(tests)]))
@@ -192,7 +197,21 @@ def test_the_partition_gives_each_user_a_share_of_the_last_ones() -> None:
     assert len(records[-1].accepted) == 11
 
 
+def test_the_tracker_writes_what_it_says(tmp_path: Path) -> None:
+    result = pfl.run(output=tmp_path, **PLUGINS["tracker"])
+    assert result.passed
+    lines = told(tmp_path)
+    assert [line["round"] for line in lines] == [0, 1, 2, 3]
+    expected = [float(f"{value:.6g}") for value in result.rounds["norm_rho"]]
+    assert [line["norm_rho"] for line in lines] == expected
+
+
+def told(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
 WRONG = [
+    ("tracker-options", '{"digits": "many"}', 'digits = "many": expected a valid integer'),
     ("attack-options", '{"gian": 2.0}', "gian: expected gain"),
     ("model-options", '{"channels": 2.5}', "channels = 2.5: expected a valid integer"),
     ("dataset-options", '{"classes": "many"}', 'classes = "many": expected a valid integer'),
@@ -269,6 +288,7 @@ def test_as_rows_of_the_tables_they_do_the_same(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found, tests = json.loads(done.stdout.splitlines()[-1])
     assert tests == 0, done.stdout[-2000:]
+    assert len(told(tmp_path / "told")) == SMALL["rounds"] + 1
     for recipe in PLUGINS:
         rho = trajectory(ran(recipe)[1])[-1]
         assert found[recipe] == rho.tolist(), recipe

@@ -13,9 +13,9 @@ from experiments.running.engines import run_once
 from experiments.running.preset_runs import final_metrics, finished
 from experiments.running.progress import watching
 from experiments.studies.study import Setting
-from pfl_flower.run.attendance import CHECKS
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.finished import read_result
+from pfl_flower.run.outcome import KEPT_CHECKS
 from pfl_flower.run.progress import measured
 from pfl_flower.run.verdict import in_words
 from pfl_flower.support.errors import RunFailedError
@@ -70,7 +70,7 @@ def run_variant(setting: Setting, label: str, keys: Keys) -> RunConfig:
         with watching(config.folder() / "rounds.csv", show):
             run_once(config, setting.options)
     for check in read_result(config.folder()).checks:
-        if check.name in CHECKS and not check.passed:
+        if check.name in KEPT_CHECKS and not check.passed:
             raise RunFailedError(f"{label}: {in_words(check)}")
     return config
 

@@ -18,14 +18,13 @@ from experiments.running.options import Options
 from experiments.running.progress import progress
 from experiments.studies.control import word
 from experiments.studies.standing import COLOURS, compared
-from pfl_flower.run.attendance import CHECKS
 from pfl_flower.run.checks import Check, sanity_checks
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.figures import run_figure
 from pfl_flower.run.finished import read_result
 from pfl_flower.run.left_out import left_out_of_seeds
 from pfl_flower.run.metrics import NODES
-from pfl_flower.run.outcome import title
+from pfl_flower.run.outcome import KEPT_CHECKS, title
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset, settings_of
@@ -171,8 +170,8 @@ def may_keep(kept: Mapping[str, Any], options: Options) -> bool:
 
 
 def _of_users(config: RunConfig) -> list[Check]:
-    """Return the checks on single users, of which rounds.csv does not tell."""
-    return [check for check in read_result(config.folder()).checks if check.name in CHECKS]
+    """Return the checks on single users, and on the tracker, of which rounds.csv does not tell."""
+    return [check for check in read_result(config.folder()).checks if check.name in KEPT_CHECKS]
 
 
 def _of_rest(config: RunConfig) -> list[Check]:

@@ -16,7 +16,7 @@ from pfl_flower.support.left_out import LeftOut
 TOOK_PART = "every strategic user took part"
 MEMORY = "every user's memory was whole"
 CHECKS = frozenset({TOOK_PART, MEMORY})
-"""Checks that rest on more than the numbers of the rounds: a run's summary keeps them."""
+"""Checks on single users, of whom ``rounds.csv`` does not tell."""
 NEVER_ASKED = "never asked"
 HONEST_NODE = "on a node that is honest"
 LOST = "users' memories that were lost, or older than they should be"

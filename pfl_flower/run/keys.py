@@ -11,6 +11,7 @@ from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS, REGULARIZERS
+from pfl_flower.run.tracking.table import TRACKERS
 from pfl_flower.support.extensions import Table
 from pfl_flower.support.options import EXAMPLE
 
@@ -306,6 +307,10 @@ class Keys(BaseModel):
         description="set by the deployment's scripts: nodes belong to strangers, and what they say "
         "of themselves decides no check",
     )
+    tracker: str = Field(
+        "none", description=f"who is told of every round, besides rounds.csv: {TRACKERS.described}"
+    )
+    tracker_options: str = options_of(TRACKERS)
     evaluate_every: Annotated[int, Field(ge=0)] = Field(
         10, description="rounds between evaluations of the local models; 0: never"
     )

@@ -25,6 +25,7 @@ WORDS = {
     "forged": "replies without the secret of their question, after which the node was asked again",
     "error-reply": "errors in place of a reply, after which the node was asked again",
     "absurd": "entries of nodes' metrics that cannot be",
+    "untracked": "rounds that the tracker did not take",
 }
 
 
@@ -46,6 +47,17 @@ def left_out_of_rounds(text: str) -> list[LeftOut]:
         LeftOut(what=_words(*key), count=counts[key], where=_when(rounds[key]))
         for key in sorted(counts)
     ]
+
+
+def noticed(text: str, kind: str) -> int:
+    r"""Return how often the rounds noticed a thing of this kind, from the text of ``rounds.csv``.
+
+    >>> noticed("round,notices\n1,stray:2\n2,\n3,stray:1;absurd:4\n", "stray")
+    3
+    """
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    events = (event for row in rows for event in (row.get(NOTICES) or "").split(";"))
+    return sum(int(event.rpartition(":")[2]) for event in events if event.startswith(f"{kind}:"))
 
 
 def left_out_of_users(text: str) -> list[LeftOut]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.table import ATTACKS
-from pfl_flower.run.attendance import Attendance
+from pfl_flower.run.attendance import CHECKS, Attendance
 from pfl_flower.run.checks import Check
 from pfl_flower.run.columns import Table
 from pfl_flower.run.config import RunConfig
@@ -24,11 +24,14 @@ from pfl_flower.run.rest_checks import rest_checks, told_rest
 from pfl_flower.run.results import LIMIT_FILE, behaviour, summarise, write_json, write_limit
 from pfl_flower.run.rounds import Numbers, numbers
 from pfl_flower.run.served import USERS_FILE
+from pfl_flower.run.tracking.harness import TRACKED, Tracked
 from pfl_flower.support.files import replace_file, replacing
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.plugins import shown
 
 TRAJECTORY_FILE = "trajectory.npy"
+KEPT_CHECKS = CHECKS | {TRACKED}
+"""Checks that rest on more than the numbers of the rounds: a run's summary keeps them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Course:
         Who took part, and whose memory was whole.
     users : str
         What ``users.csv`` says, where users have test sets of their own.
+    tracked : Tracked
+        What the tracker raised.
     """
 
     text: str
@@ -60,6 +65,7 @@ class Course:
     trajectory: Tensor | None = None
     attendance: Attendance = field(default_factory=Attendance)
     users: str = ""
+    tracked: Tracked = field(default_factory=Tracked)
 
     @cached_property
     def rows(self) -> Numbers:
@@ -112,6 +118,7 @@ class Outcome:
     def checks(self) -> list[Check]:
         """What must hold of any run, and what is claimed of this one if it is a preset."""
         found = all_checks(self.config, self.course.rows, self.metrics, self.course.attendance)
+        found += self.course.tracked.checks(self.config, self.course.text)
         return found + rest_checks(self.config, self.metrics, self.behaviour)
 
     @property

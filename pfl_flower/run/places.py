@@ -32,6 +32,8 @@ ELSEWHERE = frozenset(
         "chunk-users",
         "min-nodes",
         "site",
+        "tracker",
+        "tracker-options",
         "node-timeout",
         "introduction-timeout",
         "reply-timeout",

@@ -73,6 +73,9 @@ def all_checks(
 SOLVED = Claim("unconverged_total", exactly(0))
 AT_REST = Claim("equilibrium_converged", exactly(1))
 QUIET = Claim("rejections_total", exactly(0))
+SERVED = Claim("own_gain_over_rho", at_least(0))
+"""What personalisation is for: on their own test sets users are, on average, no worse off with
+theta_n, which is fitted to such points, than with rho."""
 
 # Where the limits come from: none is drawn around what was measured.
 NEAR = 1e-6
@@ -89,6 +92,8 @@ softmax classifier, 0.96, less three standard errors, and less as many again."""
 LINEAR = 0.91
 """Accuracy on MNIST's 10,000 test digits, attacked in vain or not at all: that of a linear softmax
 classifier, 0.92, less three standard errors of 0.003."""
+GUESSED = 0.1
+"""Accuracy of an answer drawn among ten digits: rho has not learned what the attacker wants."""
 APART = 0.005
 """By how much two models that answer alike may differ there: two standard errors."""
 SHORT, FEW_ROUNDS = 0.1, 1e-4
@@ -142,5 +147,13 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
     "mnist-squared-l2-honest": (Claim("accuracy_true", at_least(LINEAR)), QUIET),
     "mnist-l2-honest": (Claim("accuracy_true", at_least(LINEAR)), QUIET),
     "mnist-smooth-l2-honest": (Claim("accuracy_true", at_least(LINEAR)), QUIET),
+    "mnist-cnn-l2": (
+        # Of users who differ, and yet no less than a linear model has of users who do not.
+        Claim("accuracy_true", at_least(LINEAR)),
+        Claim("accuracy_target", at_most(GUESSED)),
+        SERVED,
+        QUIET,
+    ),
+    "mnist-cnn-l2-honest": (Claim("accuracy_true", at_least(LINEAR)), SERVED, QUIET),
     "many-users": (Claim("distance_to_target", below(FEW_ROUNDS)), SOLVED, QUIET),
 }

@@ -10,6 +10,7 @@ from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.run.keys import Keys
+from pfl_flower.run.tracking.table import TRACKERS
 from pfl_flower.support.extensions import Table
 
 TABLES: tuple[Table[Any], ...] = (
@@ -20,6 +21,7 @@ TABLES: tuple[Table[Any], ...] = (
     AGGREGATIONS,
     ATTACKS,
     POISONINGS,
+    TRACKERS,
 )
 """One table for each key that names something, in the order of the keys."""
 

@@ -1,10 +1,10 @@
 """Whatever a run's configuration names of one's own is tried before round 1, on made-up numbers.
 
 A node that fails is a rejected report, and an attack that always fails would look like a defence
-that holds. So the process that starts a run tries attack, poisoning, rule, regulariser and model on
-little: what they raise, and what they answer in a wrong form, is one line and no run. No user's
-problem is solved, no target is learned, and no generator of the run's is drawn from. (Data sets are
-looked at when they are read, ``pfl_flower.data.consistency``.)
+that holds. So the process that starts a run tries attack, poisoning, rule, regulariser, model and
+tracker on little: what they raise, and what they answer in a wrong form, is one line and no run. No
+user's problem is solved, no target is learned, and no generator of the run's is drawn from. (Data
+sets are looked at when they are read, ``pfl_flower.data.consistency``.)
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pfl_flower.run.tables import check_imports
 from pfl_flower.run.trial_attack import try_attack
 from pfl_flower.run.trial_poisoning import try_poisoning
 from pfl_flower.run.trial_regularizer import try_regularizer, try_step_sizes
+from pfl_flower.run.trial_tracker import try_tracker
 from pfl_flower.run.tried import Tried, few_points, made_up
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import writable_folder
@@ -47,6 +48,7 @@ def try_plugins(problem: Problem) -> None:
         check_attack_model(problem)
         try_attack(problem)
         try_poisoning(problem)
+        try_tracker(problem.config)
 
 
 def check_before(config: RunConfig) -> None:

@@ -34,6 +34,7 @@ from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Keys, kebab
 from pfl_flower.run.tables import TABLES
+from pfl_flower.run.tracking.tracker import Nobody, TrackedRun
 from pfl_flower.transport.records import ARRAYS
 from pfl_flower.transport.wire import to_record, to_tensor
 from tests.support.runs import configure, play, tampering
@@ -76,6 +77,10 @@ def own_partition(pool: Pool, *, first: int = 0) -> list[NDArray[np.int64]]:
     return [np.arange(first + user, len(pool), pool.users) for user in range(pool.users)]
 
 
+def own_tracker(run: TrackedRun, *, tag: str = "a") -> Nobody:
+    return Nobody(run)
+
+
 def own(name: str) -> str:
     return f"{__name__}:{name}"
 
@@ -93,6 +98,7 @@ DATA: Settings = {"attack": "data"}
 ASKING: Settings = {**DATA, "poisoning": "indifference", "poisoning_points": 50}
 DRAWN: Settings = {**ASKING, "poisoning_labels": "drawn"}
 ALLIES: Settings = {"strategic_users": "2,3"}
+TRACKED: Settings = {"tracker": own("own_tracker")}
 TABLE: Settings = {"dataset": "csv:{folder}/points.csv", "local_solver": "sgd"}
 
 CHANGES: Mapping[str, tuple[Settings, Any]] = {
@@ -201,6 +207,8 @@ SAME: Mapping[str, tuple[Settings, Any, str]] = {
     "node_timeout": ({}, 5.0, "nobody is waited for"),
     "introduction_timeout": ({}, 5.0, "nobody is waited for"),
     "reply_timeout": ({}, 5.0, "nobody is waited for"),
+    "tracker": ({}, own("own_tracker"), "who is told moves nothing"),
+    "tracker_options": (TRACKED, '{"tag": "b"}', "what a tracker does moves nothing"),
     "site": ({}, True, "it says whose word decides a check, and moves nothing"),
 }
 """For each key a value that must not change what comes of the settings, and why not."""

@@ -294,6 +294,7 @@ HARMLESS = {
         "who is lost is counted: see rest_checks"
     ),
     "evaluate_every honest_distance": "measured only",
+    "tracker tracker_options": "told only",
 }
 """Keys that need no rule, and why."""
 
