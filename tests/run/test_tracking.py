@@ -287,7 +287,7 @@ def test_readmes_weights_and_biases_calls_what_it_says(
     monkeypatch.setattr(fake, "init", init, raising=False)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     result = pfl.run(output=tmp_path / "run", tracker="my_wandb:Offline", **KEYS)
-    monkeypatch.delitem(sys.modules, "my_wandb")
+    sys.modules.pop("my_wandb")
     assert result.passed
     assert [one.settings["mode"] for one in runs] == ["disabled", "offline"]
     assert runs[1].settings["config"] == result.config
@@ -303,7 +303,7 @@ def test_readmes_weights_and_biases_keeps_an_offline_run(
     (tmp_path / "my_wandb.py").write_text(wandb_block())
     monkeypatch.syspath_prepend(str(tmp_path))
     result = pfl.run(output=tmp_path / "run", tracker="my_wandb:Offline", **KEYS)
-    monkeypatch.delitem(sys.modules, "my_wandb")
+    sys.modules.pop("my_wandb")
     assert result.passed
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert kept.stat().st_size > 1000
