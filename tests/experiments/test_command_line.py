@@ -34,6 +34,7 @@ def test_every_preset_is_a_valid_run_config_and_has_claims() -> None:
     disguised = {
         f"{name}-{how}" for name in names if name.startswith("digits") for how in ("model", "data")
     }
+    names |= {"mnist-cnn-l2"}
     honest = {f"{name}-honest" for name in names}
     assert set(preset_names()) == names | disguised | honest | {"many-users", "digits"}
     assert set(CLAIMS) == set(preset_names())
