@@ -78,6 +78,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.defences.study:STUDY",
         "Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
     ),
+    "anyone": Listed(
+        "experiments.examples.anyone:STUDY",
+        "In anyone's Flower app: attacks by a client mod against Flower's strategies and ours",
+    ),
     "fig1-cga": Listed(
         f"{PAPER}.figure_1_cga:STUDY",
         "Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",

@@ -23,7 +23,6 @@ from pfl_flower.interop.arguments import Arguments
 from pfl_flower.interop.layers import FLOATING, Layers, Values
 from pfl_flower.interop.models import Model
 from pfl_flower.interop.table import MOD_ATTACKS
-from pfl_flower.interop.targets import target_vector
 from pfl_flower.interop.updates import (
     FreeRider,
     ModelReplacement,
@@ -181,18 +180,21 @@ def _given(value: float | None, default: float) -> float:
 
 
 def make(
-    arguments: Arguments, own: Model, rows: int, node_config: Mapping[str, object]
+    arguments: Arguments,
+    own: Model,
+    rows: int,
+    node_config: Mapping[str, object],
+    target: Tensor | None,
 ) -> Attack[Any] | Forgery:
     """Return what the node reports by: an attack on so many honest reports, or a forgery.
 
     Raises
     ------
     ConfigError
-        If the target or the number of clients does not fit.
+        If the number of clients must be known and is not.
     """
     if not isinstance(arguments.attack, str):
         return arguments.attack
-    goal = arguments.target
     setup = ModSetup(
         rows=rows,
         partition=number_in(node_config, PARTITION) or 0,
@@ -200,7 +202,7 @@ def make(
         coalition=arguments.coalition or arguments.attackers.count(node_config),
         seed=arguments.seed,
         strength=arguments.strength,
-        target=None if goal is None else target_vector(goal, own.first, own.layout),
+        target=target,
         weight=arguments.weight,
         delay=arguments.delay,
         boasts=arguments.num_examples is not None,

@@ -23,7 +23,7 @@ from pfl_flower.interop.layers import Values, packed
 from pfl_flower.interop.makers import make
 from pfl_flower.interop.models import Model, matched
 from pfl_flower.interop.remembered import Memory, put, taken
-from pfl_flower.interop.targets import Target
+from pfl_flower.interop.targets import Target, target_vector
 from pfl_flower.interop.who import PARTITION, number_in
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.foreign_text import one_line
@@ -155,7 +155,9 @@ class _Attacker:
             reports = [own.report, *self._surrogates(*asked, memory)]
             if len(reports) > 1 and all(torch.equal(one, own.report) for one in reports):
                 _LOG.warning(SAME, len(reports))
-            made = make(self.arguments, own, len(reports), self.context.node_config)
+            memory = memory._replace(messages=memory.messages + 1, target=self._target(memory, own))
+            node = self.context.node_config
+            made = make(self.arguments, own, len(reports), node, memory.target)
             if isinstance(made, Attack):
                 forged, memory = self._attacked(made, memory, own, torch.stack(reports))
             else:
@@ -192,7 +194,14 @@ class _Attacker:
             _LOG.warning(says, one_line(name), beyond, kind)
         # What the server saw, which is what the report became in the layers' own types.
         sent = own.rho - own.layout.vector(forged)
-        return forged, Memory(memory.messages + 1, sent, after._asdict())
+        return forged, memory._replace(report=sent, state=after._asdict())
+
+    def _target(self, memory: Memory, own: Model) -> Tensor | None:
+        """Return theta_dagger, made of the first model that came and of no later one."""
+        goal = self.arguments.target
+        if goal is None or memory.target is not None:
+            return memory.target
+        return target_vector(goal, own.first, own.layout)
 
     def _round(self, memory: Memory) -> int:
         """Return the server's number of the round, or the node's own count where it tells none."""
@@ -200,7 +209,7 @@ class _Attacker:
             number = record.get(ROUND) if isinstance(record, ConfigRecord) else None
             if isinstance(number, int) and not isinstance(number, bool) and number > 0:
                 return number
-        return memory.messages + 1
+        return memory.messages
 
     def _surrogates(self, message: Message, state: RecordDict, memory: Memory) -> Iterator[Tensor]:
         """Return reports of the app's own code on other draws, or on other partitions."""
@@ -210,7 +219,7 @@ class _Attacker:
             context.state, context.node_config = copy.deepcopy(state), dict(node)
             if not isinstance(wanted, int):
                 context.node_config[PARTITION] = number
-            words = (number_in(node, PARTITION) or 0, self._round(memory), number)
+            words = (number_in(node, PARTITION) or 0, memory.messages, number)
             with undisturbed():
                 seed_everything(seed_of(self.arguments.seed, "surrogate", *words))
                 reply = self.call_next(copy.deepcopy(message), context)

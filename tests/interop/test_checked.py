@@ -122,6 +122,27 @@ def test_a_wrong_reply_is_taken_out_and_the_round_goes_on(
     ]
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        tampered(header(claims("(3, 1)", "|O"), b"\0" * 24)),
+        tampered(header(claims("(9, 9)"), b"\0" * 24)),
+        arrays(bias=np.array([np.nan])),
+    ],
+)
+def test_layers_of_any_shape_are_still_read_with_care(made: dict[str, Any]) -> None:
+    class Trees(FedAvg):
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            return None, None
+
+    strategy = pfl.Checked(Trees(fraction_evaluate=0.0), same_layers=False)
+    play(client_app(forge=forging(made)), strategy, rounds=1)
+    assert [fault.node for _, fault in strategy.faults] == [1000 + BAD]
+    grown = pfl.Checked(Trees(fraction_evaluate=0.0), same_layers=False)
+    play(client_app(forge=forging(arrays(weight=np.ones((9, 1))))), grown, rounds=1)
+    assert not grown.faults
+
+
 def test_every_reason_has_a_row() -> None:
     from pfl_flower.interop.checks import REASONS
 

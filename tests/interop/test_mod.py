@@ -201,6 +201,7 @@ def test_types_are_kept(kind: str, attack: str) -> None:
     kinds = {name: str(array.numpy().dtype) for name, array in reply.content["arrays"].items()}
     assert kinds == {"weight": kind, "count": "int64", "bias": kind}
     assert list(kinds) == ["weight", "count", "bias"]
+    assert reply.content["arrays"]["count"].numpy() == 7
 
 
 def test_float16_is_limited_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -240,6 +241,17 @@ def test_a_target_is_a_file_or_layers_or_a_function(tmp_path: Path, form: str) -
     }
     mod = pfl.attack_mod("cga", target=targets[form], weight=1.0, partitions=[WHO])
     np.testing.assert_allclose(sent(mod)[0], 5.0)
+
+
+def test_a_function_sees_the_first_model_and_no_later_one() -> None:
+    seen = []
+
+    def target(values: Any) -> Any:
+        seen.append(values["bias"].copy())
+        return {name: 0 * one + 5 for name, one in values.items()}
+
+    models(client_app(pfl.attack_mod("cga", target=target, partitions=[1, 2])), rounds=3)
+    assert len(seen) == 2 and all(np.array_equal(one, [1.0]) for one in seen)
 
 
 def test_an_attack_of_ones_own_remembers_from_round_to_round() -> None:

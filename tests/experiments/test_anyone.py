@@ -1,0 +1,73 @@
+"""The stranger's app: three lines of ours in it, and its study."""
+
+from __future__ import annotations
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.examples import anyone
+from experiments.examples.anyone import APP, NONE, PLAIN, STUDY, draw, metrics, play, strangers_app
+from experiments.studies.study import Setting
+from pfl_flower.interop.table import MOD_ATTACKS
+
+
+def test_the_app_takes_three_lines_of_ours() -> None:
+    """One import, one mod, one strategy; the choices among all of them are in one file."""
+    for path in sorted((APP / "fedavg_digits").glob("*.py")):
+        if path.name != "choices.py":
+            names = {
+                name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                for name in (
+                    [node.module]
+                    if isinstance(node, ast.ImportFrom)
+                    else [one.name for one in node.names]
+                )
+            }
+            assert not {n for n in names if n and n.startswith(("pfl_flower", "experiments"))}
+
+
+def test_the_choices_are_all_there_are() -> None:
+    with strangers_app():
+        from fedavg_digits import choices  # type: ignore[import-not-found]
+    assert set(choices.ATTACKS) == set(MOD_ATTACKS)
+    assert set(choices.STRATEGIES) == {*anyone.FLOWERS, *anyone.OURS}
+
+
+def test_cells_become_metrics_and_a_table(tmp_path: Path) -> None:
+    cells = {
+        PLAIN: {
+            NONE: {"accuracy": 0.9, "next": 0.01, "taken out": 0},
+            "cga": {"accuracy": 0.1, "next": 0.8, "taken out": 0},
+            "wrong-shape": {"accuracy": math.nan, "next": math.nan, "crashed": "ValueError"},
+        }
+    }
+    found = metrics(cells)
+    assert found[f"{PLAIN}, cga: lost"] == pytest.approx(0.8)
+    assert found[f"{PLAIN}, wrong-shape: lost"] == 0.9
+    assert found[f"{PLAIN}, wrong-shape: broke off"] == 1 == 1 - found[f"{PLAIN}, cga: broke off"]
+    draw([{"cells": cells}], tmp_path)
+    table = (tmp_path / "anyone.md").read_text()
+    assert "| wrong-shape | broke off |" in table and "| cga | 0.10 |" in table
+    assert (tmp_path / "anyone.png").stat().st_size > 5000
+
+
+def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
+    def once(seed: int, folder: str) -> dict[str, object]:
+        return play(Setting(seed=seed, folder=tmp_path / folder), "fedavg", "gaussian")
+
+    assert once(1, "a") == once(1, "b") != once(2, "c")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("control", [False, True])
+def test_the_quick_study_holds_and_its_control_fails(tmp_path: Path, control: bool) -> None:
+    result = STUDY.measure(Setting(seed=1, quick=True, control=control, folder=tmp_path))
+    checks = {check.name: check.passed for check in STUDY.checks([result])}
+    for claim in STUDY.success:
+        assert checks[claim.title] != control, claim.title
+    assert all(passed for name, passed in checks.items() if name not in STUDY.must_fail)
