@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pfl_flower.attacks.table import ATTACKS
@@ -25,8 +25,6 @@ class ModAttack:
         attacks.
     needs : tuple of str
         Those of them that must be given.
-    breaks : bool
-        Whether it makes a reply that no server should count: what tests a server, not a model.
     """
 
     factory: str
@@ -34,7 +32,6 @@ class ModAttack:
     source: str = ""
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    breaks: bool = False
 
 
 def _known(
@@ -105,12 +102,10 @@ MOD_ATTACKS: Mapping[str, ModAttack] = {
     "nan": ModAttack(
         factory=f"{MAKERS}:not_a_number",
         text="sends NaN in every layer of floating numbers",
-        breaks=True,
     ),
     "wrong-shape": ModAttack(
         factory=f"{MAKERS}:wrong_shape",
         text="sends the first layer with one row more",
-        breaks=True,
     ),
     "honest": ModAttack(
         factory=f"{MAKERS}:honest",
@@ -121,7 +116,10 @@ MOD_ATTACKS: Mapping[str, ModAttack] = {
 """From a ``ModSetup`` to an ``Attack`` on the report ``rho - theta``, or to a ``Forgery``."""
 
 
-def lines() -> Iterator[str]:
-    """Return the table as lines of text, for help and for messages."""
+def markdown() -> str:
+    """Return the table as the README of this folder shows it."""
+    rows = []
     for name, row in MOD_ATTACKS.items():
-        yield f"{name}: {row.text}{f' ({row.source})' if row.source else ''}"
+        reads = ", ".join(f"`{one}`" for one in dict.fromkeys((*row.reads, *row.needs)))
+        rows.append(f"| `{name}` | {row.text} | {reads or '-'} | {row.source or '-'} |\n")
+    return "".join(rows)

@@ -1,45 +1,81 @@
-"""A stranger's app with an attacking mod, as ``flwr run`` runs it on Ray."""
+"""README's three lines in a stranger's app, as ``flwr run`` runs it on Ray, and in one process."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments.examples.anyone import APP, strangers_app
+from experiments.examples.anyone import APP
 from experiments.running.engines import run_status
-from pfl_flower.transport.inprocess import run_in_process
+from tests.support.readmes import ROOT
 from tests.support.superlink import private_superlink
 
-CHOSEN: dict[str, Any] = {"strategy": "checked-fedavg", "num-server-rounds": 3}
+RECIPE = dict(
+    re.findall(
+        r"```python (client_app|server_app)\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+)
+REPLACED = {
+    "client_app": (
+        "from fedavg_digits.choices import attack\n",
+        "app = ClientApp(mods=[attack])\n",
+    ),
+    "server_app": ("from fedavg_digits.choices import strategy\n", "strategy(config)"),
+}
+SERVER = """\
+import json, sys, tomllib
+from pathlib import Path
+from fedavg_digits import client_app, server_app
+from pfl_flower.transport.inprocess import run_in_process
+given = tomllib.loads(Path(sys.argv[1], "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+given |= {"num-server-rounds": 3, "output": sys.argv[2]}
+run_in_process(server_app.app, client_app.app, nodes=10, run_config=given)
+"""
 
 
-def in_process(attack: str, folder: Path) -> dict[str, Any]:
-    output = folder / "here.json"
-    with strangers_app() as (server, client, config):
-        config |= {**CHOSEN, "attack": attack, "output": str(output)}
-        run_in_process(server, client, nodes=10, run_config=config)
-    found: dict[str, Any] = json.loads(output.read_text())
-    return found
+def with_our_lines(folder: Path) -> Path:
+    """Return a copy of the app that has README's lines in the place of its choices."""
+    app = shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (imported, used) in REPLACED.items():
+        path = app / "fedavg_digits" / f"{name}.py"
+        text = path.read_text()
+        first, *rest = RECIPE[name].strip().splitlines()
+        lines = [line.strip() for line in rest if line.strip()]
+        assert first.startswith("import pfl_flower") and len(lines) == 1
+        made = lines[0] + "\n" if name == "client_app" else lines[0].partition("= ")[2]
+        assert imported in text and used in text
+        path.write_text(text.replace(imported, first + "\n").replace(used, made))
+    (app / "fedavg_digits" / "choices.py").unlink()
+    return app
 
 
 @pytest.mark.slow
-def test_the_app_runs_on_ray_as_in_process_whatever_the_actors(tmp_path: Path) -> None:
-    here = in_process("nan", tmp_path)
-    assert here["taken out"] == [1, 1, 1]
+def test_the_recipe_runs_on_ray_as_in_process_whatever_the_actors(tmp_path: Path) -> None:
+    app = with_our_lines(tmp_path)
     with private_superlink(tmp_path / "flwr") as environment:
+        here = tmp_path / "here.json"
+        path = f"{app}:{environment.get('PYTHONPATH', '')}"
+        subprocess.run(
+            [sys.executable, "-c", SERVER, str(app), str(here)],
+            env={**environment, "PYTHONPATH": path},
+            check=True,
+            timeout=300,
+        )
+        right = json.loads(here.read_text())
+        assert right["taken out"] == [1, 1, 1] and right["accuracy"][-1] > 0.6
         for cpus in (1, 2):
             output = tmp_path / f"ray-{cpus}.json"
-            keys = {**CHOSEN, "attack": "nan", "output": str(output)}
-            words = (f"{key}={json.dumps(value)}" for key, value in keys.items())
             command = [
-                *("flwr", "run", str(APP), "--stream", "--run-config", " ".join(words)),
-                "--federation-config",
-                f"num-supernodes=10 client-resources-num-cpus={cpus}",
+                *("flwr", "run", str(app), "--stream", "--run-config"),
+                f"num-server-rounds=3 output='{output}'",
+                *("--federation-config", f"num-supernodes=10 client-resources-num-cpus={cpus}"),
             ]
             ran = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -48,5 +84,5 @@ def test_the_app_runs_on_ray_as_in_process_whatever_the_actors(tmp_path: Path) -
             assert run_status(log, environment) == "finished:completed", log[-3000:]
             found = json.loads(output.read_text())
             # Replies come in any order, and float32 sums have one: a digit or two change sides.
-            np.testing.assert_allclose(found["accuracy"], here["accuracy"], atol=2.5 / 360)
-            assert found["taken out"] == here["taken out"]
+            np.testing.assert_allclose(found["accuracy"], right["accuracy"], atol=2.5 / 360)
+            assert found["taken out"] == right["taken out"]

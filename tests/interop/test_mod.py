@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Message
 import pfl_flower as pfl
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.untargeted import least_noticed
+from pfl_flower.interop import table
 from pfl_flower.interop.table import MOD_ATTACKS
 from pfl_flower.support.seeding import seed_everything
 from tests.interop import apps
@@ -100,6 +101,11 @@ def test_what_an_attack_sends_in_the_first_round(
 def test_every_attack_has_a_row() -> None:
     rows = {attack for attack, _, _ in WAYS}
     assert rows | {"gaussian", "nan", "wrong-shape"} == set(MOD_ATTACKS)
+
+
+def test_the_readme_shows_the_table() -> None:
+    readme = (Path(table.__file__).parent / "README.md").read_text()
+    assert table.markdown() in readme
 
 
 def test_gaussian_noise_is_as_long_as_it_says_and_another_in_every_round_and_seed() -> None:
