@@ -17,24 +17,29 @@ from experiments.running.engines import run_status
 from tests.support.readmes import ROOT
 from tests.support.superlink import private_superlink
 
-RECIPE = dict(
-    re.findall(
-        r"```python (client_app|server_app)\n(.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
+README = (ROOT / "README.md").read_text()
+IMPORT, MOD, STRATEGY = (
+    line.partition("  #")[0].rstrip()
+    for line in re.findall(r"```python recipe\n(.*?)```", README, re.S)[0].splitlines()
 )
 REPLACED = {
-    "client_app": (
-        "from fedavg_digits.choices import attack\n",
-        "app = ClientApp(mods=[attack])\n",
-    ),
-    "server_app": ("from fedavg_digits.choices import strategy\n", "strategy(config)"),
+    "client_app": {
+        "from fedavg_digits.choices import attack": IMPORT,
+        "app = ClientApp(mods=[attack])": MOD,
+    },
+    "server_app": {
+        "from fedavg_digits.choices import strategy": IMPORT
+        + "\nfrom flwr.serverapp.strategy import FedAvg",
+        "strategy(config)": STRATEGY.partition("= ")[2],
+    },
 }
 SERVER = """\
 import json, sys, tomllib
 from pathlib import Path
 from fedavg_digits import client_app, server_app
 from pfl_flower.transport.inprocess import run_in_process
-given = tomllib.loads(Path(sys.argv[1], "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+given = tomllib.loads(Path(sys.argv[1], "pyproject.toml").read_text())
+given = given["tool"]["flwr"]["app"]["config"]
 given |= {"num-server-rounds": 3, "output": sys.argv[2]}
 run_in_process(server_app.app, client_app.app, nodes=10, run_config=given)
 """
@@ -43,15 +48,13 @@ run_in_process(server_app.app, client_app.app, nodes=10, run_config=given)
 def with_our_lines(folder: Path) -> Path:
     """Return a copy of the app that has README's lines in the place of its choices."""
     app = shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, (imported, used) in REPLACED.items():
+    for name, replaced in REPLACED.items():
         path = app / "fedavg_digits" / f"{name}.py"
         text = path.read_text()
-        first, *rest = RECIPE[name].strip().splitlines()
-        lines = [line.strip() for line in rest if line.strip()]
-        assert first.startswith("import pfl_flower") and len(lines) == 1
-        made = lines[0] + "\n" if name == "client_app" else lines[0].partition("= ")[2]
-        assert imported in text and used in text
-        path.write_text(text.replace(imported, first + "\n").replace(used, made))
+        for theirs, ours in replaced.items():
+            assert text.count(theirs) == 1
+            text = text.replace(theirs, ours)
+        path.write_text(text)
     (app / "fedavg_digits" / "choices.py").unlink()
     return app
 
