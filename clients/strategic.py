@@ -25,16 +25,15 @@ class StrategicClient(Client):
         attacks = {user: make_attack(self.problem, user) for user in self.asked(broadcast)}
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
         seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
-        gradients = {
-            user: self._attack(
-                attack,
-                user,
-                broadcast,
-                broadcast.last_accepted[positions[user]],
-                seen[wanted[user]],
-            )
-            for user, attack in attacks.items()
-        }
+        said: dict[Any, tuple[Tensor, Any]] = {}
+        gradients = {}
+        for user, attack in attacks.items():
+            # Some attacks say of which users the report is one vector.
+            alike = getattr(attack, "joint", ("alone", user))
+            accepted = broadcast.last_accepted[positions[user]]
+            if alike not in said:
+                said[alike] = self._attack(attack, user, broadcast, accepted, seen[wanted[user]])
+            gradients[user] = self._kept(user, broadcast.round, *said[alike])
         return Answer(Rows.of(gradients))
 
     def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:
@@ -53,9 +52,9 @@ class StrategicClient(Client):
         broadcast: Broadcast,
         last_accepted: int,
         surrogates: Tensor | None,
-    ) -> Tensor:
-        name = f"strategic-{user}"
-        kept = self.recall(name)
+    ) -> tuple[Tensor, Any]:
+        """Return a user's report, and the state that it leaves."""
+        kept = self.recall(f"strategic-{user}")
         start = attack.init(broadcast.rho)
         accepted = torch.zeros_like(broadcast.rho)
         if kept:
@@ -72,8 +71,13 @@ class StrategicClient(Client):
             accepted=accepted,
             honest_sum=broadcast.honest_sum,
             surrogates=surrogates,
+            honest=broadcast.honest,
+            coalition=broadcast.coalition or None,
         )
-        report, state = plausible_report(attack, start, observation, self.problem.regularizer)
-        round_tag = torch.tensor(broadcast.round)
-        self.remember(name, {**state._asdict(), "report": report, "report-round": round_tag})
+        return plausible_report(attack, start, observation, self.problem.regularizer)
+
+    def _kept(self, user: int, round: int, report: Tensor, state: Any) -> Tensor:
+        """Return the report, remembered with the state."""
+        memory = {**state._asdict(), "report": report, "report-round": torch.tensor(round)}
+        self.remember(f"strategic-{user}", memory)
         return report

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from logging import INFO, WARNING
 
 import torch
@@ -15,6 +16,7 @@ from pfl_flower.aggregation.reports import RowCheck
 from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
 from pfl_flower.aggregation.table import lowered
+from pfl_flower.attacks.table import knowledge_of
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.served import Measure
 from pfl_flower.run.step_sizes import server_step_sizes
@@ -69,6 +71,7 @@ class ParameterServer(ResumableStrategy):
             rtol=config.gradient_rtol,
             max_norm=config.max_gradient_norm,
         )
+        self._omniscient = knowledge_of(config) == "omniscient"
         self._everyone = frozenset(range(config.users))
         self._past = PastRounds.none(config.users)
         self._rho = problem.initial
@@ -110,12 +113,32 @@ class ParameterServer(ResumableStrategy):
             self.roster = self.recruiter.begin(grid)
             self.present = frozenset(self.roster.nodes)
         self._rho = unpack_rho(arrays).to(self.problem.device)
-        asked = self.roster.asked(self.participants(server_round))
+        users = self.participants(server_round)
+        asked = self.roster.asked(users - self.roster.strategic if self._omniscient else users)
         self.asked = training_questions(
             {node: self._broadcast(server_round, node, users) for node, users in asked.items()}
         )
         # Flower would wait in vain for a node that it knows to be gone.
         return [one.message for one in self.asked if one.node in self.present]
+
+    def configure_informed(self, round: int, replies: Sequence[Message]) -> list[Message]:
+        """Return broadcasts to omniscient users' nodes, with the honest reports that came."""
+        users = self.participants(round) & self.roster.strategic
+        if not self._omniscient or not users:
+            return []
+        rows = self.read(round, replies).rows.values_by_user
+        # Rows of nobody have no columns.
+        honest = rows if len(rows) else self._rho.new_zeros((0, len(self._rho)))
+        later = training_questions(
+            {
+                node: replace(
+                    self._broadcast(round, node, some), honest=honest, coalition=len(users)
+                )
+                for node, some in self.roster.asked(users).items()
+            }
+        )
+        self.asked += later
+        return [one.message for one in later if one.node in self.present]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

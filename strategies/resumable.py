@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from logging import INFO
 from uuid import uuid4
@@ -91,7 +91,9 @@ class ResumableStrategy(Strategy):
             began = time.perf_counter()
             self._attend(grid, current)
             messages = list(self.configure_train(current, arrays, train_config, grid))
-            replies = self.ask(grid, messages, timeout)
+            replies = list(self.ask(grid, messages, timeout))
+            if later := list(self.configure_informed(current, replies)):
+                replies += self.ask(grid, later, timeout)
             new_arrays, train_metrics = self.aggregate_train(current, replies)
             if new_arrays is not None:
                 result.arrays = arrays = new_arrays
@@ -105,6 +107,10 @@ class ResumableStrategy(Strategy):
                 result.evaluate_metrics_serverapp[current] = metrics
             self._close_round(current, time.perf_counter() - began, last=num_rounds)
         return result
+
+    def configure_informed(self, round: int, replies: Sequence[Message]) -> Iterable[Message]:
+        """Return what is to be asked of those who are told of the replies to a round's messages."""
+        return ()
 
     def begin(self, grid: Grid, arrays: ArrayRecord) -> ArrayRecord:
         """Recruit the nodes, and return the arrays of the first round, or of the one to resume.

@@ -24,7 +24,7 @@ from pfl_flower.run.figures import run_figure
 from pfl_flower.run.finished import read_result
 from pfl_flower.run.left_out import left_out_of_seeds
 from pfl_flower.run.metrics import NODES
-from pfl_flower.run.outcome import KEPT_CHECKS, title
+from pfl_flower.run.outcome import KEPT_CHECKS, knowledge_told, title
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.preset_claims import NO_CLAIM, claimed, claims_of
 from pfl_flower.run.presets import preset, settings_of
@@ -104,6 +104,7 @@ def _run_seeds(
         extra={
             "engine": options.engine,
             "estimator": configs[0].estimator,
+            "attack_knowledge": knowledge_told(configs[0]),
             "behaviour": trends,
             "claims": claimed(configs[0]),
             "nodes_word": read_result(configs[0].folder()).summary.get("nodes_word", []),

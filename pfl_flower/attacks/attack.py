@@ -37,6 +37,10 @@ class Observation:
     surrogates : Tensor or None
         Honest reports ``(m, d)`` at rho_t on the datasets that the attack names in ``datasets``, if
         it does: what the attacker works out by itself on data of its own.
+    honest : Tensor or None
+        The honest reports of this round that count, ``(m, d)``, if the attacker is omniscient.
+    coalition : int or None
+        How many strategic users are asked in this round, if it is.
     """
 
     round: int
@@ -46,6 +50,8 @@ class Observation:
     accepted: Tensor
     honest_sum: Tensor | None = None
     surrogates: Tensor | None = None
+    honest: Tensor | None = None
+    coalition: int | None = None
 
 
 State = TypeVar("State", bound=NamedTuple)
@@ -62,6 +68,23 @@ class Attack(Protocol[State]):
     def update(self, state: State, observation: Observation) -> tuple[Tensor, State]:
         """Return the gradient ``(d,)`` to report, not yet projected, and the next state."""
         ...
+
+
+def known_rows(datasets: tuple[int, ...], observation: Observation) -> Tensor:
+    """Return the honest reports ``(m, d)`` that an attack goes by: its surrogates', or the round's.
+
+    Where it names no datasets it is omniscient, and m may be 0 in a round without an honest report.
+
+    Raises
+    ------
+    ValueError
+        If the harness gave no reports, or not one for each dataset.
+    """
+    rows = observation.surrogates if datasets else observation.honest
+    if rows is None or (datasets and len(rows) != len(datasets)):
+        wanted = f"surrogates: expected {len(datasets)} reports"
+        raise ValueError(wanted if datasets else "honest: expected the reports of the round")
+    return rows
 
 
 def plausible_report(

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.attack import Observation, known_rows
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.objective.vectors import ratio
 
-Estimator = Literal["inferred", "oracle"]
+Estimator = Literal["inferred", "oracle", "known"]
 
 
 class CGAState(NamedTuple):
@@ -45,14 +45,16 @@ class CounterGradient:
     and the harness reports the projection of h on GRAD(rho_t) (Proposition 1). Without missed
     rounds and with k = 1, ghat is the paper's ``(rho_{t-1} - rho_t)/eta_{t-1} - g``; in the first
     round it is 0. The ``oracle`` estimator is that of the paper's experiments: the server gives
-    away the honest sum of the previous round. Where the server asks a sample of the users, ghat is
-    the mean over the rounds a .. t-1 of the others' sums, for another sample than round t's.
+    away the honest sum of the previous round. An omniscient attacker has nothing to estimate: ghat
+    is the sum of this round's honest reports (``known``). Where the server asks a sample of the
+    users, the inferred ghat is the mean over the rounds a .. t-1 of the others' sums, for another
+    sample than round t's.
 
     Parameters
     ----------
     target : Tensor
         theta_dagger, ``(d,)``.
-    estimator : {"inferred", "oracle"}
+    estimator : {"inferred", "oracle", "known"}
         Where ghat comes from.
     coalition : int
         Number k of attackers who share the target and the correction.
@@ -60,7 +62,7 @@ class CounterGradient:
     Raises
     ------
     ValueError
-        If ``coalition`` is less than 1, or if the oracle estimator is not given the honest sum.
+        If ``coalition`` is less than 1, or if what the estimator goes by is not given.
 
     Examples
     --------
@@ -99,6 +101,8 @@ class CounterGradient:
 
     def estimate(self, state: CGAState, observation: Observation) -> Tensor:
         """Return ghat, the estimated sum ``(d,)`` of the gradients from outside the coalition."""
+        if self.estimator == "known":
+            return known_rows((), observation).sum(dim=0)
         # eta_a is 0 before the first round alone: a server's step sizes are positive.
         if float(state.eta) == 0:
             return torch.zeros_like(observation.rho)
@@ -115,5 +119,6 @@ class CounterGradient:
 
 def counter_gradient(setup: AttackSetup) -> CounterGradient:
     """Return CGA as the run configures it."""
-    estimator = setup.settings.estimator
+    known = setup.knowledge == "omniscient"
+    estimator: Estimator = "known" if known else setup.settings.estimator
     return CounterGradient(target=setup.target, estimator=estimator, coalition=setup.coalition)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
 
+from pfl_flower.attacks.knowledge import Knowledge
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
@@ -57,7 +59,21 @@ class AttackSetup(Protocol):
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """Ids of ``attack-draws`` datasets that no user of the run holds."""
+        """Ids of ``attack-draws`` datasets that no user of the run holds; none if omniscient."""
+        ...
+
+    def stand_ins(self, times: int) -> tuple[int, ...]:
+        """Return ids of such datasets, so many times as many as honest users a round asks."""
+        ...
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the attacker is given: ``attack-knowledge``, or the attack's own."""
+        ...
+
+    @property
+    def rule(self) -> Callable[[Tensor], Tensor]:
+        """The server's rule, from rows ``(n, d)`` to a direction ``(d,)``; to who may know it."""
         ...
 
     @property
@@ -68,6 +84,11 @@ class AttackSetup(Protocol):
     @property
     def coalition(self) -> int:
         """Number of strategic users who share CGA's correction."""
+        ...
+
+    @property
+    def allies(self) -> int:
+        """Number of strategic users asked in a round, as expected, who share this one's target."""
         ...
 
     def strength(self, own: float) -> float:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
+from pfl_flower.attacks.knowledge import EVERY, Knowledge
 from pfl_flower.support.extensions import Extension, Refusal, Table
+from pfl_flower.support.options import Options
 from pfl_flower.support.run_settings import RunSettings
 
 UNTARGETED = "pfl_flower.attacks.untargeted"
@@ -25,11 +29,28 @@ class AttackExtension(Extension):
         where the data are one user's; None where that is not known.
     told_by : str
         The key that says which kind of it a run has, if one does.
+    knows : tuple of str
+        What its attacker may be given, the attack's own first; without a word it has its own data.
     """
 
     gives: Literal["reports", "data"] = "reports"
     rest: Literal["limit", "model", "data"] | None = None
     told_by: str = ""
+    knows: tuple[Knowledge, ...] = ("own",)
+
+
+class RuleAwareOptions(Options):
+    """Of the search."""
+
+    trials: int = Field(160, ge=1, description="reports that a round's search tries")
+    guesses: int = Field(
+        4, ge=1, description="guesses at the honest reports, where they are not known"
+    )
+
+
+def knowledge_of(settings: RunSettings) -> Knowledge:
+    """Return what a run's attacker is given: ``attack-knowledge``, or the attack's own."""
+    return settings.attack_knowledge or ATTACKS.row(settings.attack).knows[0]
 
 
 def admits_rest(settings: RunSettings) -> Refusal | None:
@@ -43,6 +64,9 @@ def admits_rest(settings: RunSettings) -> Refusal | None:
 def admits_inference(settings: RunSettings) -> Refusal | None:
     """Refuse to infer gradients that Adam's step does not reveal."""
     inferred = settings.estimator == "inferred" and bool(settings.strategic())
+    if settings.attack_knowledge == "omniscient":
+        told = bool(settings.strategic()) and not inferred
+        return Refusal("estimator", "inferred, for attack-knowledge = omniscient") if told else None
     if inferred and settings.server_optimizer == "adam":
         return Refusal(
             "estimator",
@@ -76,6 +100,15 @@ ATTACKS: Table[AttackExtension] = Table(
             told_by="estimator",
             reads=("estimator", "coalition"),
             admits=admits_inference,
+            knows=("own", "omniscient"),
+        ),
+        "rule-aware": AttackExtension(
+            factory="pfl_flower.attacks.rule_aware:rule_aware",
+            text="what carries the public rule farthest towards CGA's wish, by search each round",
+            source="after Fang et al. 2020",
+            options=RuleAwareOptions,
+            admits=admits_rest,
+            knows=("rule", "omniscient"),
         ),
         "model": AttackExtension(
             factory="pfl_flower.attacks.model:model_attack",
@@ -109,6 +142,7 @@ ATTACKS: Table[AttackExtension] = Table(
             source="Li et al. 2019",
             reads=("attack-strength",),
             admits=admits_rest,
+            knows=("own", "omniscient"),
         ),
         "gaussian": AttackExtension(
             factory=f"{UNTARGETED}:gaussian",
@@ -123,6 +157,7 @@ ATTACKS: Table[AttackExtension] = Table(
             source="Baruch et al. 2019",
             reads=("attack-strength", "attack-draws"),
             admits=admits_rest,
+            knows=("surrogates", "omniscient"),
         ),
         "inner-product": AttackExtension(
             factory=f"{UNTARGETED}:inner_product",
@@ -130,6 +165,7 @@ ATTACKS: Table[AttackExtension] = Table(
             source="Xie et al. 2020",
             reads=("attack-strength", "attack-draws"),
             admits=admits_rest,
+            knows=("surrogates", "omniscient"),
         ),
         "min-max": AttackExtension(
             factory=f"{UNTARGETED}:min_max",
@@ -137,12 +173,14 @@ ATTACKS: Table[AttackExtension] = Table(
             source="Shejwalkar and Houmansadr 2021",
             reads=("attack-draws",),
             admits=admits_rest,
+            knows=("surrogates", "omniscient"),
         ),
     },
     own=AttackExtension(
         text="a class as package.module:Name",
         reads=("attack-strength", "attack-draws", "attack-model", "estimator", "coalition"),
         admits=admits_rest,
+        knows=("surrogates", *(level for level in EVERY if level != "surrogates")),
     ),
     passed=("setup",),
 )

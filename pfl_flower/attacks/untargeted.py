@@ -1,12 +1,14 @@
 """The usual untargeted attacks of the literature, which spoil rho without a target.
 
 Most are stated there for an attacker who knows every honest gradient of the round. The protocol
-here shows a strategic user rho and eta alone, so these are the papers' other variant: the attacker
-draws datasets of its own as honest users draw theirs, runs the honest code on them, and takes the
-reports of these *surrogates* for a sample of the honest ones. ``datasets`` says which datasets they
-are: the user's own for an attack on its own report, else some that no user of the run holds and
-that all strategic users share, so that they report the same vector. Nobody tells them anything of
-the honest users' data or reports. The harness projects what they report on GRAD(rho_t).
+here shows a strategic user rho and eta alone, so by default these are the papers' other variant:
+the attacker draws datasets of its own as honest users draw theirs, runs the honest code on them,
+and takes the reports of these *surrogates* for a sample of the honest ones. ``datasets`` says which
+datasets they are: the user's own for an attack on its own report, else some that no user of the run
+holds and that all strategic users share, so that they report the same vector. Nobody tells them
+anything of the honest users' data or reports, unless ``attack-knowledge = omniscient`` does: then
+they take the round's honest reports in the surrogates' place, as the papers do. The harness
+projects what they report on GRAD(rho_t).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.attack import Observation, known_rows
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.objective.vectors import middle
 from pfl_flower.support.seeding import generator
@@ -36,7 +38,8 @@ class Untargeted:
     Parameters
     ----------
     datasets : tuple of int
-        Ids of the surrogates' datasets.
+        Ids of the surrogates' datasets; empty where the attack is given the honest reports of the
+        round in their place.
     """
 
     datasets: tuple[int, ...]
@@ -51,11 +54,11 @@ class Untargeted:
         Raises
         ------
         ValueError
-            If the harness gave no surrogates' reports, or not one for each dataset.
+            As ``known_rows``.
         """
-        rows = observation.surrogates
-        if rows is None or len(rows) != len(self.datasets):
-            raise ValueError(f"surrogates: expected {len(self.datasets)} reports")
+        rows = known_rows(self.datasets, observation)
+        if len(rows) == 0:
+            return torch.zeros_like(observation.rho), state
         # Every report scales as the rows do, whose squares may be beyond the range of numbers.
         one = middle(rows)
         return self.report(rows / one, observation) * one, state
@@ -176,9 +179,14 @@ class MinMax(Untargeted):
         return mean + roots.min() * away
 
 
+def _own(setup: AttackSetup) -> tuple[int, ...]:
+    """Return the user's own dataset; none for the mean of what all honest users report."""
+    return () if setup.knowledge == "omniscient" else setup.own
+
+
 def sign_flip(setup: AttackSetup) -> SignFlip:
     """Return the opposite of the user's own honest report."""
-    return SignFlip(datasets=setup.own, strength=setup.strength(1.0))
+    return SignFlip(datasets=_own(setup), strength=setup.strength(1.0))
 
 
 def gaussian(setup: AttackSetup) -> GaussianNoise:

@@ -11,7 +11,7 @@ from pfl_flower.attacks.poisoning.table import (
     POISONINGS,
     method_for,
 )
-from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.attacks.table import ATTACKS, knowledge_of
 from pfl_flower.run.rest_rules import rest_refusals
 from pfl_flower.run.settings import Settings
 from pfl_flower.run.site_rules import site_refusals
@@ -151,7 +151,18 @@ def _data_rules(config: Settings) -> list[Rule]:
 
 def _attack_rules(config: Settings) -> list[Rule]:
     strategic = len(config.strategic())
+    known, levels = knowledge_of(config), ATTACKS.row(config.attack).knows
     return [
+        Rule(
+            "attack-knowledge",
+            known not in levels,
+            f"{', '.join(levels)}, or empty, for attack = {config.attack}",
+        ),
+        Rule(
+            "attack-knowledge",
+            config.site and known == "omniscient",
+            "another, for site = true: no participant is told the others' reports",
+        ),
         Rule(
             "coalition",
             0 < strategic < config.coalition,

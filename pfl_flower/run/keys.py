@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.attacks.knowledge import Knowledge
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.data.table import DATASETS, PARTITIONS
@@ -245,6 +246,12 @@ class Keys(BaseModel):
         5,
         description=f"datasets that {read_by(ATTACKS, 'attack-draws')} draw to guess the honest "
         "reports",
+    )
+    attack_knowledge: Empty | Knowledge = Field(
+        "",
+        description="what the attacker is given: own (rho and its data), surrogates (draws of its "
+        "own), rule (the server's as well), omniscient (this round's honest reports as well; not "
+        "at a site); empty: the attack's own",
     )
     estimator: Literal["inferred", "oracle"] = Field(
         "inferred", description="CGA's estimate: from rho alone (Eq. 5), or given by the server"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.attacks.table import ATTACKS, knowledge_of
 from pfl_flower.run.attendance import CHECKS, Attendance
 from pfl_flower.run.checks import Check
 from pfl_flower.run.columns import Table
@@ -154,6 +154,7 @@ class Outcome:
             extra={
                 "behaviour": self.behaviour,
                 "estimator": self.config.estimator,
+                "attack_knowledge": knowledge_told(self.config),
                 "claims": claimed(self.config),
                 "nodes_word": self.nodes_word,
                 **({"equilibrium": self.rest} if self.at_rest else {}),
@@ -191,6 +192,11 @@ class Outcome:
         return (folder / USERS_FILE, *served_figure(users, title(self.config), folder))
 
 
+def knowledge_told(config: RunConfig) -> str:
+    """Return what the run's attacker is given; empty where nobody attacks."""
+    return knowledge_of(config) if config.strategic() else ""
+
+
 def title(config: RunConfig) -> str:
     """Return a line on a run: what attacked what."""
     attack = "no attack"
@@ -198,5 +204,8 @@ def title(config: RunConfig) -> str:
         key = ATTACKS.row(config.attack).told_by
         detail = str(config.flat()[key]) if key else ""
         detail = "from a CGA run" if "/" in detail else detail
+        known = knowledge_told(config)
+        details = [detail, "" if known == "own" else f"knows: {known}"]
+        detail = ", ".join(one for one in details if one)
         attack = f"under {shown(config.attack)} attack" + (f" ({detail})" if detail else "")
     return f"{config.dataset}, {shown(config.regularizer)}, lam = {config.lam:g}, {attack}"

@@ -48,6 +48,7 @@ def keys() -> str:
 
 
 MORE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "attack": ("knows", lambda row: ", ".join(row.knows)),
     "dataset": ("loss", lambda row: row.loss),
     "partition": ("keys", lambda row: ", ".join(f"`{key}`" for key in row.reads)),
     "aggregation": ("f of n users", lambda row: row.bound),

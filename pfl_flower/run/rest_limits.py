@@ -38,8 +38,8 @@ def check_rest(config: Settings, regularizer: Regularizer) -> None:
         right = (
             f"{named} and local-solver = {config.local_solver}, as steps about a kink do not rest"
         )
-    elif _competing(config) and config.estimator == "oracle" and math.isfinite(regularizer.radius):
-        right = f"{named}, estimator = oracle and several targets, whose limit is not known"
+    elif _competing(config) and _told(config) and math.isfinite(regularizer.radius):
+        right = f"{named}, {_told(config)} and several targets, whose limit is not known"
     if right:
         raise ConfigError(f"equilibrium = true: expected {right}")
 
@@ -49,6 +49,13 @@ def convex(regularizer: Regularizer) -> bool:
     slope = regularizer.weight(PROBED) * PROBED
     rises = slope[1:] >= slope[:-1] * (1 - ROUNDING)
     return bool((slope >= 0).all() and rises.all())
+
+
+def _told(config: Settings) -> str:
+    """Return the key by which attackers hear of honest reports, and not of each other's."""
+    if config.attack_knowledge == "omniscient":
+        return "attack-knowledge = omniscient"
+    return "estimator = oracle" if config.estimator == "oracle" else ""
 
 
 def _competing(config: Settings) -> bool:

@@ -7,16 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
+from pfl_flower.aggregation.combination import Aggregation, configured_rule
 from pfl_flower.attacks.attack import Attack
+from pfl_flower.attacks.knowledge import Knowledge, knows_rule
 from pfl_flower.attacks.other_data import OtherData
 from pfl_flower.attacks.poisoning.aim import PoisonedData
-from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.attacks.table import ATTACKS, knowledge_of
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
 from pfl_flower.solvers.population import Population
+from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.memo import remembered
 
 
@@ -74,9 +77,32 @@ class StrategicUser:
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """Ids of ``attack-draws`` datasets that no user of the run holds."""
-        first = self.settings.users
-        return tuple(range(first, first + self.settings.attack_draws))
+        """Ids of ``attack-draws`` datasets that no user of the run holds; none if omniscient."""
+        return self._nobodys(self.settings.attack_draws)
+
+    def stand_ins(self, times: int) -> tuple[int, ...]:
+        """Return ids of such datasets, so many times as many as honest users a round asks."""
+        honest = self.settings.sample_size() - self._asked(self.strategic)
+        return self._nobodys(times * max(1, honest))
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the attacker is given."""
+        return knowledge_of(self.settings)
+
+    @property
+    def rule(self) -> Aggregation:
+        """The server's rule.
+
+        Raises
+        ------
+        ConfigError
+            If the attacker does not know it.
+        """
+        if not knows_rule(self.knowledge):
+            right = "rule or omniscient, for an attack that asks for the rule"
+            raise ConfigError(f"attack-knowledge = {self.knowledge}: expected {right}")
+        return configured_rule(self.settings)
 
     @property
     def strategic(self) -> int:
@@ -87,6 +113,30 @@ class StrategicUser:
     def coalition(self) -> int:
         """Number of strategic users who share the correction."""
         return self.settings.coalition or self.strategic
+
+    @property
+    def allies(self) -> int:
+        """Number of strategic users asked in a round, as expected, who share this one's target."""
+        return self._asked(self.settings.allies(self.user))
+
+    def _asked(self, users: int) -> int:
+        """Return how many of so many users a round's sample has, as expected, and at least one."""
+        return max(1, round(users * self.settings.sample_size() / self.settings.users))
+
+    def _nobodys(self, number: int) -> tuple[int, ...]:
+        """Return ids of so many datasets that no user holds, if the attacker is to draw any.
+
+        Raises
+        ------
+        ConfigError
+            If it may not.
+        """
+        if self.knowledge == "own":
+            right = "surrogates or more, for an attack that draws datasets"
+            raise ConfigError(f"attack-knowledge = own: expected {right}")
+        if self.knowledge == "omniscient":
+            return ()
+        return tuple(range(self.settings.users, self.settings.users + number))
 
     def strength(self, own: float) -> float:
         """Return ``attack-strength``, or the attack's own where that is empty."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.attack import Attack, Observation
 from pfl_flower.attacks.poisoning.aim import PoisonedData
-from pfl_flower.attacks.table import ATTACKS
+from pfl_flower.attacks.table import ATTACKS, knowledge_of
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.memory import check_rows
 from pfl_flower.run.problem import Problem
@@ -23,6 +23,8 @@ from pfl_flower.support.plugins import told
 
 USERS = 4
 """Most strategic users whose attack is tried: their settings differ in id and target alone."""
+FEW = 20
+"""Most honest reports that are made up: an attack takes any number."""
 TAKEN = "report"
 """The harness keeps a user's last report under this name, beside the attack's state."""
 
@@ -102,9 +104,20 @@ def _try_user(problem: Problem, user: int) -> None:
             accepted=accepted,
             honest_sum=others if config.estimator == "oracle" and round > 1 else None,
             surrogates=rows,
+            **_told(problem, user),
         )
         accepted, kept = _report(problem, tried, attack, seen, kept)
         rho, eta_sum = rho - eta * (accepted + others), eta_sum + eta
+
+
+def _told(problem: Problem, user: int) -> dict[str, Any]:
+    """Return what an omniscient attacker is told besides: made-up reports, and how many it is."""
+    config = problem.config
+    if knowledge_of(config) != "omniscient":
+        return {}
+    honest = max(1, config.sample_size() - len(config.strategic()))
+    rows = made_up(problem, min(honest, FEW), problem.model.dim, words=("honest", user))
+    return {"honest": problem.regularizer.project(rows), "coalition": max(1, config.allies(user))}
 
 
 def _surrogates(problem: Problem, tried: Tried, attack: Attack[Any]) -> Tensor | None:

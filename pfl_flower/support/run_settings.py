@@ -95,6 +95,21 @@ class RunSettings(Protocol):
         ...
 
     @property
+    def attack(self) -> str:
+        """What strategic users do."""
+        ...
+
+    @property
+    def attack_knowledge(self) -> Literal["", "own", "surrogates", "rule", "omniscient"]:
+        """What the attacker is given; empty: the attack's own."""
+        ...
+
+    @property
+    def max_gradient_norm(self) -> float:
+        """Limit on a report's norm, 0 for none."""
+        ...
+
+    @property
     def estimator(self) -> Literal["inferred", "oracle"]:
         """How CGA knows what the others send."""
         ...

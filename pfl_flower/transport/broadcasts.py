@@ -13,7 +13,7 @@ from pfl_flower.transport.nonces import NONCE, fresh
 from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
 from pfl_flower.transport.wire import filled, to_array, to_record, to_tensor
 
-RHO, HONEST_SUM = "rho", "honest-sum"
+RHO, HONEST_SUM, HONEST = "rho", "honest-sum", "honest"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Broadcast:
         and the sum of these over the rounds before t.
     honest_sum : Tensor or None
         Sum of the honest gradients of round t - 1, ``(d,)``; in the ``oracle`` protocol only.
+    honest : Tensor or None
+        The honest reports of this round that count, ``(m, d)``; to omniscient attackers only.
+    coalition : int
+        How many strategic users are asked in this round, told with them; 0 to all others.
     members : tuple of int
         Ids of all users that the node acts for, ascending; those asked when left out.
     session : Session
@@ -67,6 +71,8 @@ class Broadcast:
     eta: float
     eta_sum: float
     honest_sum: Tensor | None = None
+    honest: Tensor | None = None
+    coalition: int = 0
     members: tuple[int, ...] = ()
     session: Session = Session()
 
@@ -104,6 +110,8 @@ def pack_broadcasts(broadcasts: Sequence[Broadcast]) -> list[RecordDict]:
         arrays = {RHO: once(one.rho)}
         if one.honest_sum is not None:
             arrays[HONEST_SUM] = once(one.honest_sum)
+        if one.honest is not None:
+            arrays[HONEST] = once(one.honest)
         records = {ARRAYS: filled(ArrayRecord, arrays), CONFIG: _packed_words(one)}
         contents.append(filled(RecordDict, records))
     return contents
@@ -124,6 +132,8 @@ def _packed_words(broadcast: Broadcast) -> ConfigRecord:
     }
     if broadcast.members != broadcast.users:
         config["members"] = packed(broadcast.members)
+    if broadcast.coalition:
+        config["coalition"] = broadcast.coalition
     return filled(ConfigRecord, config)
 
 
@@ -132,7 +142,7 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
     arrays, config = content[ARRAYS], content[CONFIG]
     if not isinstance(arrays, ArrayRecord) or not isinstance(config, ConfigRecord):
         raise TypeError(f"{ARRAYS}, {CONFIG}: expected an ArrayRecord and a ConfigRecord")
-    honest = arrays.get(HONEST_SUM)
+    known, honest = arrays.get(HONEST), arrays.get(HONEST_SUM)
     return Broadcast(
         round=integer(config, "round"),
         users=integers(config, "users"),
@@ -141,6 +151,8 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]
         honest_sum=None if honest is None else to_tensor(honest).to(device),
+        honest=None if known is None else to_tensor(known).to(device),
+        coalition=integer(config, "coalition") if "coalition" in config else 0,
         members=integers(config, "members") if "members" in config else (),
         session=Session(
             str(config["session"]), integer(config, "resumed"), integer(config, "committed")

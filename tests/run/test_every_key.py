@@ -168,6 +168,7 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "attack_options": ({"attack": own("own_attack")}, '{"gain": 2.0}'),
     "attack_strength": ({"attack": "sign-flip"}, 3.0),
     "attack_draws": ({"attack": "min-max"}, 3),
+    "attack_knowledge": ({}, "omniscient"),
     "estimator": ({}, "oracle"),
     "coalition": (ALLIES, 1),
     "target": (DIGITS, "negate"),
@@ -226,6 +227,8 @@ OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
     ("aggregation", "geometric-median", "smoothing"): ({}, '{"smoothing": 2.0}'),
     ("aggregation", "geometric-median", "steps"): ({}, '{"steps": 1}'),
     ("aggregation", "centred-clipping", "clippings"): ({}, '{"clippings": 1}'),
+    ("attack", "rule-aware", "trials"): ({"aggregation": "krum", **FIVE}, '{"trials": 2}'),
+    ("attack", "rule-aware", "guesses"): ({"aggregation": "median"}, '{"guesses": 1}'),
     ("poisoning", "indifference", "sweeps"): ({**ASKING, "poisoning_box": True}, '{"sweeps": 1}'),
     ("poisoning", "matching", "rounds"): ({**DATA, "poisoning_box": True}, '{"rounds": 1}'),
     ("poisoning", "matching", "gap"): ({**DATA, "poisoning_box": True}, '{"gap": 0.9}'),
@@ -401,6 +404,22 @@ NOT_READ: list[tuple[Settings, str]] = [
     ({"state_dir": "/x"}, "state-dir = /x: expected empty, unless checkpoint-every or resume"),
     ({"attack_model": "/x"}, "attack-model = /x: expected exact, unless attack = model, data"),
     ({"attack_draws": 9}, "attack-draws = 9: expected 5, unless attack = little-is-enough, inner"),
+    (
+        {"attack_knowledge": "rule"},
+        "attack-knowledge = rule: expected own, omniscient, or empty, for attack = cga",
+    ),
+    (
+        {"attack": "rule-aware", "attack_knowledge": "surrogates"},
+        "attack-knowledge = surrogates: expected rule, omniscient, or empty, for attack = rule-aw",
+    ),
+    (
+        {"attack_knowledge": "omniscient", "site": True},
+        "attack-knowledge = omniscient: expected another, for site = true",
+    ),
+    (
+        {"attack_knowledge": "omniscient", "estimator": "oracle"},
+        "estimator = oracle: expected inferred, for attack-knowledge = omniscient",
+    ),
     ({"attack_strength": 0.0}, "attack-strength = 0.0: expected empty, unless attack = sign-flip"),
     ({**DATA, "coalition": 1}, "coalition = 1: expected 0, unless attack = cga"),
     (

@@ -62,6 +62,7 @@ LEADS: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
     "cga": (BINARY, {"rounds": 30}, 1e-8),
     "cga, two users": (BINARY, {"rounds": 30, "strategic_users": "3,4", "coalition": 2}, 1e-8),
     "cga, oracle": (CLASSES, {"rounds": 40, "estimator": "oracle"}, 1e-7),
+    "cga, omniscient": (CLASSES, {"rounds": 40, "attack_knowledge": "omniscient"}, 1e-7),
     "two targets": (CLASSES, {"rounds": 40, **TWO}, 1e-7),
     "two targets, oracle": (CLASSES, {"rounds": 40, "estimator": "oracle", **TWO}, 1e-7),
     "label-flip": (CLASSES, {"rounds": 60, "attack": "label-flip"}, 1e-5),
@@ -239,6 +240,10 @@ def test_what_moves_the_limit_is_refused_by_its_key(values: dict[str, Any], name
 REFUSED_WHEN_BUILT: list[tuple[dict[str, Any], str]] = [
     ({"regularizer": LogGrowth}, "not convex"),
     ({"regularizer": "l2", "local_solver": "sgd"}, "regularizer = l2 and local-solver = sgd"),
+    (
+        {"regularizer": "smooth-l2", "attack_knowledge": "omniscient", "target_shift": "1,2"},
+        "attack-knowledge = omniscient and several targets",
+    ),
     (
         {"regularizer": "smooth-l2", "estimator": "oracle", "target_shift": "1,2"},
         "estimator = oracle and several targets",

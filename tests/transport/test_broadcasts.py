@@ -26,6 +26,10 @@ TOLD = {
     "all asked": FIRST,
     "some asked": replace(FIRST, members=(0, 1, 2)),
     "an oracle's": replace(FIRST, honest_sum=torch.tensor([0.5, 0.25, 7.0], dtype=torch.float64)),
+    "an omniscient one's": replace(
+        FIRST, honest=torch.tensor([[0.5, 0.25, 7.0], [1.0, 2.0, 3.0]]).double(), coalition=2
+    ),
+    "of nobody's reports": replace(FIRST, honest=torch.zeros((0, 3)).double(), coalition=1),
     "in float32": replace(FIRST, rho=RHO.float()),
     "many users": replace(FIRST, users=tuple(range(2000)), last_accepted=(1,) * 2000, members=()),
     "no session": replace(FIRST, session=Session()),
