@@ -154,6 +154,26 @@ def test_reports_that_are_alike_or_nothing_and_no_wish_leave_numbers(name: str) 
     torch.testing.assert_close(nobody, wished() / F)
 
 
+@pytest.mark.parametrize("name", sorted(set(RULES) - {"mixing"}))
+def test_the_slope_is_the_gains(name: str) -> None:
+    """Against a central difference along it, where the best report so far is the honest mean."""
+    search = RuleSearch(
+        rule=RULES[name],
+        others=honest()[None],
+        copies=F,
+        wish=wished(),
+        plausible=lambda x: x,
+        trials=1,
+    )
+    slope = search.slope()
+    assert slope is not None
+    ahead, behind = (float(search.gain(search.best + h * slope)) for h in (1e-6, -1e-6))
+    report = search.best.clone().requires_grad_()
+    (whole,) = torch.autograd.grad(search.gain(report), report)
+    assert (ahead - behind) / 2e-6 == pytest.approx(float(whole.norm()), rel=1e-4)
+    assert float(whole.norm()) > 0
+
+
 def test_a_rule_without_a_gradient_is_searched_all_the_same() -> None:
     def opaque(rows: Tensor) -> Tensor:
         return torch.from_numpy(rows.detach().numpy().sum(axis=0))
