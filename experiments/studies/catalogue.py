@@ -70,6 +70,10 @@ STUDIES: Mapping[str, Listed] = {
         f"{THEORY}.alpha_growth:STUDY",
         "Appendix I.2: what weight the indifference poisoning needs against N honest users",
     ),
+    "classical": Listed(
+        f"{THEORY}.classical:STUDY",
+        "Section 2: as lam grows rho becomes that of classical federated learning, and how fast",
+    ),
     "budget-curve": Listed(
         "experiments.poisoning_budget.study:STUDY",
         "What poisoning methods buy for their labels, at equilibrium and after 250 rounds",

@@ -59,9 +59,12 @@ def mnist(name: str, folder: Path, **settings: Any) -> dict[str, Any]:
     return summary(name, folder, **settings)
 
 
+MNIST = ["mnist-squared-l2", "mnist-l2", "mnist-smooth-l2", "mnist-cnn-l2"]
+
+
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["mnist-squared-l2", "mnist-l2", "mnist-smooth-l2"])
+@pytest.mark.parametrize("name", MNIST)
 def test_mnist_under_the_threat_model(name: str, tmp_path: Path) -> None:
     """Server SGD with automatic steps, CGA with the inferred estimator."""
     result = mnist(name, tmp_path)
