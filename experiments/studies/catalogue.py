@@ -86,6 +86,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.examples.anyone:STUDY",
         "In anyone's Flower app: attacks by a client mod against Flower's strategies and ours",
     ),
+    "heterogeneity": Listed(
+        "experiments.heterogeneity.study:STUDY",
+        "Users who differ x lam x regulariser: what taking part pays, and what one attacker takes",
+    ),
     "fig1-cga": Listed(
         f"{PAPER}.figure_1_cga:STUDY",
         "Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",
