@@ -33,7 +33,7 @@ HONEST = tuple(range(USERS - 1))
 FOUND = 1e-6
 """Residual of a rest: no answer of a few thousand digits hangs on the seventh digit of a score."""
 BASE: Mapping[str, Scalar] = {
-    "dataset": "digits",
+    "dataset": "experiments.heterogeneity.components:components",
     "users": USERS,
     "strategic-users": str(USERS - 1),
     "nu": 0.01,

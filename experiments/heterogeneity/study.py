@@ -203,11 +203,11 @@ STUDY = Study(
     measure=measure,
     judge=judge,
     draw=draw,
-    seeds=(1,),
+    seeds=(1, 2, 3),
     setting=(
-        "The digits among eleven users, by Dirichlet(0.05), (0.3), (1) and evenly, a fifth of each "
-        "user's points kept for its own test; linear softmax, nu = 0.01, exact rests; user 10 "
-        "honest, or by CGA."
+        "The digits in 16 principal components, among eleven users, by Dirichlet(0.05), (0.3), (1) "
+        "and evenly, a fifth of each user's points kept for its own test; linear softmax, nu = "
+        "0.01, exact rests; user 10 honest, or by CGA."
     ),
     paper=tuple(_predictions()),
 )

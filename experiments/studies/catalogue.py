@@ -90,6 +90,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.heterogeneity.study:STUDY",
         "Users who differ x lam x regulariser: what taking part pays, and what one attacker takes",
     ),
+    "interpolation": Listed(
+        "experiments.heterogeneity.interpolation:STUDY",
+        "Allouah et al. 2024: how far to collaborate among users who differ and some who lie",
+    ),
     "fig1-cga": Listed(
         f"{PAPER}.figure_1_cga:STUDY",
         "Figures 1 and 16: CGA on MNIST hacks squared l2 and neither l2 nor smooth l2",

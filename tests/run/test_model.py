@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import pfl_flower as pfl
 from pfl_flower.attacks import targets
+from pfl_flower.data.sources import Images
+from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.synthetic import Synthetic
+from pfl_flower.data.table import PARTITIONS
 from pfl_flower.objective import modules
 from pfl_flower.objective.models import Linear
 from pfl_flower.objective.modules import ModuleModel
@@ -21,6 +24,7 @@ from pfl_flower.objective.networks import cnn
 from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.seeding import generator
 from tests.support import nets
 from tests.support.runs import play, trajectory
 
@@ -537,3 +541,38 @@ def test_the_built_in_network_has_two_convolutions_and_group_norm() -> None:
     assert kinds.count("Conv2d") == kinds.count("GroupNorm") == 2
     for shape in ((1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 5, 7), (3, 1, 1)):
         assert cnn(shape, 4, channels=3)(torch.zeros(2, *shape)).shape == (2, 4)
+
+
+def pictures(spec: DataSpec) -> Images:
+    """Four hundred images of 8 x 8 pixels in four classes, each of one of twelve owners."""
+    draw = generator(2, "pictures")
+    labels = torch.randint(4, (400,), generator=draw)
+    pixels = torch.rand((400, 64), generator=draw, dtype=torch.float64) / 2
+    pixels[torch.arange(400), 9 * labels] += 0.5
+    return Images(
+        (pixels[:300], labels[:300]),
+        (pixels[300:], labels[300:]),
+        owners=[number % 12 for number in range(300)],
+        seed=spec.seed,
+        shape=(1, 8, 8),
+    )
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_a_cnn_is_the_same_whatever_the_nodes_for_every_partition(partition: str) -> None:
+    keys = {
+        "dataset": f"{HERE}:pictures",
+        "partition": partition,
+        "model": "cnn",
+        "model-options": '{"channels": 2}',
+        "users": 11,
+        "strategic-users": "10",
+        "points-per-user": "20,15" if partition == "draws" else "",
+        "local-steps": 2,
+        "batch-size": 8,
+        "dtype": "float32",
+    }
+    config = parse_config({**KEYS, **keys})
+    runs = [trajectory(play(config, nodes=nodes)) for nodes in (1, 4, 11)]
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[0][0], runs[0][-1])
