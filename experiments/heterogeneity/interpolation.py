@@ -5,14 +5,14 @@ and a robust one, mixed by a level w of collaboration. With n = 600, f = 100, m 
 sigma = 15 and sigma_h = 2. It maps on ours where losses are squared and R is squared l2: theta_n is
 that mixture with ``w = 2 lam/(m + 2 lam)``, and rho rests at the rule of the averages (``means``).
 
-What differs: the dimension is one here, and the attack is ours: all liars stand on one side as far
-away as they can, under the sum of bounded reports too. Beside their mixture there are l2 and smooth
-l2, where no rule is needed, as a report is at most lam, and where lam is both the level of
+What differs: the dimension is one here, and the attack is ours: all liars stand on one side as
+far away as they can, under the sum of bounded reports too. Beside their mixture there are l2 and
+smooth l2, where no rule is needed, as a report is at most lam, and where lam is both the level of
 collaboration and the bound.
 
-Predicted before it was measured (``means_predicted``): the best w is ``s^2/(s^2 + sigma_h^2 + b^2)``
-with b what the liars move rho by, so that it falls as users differ more and as more of them lie,
-and rises with the noise of their points; under the plain sum b is the liars' choice.
+Predicted before it was measured (``means_predicted``): the best w is ``s^2/(s^2 + sigma_h^2 +
+b^2)`` with b what the liars move rho by, so that it falls as users differ more and as more of them
+lie, and rises with the noise of their points; under the plain sum b is the liars' choice.
 """
 
 from __future__ import annotations
