@@ -76,9 +76,9 @@ def _chosen(chain: Mapping[str, Any]) -> dict[str, float]:
     cells = [*calm.values(), *hit.values()]
     return {
         "alone": alone,
-        "little lam, gain over alone": calm[least]["theta"] - alone,
-        "little lam, damage to theta": calm[least]["theta"] - hit[least]["theta"],
-        "much lam, gain over rho": calm[most]["theta"] - calm[most]["own rho"],
+        "little lam, off alone": abs(calm[least]["theta"] - alone),
+        "little lam, off peace": abs(calm[least]["theta"] - hit[least]["theta"]),
+        "much lam, off rho": abs(calm[most]["theta"] - calm[most]["own rho"]),
         "much lam, damage to theta": calm[most]["theta"] - hit[most]["theta"],
         "gain over rho": calm[USUAL]["theta"] - calm[USUAL]["own rho"],
         "damage to rho": calm[USUAL]["rho"] - hit[USUAL]["rho"],
@@ -163,13 +163,13 @@ def _predictions() -> Iterator[Stated]:
     for alpha in ALPHAS:
         for name in REGULARIZERS:
             at, here = f"alpha {alpha}, {name}", f"alpha = {alpha}, {name}"
-            for key, limits, against, what in (
-                ("little lam, gain over alone", FIGURE, 5 * FIGURE, "little lam: as if alone"),
-                ("little lam, damage to theta", FIGURE, 5 * FIGURE, "little lam: not attacked"),
-                ("much lam, gain over rho", FIGURE, 5 * FIGURE, "much lam: theta_n is rho"),
+            for key, what in (
+                ("little lam, off alone", "little lam: as if alone"),
+                ("little lam, off peace", "little lam: not attacked"),
+                ("much lam, off rho", "much lam: theta_n is rho"),
             ):
-                claim = Claim(f"{at}: {key}", Limits(-limits, limits))
-                yield _stated(what, here, claim, at_least(against))
+                claim = Claim(f"{at}: {key}", at_most(FIGURE))
+                yield _stated(what, here, claim, at_least(5 * FIGURE))
             owned = Claim(f"{at}: much lam, damage to theta", at_least(HALF))
             yield _stated("much lam: one user owns every model", here, owned, at_most(FIGURE))
             scaled = Claim(partial(_scaled_down, alpha=alpha, name=name), at_most(1), f"{at}, lam")
