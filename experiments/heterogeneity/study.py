@@ -23,7 +23,7 @@ Predicted from theory, before anything was measured:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -46,9 +46,9 @@ USUAL = 1.0
 
 def measure(setting: Setting) -> dict[str, Any]:
     """Return every cell's accuracies, and what the statements look at."""
-    alphas, lams, regularizers = ALPHAS, LAMS, REGULARIZERS
-    if setting.quick:
-        alphas, lams, regularizers = QUICK_ALPHAS, QUICK_LAMS, QUICK_REGULARIZERS
+    alphas: tuple[str, ...] = QUICK_ALPHAS if setting.quick else ALPHAS
+    lams: tuple[float, ...] = QUICK_LAMS if setting.quick else LAMS
+    regularizers: tuple[str, ...] = QUICK_REGULARIZERS if setting.quick else REGULARIZERS
     cells = {
         alpha: {name: Chain(setting, alpha, name, lams).cells() for name in regularizers}
         for alpha in alphas
@@ -103,7 +103,7 @@ def best_lam(accuracies: Mapping[float, float]) -> float:
     return min(accuracies, key=lambda lam: (-accuracies[lam], lam))
 
 
-def judge(finals: list[Metrics] | Any) -> list[Check]:
+def judge(finals: Sequence[Metrics]) -> list[Check]:
     """Return that the numbers can be relied on: rests were found, and users had test sets."""
     claims = [
         Claim("not converged", exactly(0), "rests that were not found"),
