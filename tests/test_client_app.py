@@ -10,7 +10,11 @@ from typing import Any
 
 from tests.support.images import write_tree
 
-HEAVY = ("matplotlib", "sklearn", "scipy.optimize", "pandas", "ray", "experiments", "strategies")
+HEAVY = (
+    "matplotlib", "sklearn", "scipy.optimize", "pandas", "pyarrow", "torchvision", "datasets",
+    "ray", "experiments", "strategies",
+)  # fmt: skip
+"""pydantic and rich are not among them: Flower's own process loads both before ours begins."""
 NODE = """
 import json, sys
 import torch
@@ -59,6 +63,7 @@ LIGHT: dict[str, dict[str, Any]] = {
     "noise": {"attack": "gaussian"},
     "surrogates": {"attack": "min-max"},
     "other labels": {"attack": "label-flip"},
+    "digits": {"dataset": "digits", "features": 20, "local-solver": "sgd", "server-lr": 0.1},
     "images": {
         "dataset": "imagefolder:{tree}",
         "features": 20,
@@ -68,7 +73,6 @@ LIGHT: dict[str, dict[str, Any]] = {
 }
 NEEDS: dict[str, dict[str, Any]] = {
     "data for theta_spade": {"attack": "data"},
-    "digits": {"dataset": "digits", "features": 20, "local-solver": "sgd", "server-lr": 0.1},
 }
 """What does need one of them, so that the test can be seen to look."""
 
@@ -94,5 +98,3 @@ def test_a_node_loads_no_more_than_its_data_and_its_attack_need(tmp_path: Path) 
     names = {name: loaded for name, (_, loaded) in found.items()}
     assert {name: names[name] for name in LIGHT} == {name: set() for name in LIGHT}
     assert names["data for theta_spade"] == {"scipy.optimize"}
-    assert "sklearn" in names["digits"]
-    assert "matplotlib" not in names["digits"]

@@ -12,6 +12,7 @@ COMPARISONS: Mapping[str, str] = {
     "simulation": f"{ROOM}.overhead:against_simulation",
     "messages": f"{ROOM}.overhead:large_messages",
     "aggregators": f"{ROOM}.aggregators:against_peers",
+    "message": f"{ROOM}.overhead:a_message",
     "growth": f"{ROOM}.growth:against_linear",
     "target": f"{ROOM}.time_to_target:against_exact_solves",
     "gpu": f"{ROOM}.figure_1_round:on_the_card",

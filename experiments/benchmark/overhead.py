@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from experiments.benchmark.message_cost import USERS
 from experiments.benchmark.side_by_side import (
     Comparison,
     Conditions,
     both_times,
+    fresh_process,
     milliseconds,
     round_seconds,
     take_turns,
@@ -87,4 +89,20 @@ def large_messages(conditions: Conditions) -> list[Comparison]:
             ("flwr.app.Array and back", flower),
             f"the same bytes copied twice: {milliseconds(copy)}",
         )
+    ]
+
+
+def a_message(conditions: Conditions) -> list[Comparison]:
+    """Compare what this app adds to a message at a site with importing torch and Flower (b)."""
+    sides = {role: partial(fresh_process, "message_cost", role) for role in USERS}
+    found = take_turns(conditions, "a message", sides)
+    return [
+        Comparison.of_times(
+            "b",
+            f"a message to an {role} user at a site, processor time".replace("an s", "a s"),
+            ("all but these imports", [one["imports"] + one["answer"] for one in runs]),
+            ("importing torch and Flower", [one["torch"] + one["flower"] for one in runs]),
+            f"of ours, the app's imports: {milliseconds([one['imports'] for one in runs])}",
+        )
+        for role, runs in found.items()
     ]

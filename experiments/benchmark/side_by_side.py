@@ -100,11 +100,22 @@ def worker(case: str, **arguments: Any) -> dict[str, Any]:
     RunFailedError
         If it failed, with the last line that it said.
     """
-    command = [sys.executable, "-m", "experiments.benchmark.worker", case, json.dumps(arguments)]
+    return fresh_process("worker", case, json.dumps(arguments))
+
+
+def fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of this folder in a process of its own and return the JSON that it prints last.
+
+    Raises
+    ------
+    RunFailedError
+        If it failed, with the last line that it said.
+    """
+    command = [sys.executable, "-m", f"experiments.benchmark.{module}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise RunFailedError(f"benchmark, {case}: {said}")
+        raise RunFailedError(f"benchmark, {arguments[0]}: {said}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

@@ -3,9 +3,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
+from pfl_flower.data import catalogue
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.sources import redraw_labels
 from pfl_flower.data.spec import DataSpec
@@ -25,6 +28,13 @@ def test_digits_are_the_real_ones_and_split_once() -> None:
     assert torch.bincount(torch.cat([labels, test_labels])).sum() == 1797
     rows = torch.cat([train, test])
     assert len(torch.unique(rows, dim=0)) > 1790
+
+
+def test_digits_are_scikit_learns_wherever_it_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = catalogue._digits_table(), load_digits()
+    assert np.array_equal(ours, np.column_stack([theirs.data, theirs.target]))
+    monkeypatch.setattr(catalogue, "DIGITS_FILE", ("elsewhere.csv.gz",))
+    assert np.array_equal(catalogue._digits_table(), ours)
 
 
 def test_draws_are_without_replacement_and_independent() -> None:
