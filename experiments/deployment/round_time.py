@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.deployment.loopback import PATIENCE, Site, site, wait_until
+from experiments.deployment.loopback import Site, site
+from experiments.deployment.machine import PATIENCE, wait_until
 from experiments.running.engines import ROOT
 from experiments.running.superlink import COMPLETED, run_status, script
 from pfl_flower.run.rounds import read_rounds

@@ -15,7 +15,8 @@ import pytest
 from flwr.app import Error, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
-from experiments.deployment.loopback import PATIENCE, Site, site, wait_until
+from experiments.deployment.loopback import Site, site
+from experiments.deployment.machine import PATIENCE, wait_until
 from experiments.running.engines import ROOT
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
