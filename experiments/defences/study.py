@@ -5,8 +5,8 @@ under every regulariser, through the clients and the strategy of a real run. Two
 last rho: its accuracy on true labels, and how much of the way it was moved from the reference (no
 attack, the sum) to the attacker's target, ``<rho - ref, target - ref>/||target - ref||^2``.
 
-No attacker here knows the rule: CGA reckons with a sum, the untargeted ones with nothing. A rule
-that stops them is not shown to stop one who aims at the rule itself.
+CGA reckons with a sum, most untargeted attackers with nothing: a rule that stops them is not shown
+to stop one who aims at the rule itself, as ``rule-aware`` and the fitted ones do, on guesses.
 """
 
 from __future__ import annotations
@@ -271,6 +271,6 @@ STUDY = Study(
     setting=(
         "Digits, ten honest users and two strategic ones of 100 points, lam = 1, nu = 0.01; 60 "
         "rounds of one local Adam step; f = 2. Attackers see rho and eta alone, and guess the "
-        "honest reports from data that they draw. None of them knows the aggregation rule."
+        "honest reports from data that they draw. The rule-aware and the fitted ones know the rule."
     ),
 )

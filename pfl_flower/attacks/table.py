@@ -13,6 +13,7 @@ from pfl_flower.support.options import Options
 from pfl_flower.support.run_settings import RunSettings
 
 UNTARGETED = "pfl_flower.attacks.untargeted"
+AMONG, FITTED = "pfl_flower.attacks.among_honest", "pfl_flower.attacks.fitted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,51 @@ ATTACKS: Table[AttackExtension] = Table(
             reads=("attack-draws",),
             admits=admits_rest,
             knows=("surrogates", "omniscient"),
+        ),
+        "min-sum": AttackExtension(
+            factory=f"{AMONG}:min_sum",
+            text="mean - gamma deviation, as far from all together as the farthest of them",
+            source="Shejwalkar and Houmansadr 2021",
+            reads=("attack-draws",),
+            admits=admits_rest,
+            knows=("surrogates", "omniscient"),
+        ),
+        "mimic": AttackExtension(
+            factory=f"{AMONG}:mimic",
+            text="the honest report that lies farthest along what sets honest users apart",
+            source="Karimireddy et al. 2022",
+            reads=("attack-draws",),
+            admits=admits_rest,
+            knows=("surrogates", "omniscient"),
+        ),
+        "fang-trimmed-mean": AttackExtension(
+            factory=f"{AMONG}:fang_trimmed_mean",
+            text="in each coordinate a number beyond all of theirs, on the other side",
+            source="Fang et al. 2020",
+            reads=("attack-draws",),
+            admits=admits_rest,
+            knows=("surrogates", "omniscient"),
+        ),
+        "fang-krum": AttackExtension(
+            factory=f"{FITTED}:fang_krum",
+            text="minus the signs of their mean, as long as Krum picks",
+            source="Fang et al. 2020",
+            admits=admits_rest,
+            knows=("rule", "omniscient"),
+        ),
+        "fitted-little-is-enough": AttackExtension(
+            factory=f"{FITTED}:fitted_little_is_enough",
+            text="mean + z deviation, the z of either sign that leads the rule farthest astray",
+            source="Baruch et al. 2019, Shejwalkar and Houmansadr 2021",
+            admits=admits_rest,
+            knows=("rule", "omniscient"),
+        ),
+        "fitted-inner-product": AttackExtension(
+            factory=f"{FITTED}:fitted_inner_product",
+            text="z times their mean, the z of either sign that leads the rule farthest astray",
+            source="Xie et al. 2020, Shejwalkar and Houmansadr 2021",
+            admits=admits_rest,
+            knows=("rule", "omniscient"),
         ),
     },
     own=AttackExtension(
