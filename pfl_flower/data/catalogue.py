@@ -83,7 +83,9 @@ def _idx_images(name: str, spec: DataSpec) -> Images:
     )
 
 
-def synthetic_linear(spec: DataSpec, *, spread: float = 0.3, noise: float = 0.1) -> Synthetic:
+def synthetic_linear(
+    spec: DataSpec, *, spread: float = 0.3, tests: int = 0, noise: float = 0.1
+) -> Synthetic:
     """Return users who answer by a linear model of their own."""
     return Synthetic(
         "least-squares",
@@ -92,13 +94,19 @@ def synthetic_linear(spec: DataSpec, *, spread: float = 0.3, noise: float = 0.1)
         spread=spread,
         noise=noise,
         label_noise=spec.label_noise,
+        tests=tests,
     )
 
 
-def synthetic_logistic(spec: DataSpec, *, spread: float = 0.3) -> Synthetic:
+def synthetic_logistic(spec: DataSpec, *, spread: float = 0.3, tests: int = 0) -> Synthetic:
     """Return users who answer 1 or -1 with the probabilities of a model of their own."""
     return Synthetic(
-        "logistic", spec.features, spec.seed, spread=spread, label_noise=spec.label_noise
+        "logistic",
+        spec.features,
+        spec.seed,
+        spread=spread,
+        label_noise=spec.label_noise,
+        tests=tests,
     )
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pfl_flower.data.rehearsal import Rehearsal
 from pfl_flower.data.sources import Source
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import seed_of
@@ -28,8 +29,6 @@ Rows = NDArray[np.int64]
 """Numbers of points."""
 Dealt = Sequence[Rows]
 """For each user the numbers of its points."""
-TRIES = 11
-"""Of flwr_datasets, until every user has points enough."""
 CLASS, ROW, OWNER = "class", "row", "owner"
 
 
@@ -116,7 +115,8 @@ def dirichlet(pool: Pool, *, alpha: float, min_points: int) -> Dealt:
     Raises
     ------
     ConfigError
-        If so many points for each are more than there are, or do not come about in 11 tries.
+        If so many points for each are more than there are, or do not come about in 11 tries, which
+        for many users take half a minute: so it is rehearsed whether they can.
     """
     most = len(pool) // pool.users
     if min_points > most:
@@ -124,6 +124,10 @@ def dirichlet(pool: Pool, *, alpha: float, min_points: int) -> Dealt:
             f"partition-min-points = {min_points}: expected at most {most}, "
             f"for {pool.users:,} users of {len(pool):,} points"
         )
+    counts = np.unique(pool.labels, return_counts=True)[1]
+    rehearsal = Rehearsal(counts, pool.users, min_points, pool.seed)
+    if rehearsal.hopeless(alpha):
+        raise rehearsal.refusal(alpha)
     from flwr_datasets.partitioner import DirichletPartitioner
 
     made = DirichletPartitioner(
@@ -132,11 +136,7 @@ def dirichlet(pool: Pool, *, alpha: float, min_points: int) -> Dealt:
     try:
         return pool.partitioned(made)
     except ValueError:
-        raise ConfigError(
-            f"partition-alpha = {alpha:g}: expected a larger number, fewer users or a smaller "
-            f"partition-min-points; in {TRIES} tries one of {pool.users:,} users was left with "
-            f"fewer than {min_points} of {len(pool):,} points"
-        ) from None
+        raise rehearsal.refusal(alpha) from None
 
 
 def classes(pool: Pool, *, classes: int) -> Dealt:

@@ -43,6 +43,9 @@ class Source(ABC):
     owners, test_owners : sequence or None
         Whose each point of the training and of the test set is, numbers or text, ``(n,)``; None
         where nobody says.
+    names : sequence
+        Whose points each user has, numbers or text, in the order of their ids; empty where nobody
+        says.
     at_hand : bool
         Whether users' points can be had on this machine.
     """
@@ -57,6 +60,7 @@ class Source(ABC):
     tested: bool = False
     owners: Sequence[int] | Sequence[str] | None = None
     test_owners: Sequence[int] | Sequence[str] | None = None
+    names: Sequence[int] | Sequence[str] = ()
     at_hand: bool = True
 
     @abstractmethod

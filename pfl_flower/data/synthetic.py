@@ -35,6 +35,8 @@ class Synthetic(Source):
         Standard deviations.
     label_noise : float
         Fraction of answers redrawn.
+    tests : int
+        Points of a user's own test set, answered by its own model, none redrawn.
     """
 
     outputs = 1
@@ -50,9 +52,11 @@ class Synthetic(Source):
         spread: float = 0.3,
         noise: float = 0.1,
         label_noise: float = 0.0,
+        tests: int = 0,
     ) -> None:
         self.loss, self.inputs, self.seed = loss, features, seed
         self.spread, self.noise, self.label_noise = spread, noise, label_noise
+        self.tests, self.tested = tests, tests > 0
         self.common = self._normal(generator(seed, "common"), features)
 
     @staticmethod
@@ -64,7 +68,9 @@ class Synthetic(Source):
         own = self._normal(generator(self.seed, "preferred", user), self.inputs)
         return self.common + self.spread * own
 
-    def answer(self, model: Tensor, points: int, draw: torch.Generator) -> UserData:
+    def answer(
+        self, model: Tensor, points: int, draw: torch.Generator, *, clean: bool = False
+    ) -> UserData:
         """Return random queries ``(points, d)`` answered by ``model (d,)``."""
         queries = self._normal(draw, points, self.inputs)
         scores = queries @ model
@@ -76,6 +82,8 @@ class Synthetic(Source):
             answers = torch.where(coin < torch.sigmoid(scores), 1.0, -1.0)
             fair = torch.rand(points, generator=draw, dtype=torch.float64)
             redrawn = torch.where(fair < 0.5, 1.0, -1.0)
+        if clean:
+            return UserData(queries, answers)
         chosen = torch.randperm(points, generator=draw)[: round(self.label_noise * points)]
         answers[chosen] = redrawn[chosen].to(answers.dtype)
         return UserData(queries, answers)
@@ -83,6 +91,13 @@ class Synthetic(Source):
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return ``points`` queries answered by the user's preferred model."""
         return self.answer(self.preferred(user), points, generator(seed, "draw", user))
+
+    def own_tests(self, user: int) -> UserData | None:
+        """Return other queries, answered by the user's preferred model without label noise."""
+        if not self.tests:
+            return None
+        draw = generator(self.seed, "own tests", user)
+        return self.answer(self.preferred(user), self.tests, draw, clean=True)
 
     def draw_many(self, users: Sequence[int], points: int, seed: int) -> UserData:
         """Return the same draws; per user only what its own generators must do."""

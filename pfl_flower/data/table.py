@@ -22,6 +22,7 @@ class RegressionOptions(Options):
     """Of users who answer by a linear model of their own."""
 
     spread: float = Field(0.3, ge=0, description="deviation of the users' models around one")
+    tests: int = Field(0, ge=0, description="points of a user's own test set")
     noise: float = Field(0.1, ge=0, description="deviation of the noise of answers")
 
 
@@ -29,6 +30,7 @@ class LogisticOptions(Options):
     """Of users who answer 1 or -1 with the probabilities of a model of their own."""
 
     spread: float = Field(0.3, ge=0, description="deviation of the users' models around one")
+    tests: int = Field(0, ge=0, description="points of a user's own test set")
 
 
 TOLD = "columns"

@@ -126,7 +126,6 @@ class Partitioned(Source):
         self.shape = source.shape
         by_owner = PARTITIONS.row(settings.partition).by_owner
         self.names = pool.names[: len(dealt)] if by_owner else ()
-        """Whose points each user has, where the data say it."""
         self._given = bool(by_owner and source.test_owners) and settings.test_share != 0
         if self._given and settings.test_share != "auto":
             right = "auto, or 0, for data whose users come with test sets of their own"

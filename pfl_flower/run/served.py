@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pfl_flower.support.foreign_text import cell
+
 USERS_FILE = "users.csv"
 HEADING = ("user", "role", "train", "tests", "measure", "theta", "rho", "alone")
 MODELS = ("theta", "rho", "alone")
@@ -127,6 +129,7 @@ def users_text(
     users: int,
     strategic: frozenset[int],
     sizes: Callable[[int], tuple[int, int] | None],
+    names: Sequence[int] | Sequence[str] = (),
 ) -> str:
     """Return the content of ``users.csv``: one row for each user; what is not known is empty.
 
@@ -143,17 +146,25 @@ def users_text(
     sizes : callable
         From a user who was not measured to the points that it trains and is tested on; to None
         where its points are on a node alone.
+    names : sequence
+        Whose points each user has, for a column ``owner``; empty where nobody says.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
-    writer.writerow(HEADING)
+    writer.writerow([*HEADING, "owner"] if names else HEADING)
     for user in range(users):
         role = "strategic" if user in strategic else "honest"
-        known = served.get(user)
+        known, owner = served.get(user), [_cell(names[user])] if names else []
         if known is None:
-            writer.writerow([user, role, *(sizes(user) or ("", "")), measure.name, "", "", ""])
+            writer.writerow(
+                [user, role, *(sizes(user) or ("", "")), measure.name, "", "", "", *owner]
+            )
             continue
         alone = "" if known.alone is None else repr(known.alone)
         values = (repr(known.theta), repr(known.rho), alone)
-        writer.writerow([user, role, known.train, known.tests, measure.name, *values])
+        writer.writerow([user, role, known.train, known.tests, measure.name, *values, *owner])
     return buffer.getvalue()
+
+
+def _cell(name: int | str) -> int | str:
+    return name if isinstance(name, int) else cell(name)

@@ -32,6 +32,7 @@ class UserBook:
             users=self._problem.config.users,
             strategic=strategic,
             sizes=self._sizes,
+            names=self._problem.source.names,
         )
         return metrics(served, self._measure)
 

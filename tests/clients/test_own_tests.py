@@ -256,3 +256,26 @@ def test_a_run_that_is_resumed_ends_with_the_same_users(tmp_path: Path) -> None:
     rest = pfl.run(**{**keys, "rounds": 4}, resume="auto", output=tmp_path / "parts", nodes=3)
     assert rest.users_text == whole.users_text
     assert rest.rounds["own_theta_std"].tolist()[1:] == whole.rounds["own_theta_std"].tolist()[1:]
+
+
+@pytest.mark.parametrize(("name", "better"), [("linear", min), ("logistic", max)])
+def test_synthetic_users_have_as_many_tests_of_their_own_as_asked(name: str, better: Any) -> None:
+    """Answered by their own models, clean and without moving what is drawn to train on."""
+    keys: dict[str, Any] = {"dataset": f"synthetic-{name}", "points_per_user": "40", **FEW}
+    keys |= {"label_noise": 0.2, "features": 4, "save_trajectory": True}
+    options = {"spread": 3.0}
+    plain = pfl.run(**keys, dataset_options=options)
+    tested = pfl.run(**keys, dataset_options={**options, "tests": 200})
+    assert np.array_equal(plain.trajectory, tested.trajectory)  # type: ignore[arg-type]
+    assert len(plain.users) == 0 and tested.users["tests"][:5].tolist() == [200] * 5
+    own, common = tested.metrics["own_theta_mean"], tested.metrics["own_rho_mean"]
+    assert better(own, common) == own != common
+    source = problem(dataset=f"synthetic-{name}", dataset_options='{"tests": 300}').source
+    assert source.tested
+    sets = [source.own_tests(user) for user in (0, 0, 1)]
+    features = [one.features for one in sets if one is not None]
+    assert torch.equal(features[0], features[1]) and not torch.equal(features[0], features[2])
+    if name == "linear":
+        model = source.preferred(0)  # type: ignore[attr-defined]
+        off = sets[0].labels - features[0] @ model  # type: ignore[union-attr]
+        assert off.std() == pytest.approx(0.1, rel=0.2), "noise of answers alone"

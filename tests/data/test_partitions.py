@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pfl_flower.data.partitions import Pool, classes, dirichlet, shards, similarity
+from pfl_flower.data.partitions import CLASS, Pool, classes, dirichlet, shards, similarity
+from pfl_flower.data.rehearsal import Rehearsal
 from pfl_flower.data.sources import Images, Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import PARTITIONS
@@ -276,7 +277,7 @@ def test_what_cannot_be_is_refused_before_data_are_read(keys: dict[str, Any], sa
             "dirichlet",
             {"users": 50, "partition_alpha": 0.01},
             "partition-alpha = 0.01: expected a larger number, fewer users or a smaller "
-            "partition-min-points; in 11 tries one of 50 users was left with fewer than 2",
+            "partition-min-points; in 11 tries one of 50 users is left with fewer than 2",
         ),
         ("dirichlet", {"partition_min_points": 11}, "partition-min-points = 11: expected at most"),
         ("classes", {"partition_classes": 5}, "partition-classes = 5: expected at most 4"),
@@ -338,6 +339,40 @@ def many(spec: DataSpec) -> Images:
 
 
 @pytest.mark.slow
+def test_what_cannot_come_about_is_refused_before_it_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("it was tried")
+
+    pool = digits_pool(400)
+    assert len(dirichlet(pool, alpha=50.0, min_points=2)) == 400
+    monkeypatch.setattr(Pool, "partitioned", never)
+    with pytest.raises(
+        ConfigError, match=r"partition-alpha = 0\.1: expected a larger number, such"
+    ) as told:
+        dirichlet(pool, alpha=0.1, min_points=2)
+    monkeypatch.undo()
+    does = float(str(told.value).partition("such as ")[2].partition(",")[0])
+    assert len(dirichlet(pool, alpha=does, min_points=2)) == 400
+
+
+@pytest.mark.parametrize(("alpha", "users"), [(0.1, 100), (0.3, 400), (1.0, 400)])
+def test_a_rehearsal_leaves_as_many_short_as_the_partitioner_does(alpha: float, users: int) -> None:
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    pool = digits_pool(users)
+    counts = np.bincount(pool.labels)
+    short, rehearsed = [], []
+    for seed in range(20):
+        made = DirichletPartitioner(users, CLASS, alpha, min_partition_size=0, seed=seed)
+        short.append(sum(len(rows) < 2 for rows in pool.partitioned(made)))
+        rehearsed.append(Rehearsal(counts, users, 2, seed).short(alpha))
+    # Means of 20 draws, whose deviation is less than their root each.
+    assert np.mean(short) > 1
+    assert abs(np.mean(short) - np.mean(rehearsed)) < 4 * (2 * np.mean(short) / 20) ** 0.5
+
+
 @pytest.mark.parametrize("name", APART)
 def test_ten_thousand_users_are_dealt_in_seconds(name: str) -> None:
     more = {"partition_alpha": 5.0, "partition_min_points": 1} if name == "dirichlet" else {}

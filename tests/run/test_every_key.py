@@ -221,6 +221,8 @@ OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
         '{"config": "x"}',
     ),
     ("dataset", "synthetic-linear", "spread"): ({}, '{"spread": 2.0}'),
+    ("dataset", "synthetic-linear", "tests"): ({"evaluate_every": 1}, '{"tests": 9}'),
+    ("dataset", "synthetic-logistic", "tests"): ({"evaluate_every": 1}, '{"tests": 9}'),
     ("dataset", "synthetic-linear", "noise"): ({}, '{"noise": 2.0}'),
     ("dataset", "synthetic-logistic", "spread"): ({}, '{"spread": 2.0}'),
     ("model", "cnn", "channels"): (NET, '{"channels": 2}'),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,22 @@ TOGETHER: Mapping[str, Any] = {
 def write_apart(folder: Path) -> list[Path]:
     """Write ``all/points.csv``, ``test.csv`` and each owner's ``points.csv``; return its folder."""
     draw = np.random.default_rng(7)
-    frames, places = [], []
+    places = []
     for owner, size in enumerate(SIZES):
-        frame = _points(draw, size, 0.7 * owner)
         places.append(folder / str(owner))
         places[-1].mkdir(parents=True)
-        frame.to_csv(places[-1] / "points.csv", index=False)
-        frames.append(frame.assign(owner=owner))
-    (folder / "all").mkdir()
-    pandas.concat(frames).to_csv(folder / "all" / "points.csv", index=False)
+        _points(draw, size, 0.7 * owner).to_csv(places[-1] / "points.csv", index=False)
+    put_together(places, folder / "all")
     _points(draw, 40, 0.5).to_csv(folder / "test.csv", index=False)
     return places
+
+
+def put_together(places: Sequence[Path], folder: Path) -> None:
+    """Write ``points.csv`` of all owners' points, who are numbered in this order."""
+    frames = [pandas.read_csv(place / "points.csv") for place in places]
+    owned = [frame.assign(owner=owner) for owner, frame in enumerate(frames)]
+    folder.mkdir()
+    pandas.concat(owned).to_csv(folder / "points.csv", index=False)
 
 
 def _points(draw: np.random.Generator, size: int, shift: float) -> pandas.DataFrame:

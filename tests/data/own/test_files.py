@@ -487,3 +487,23 @@ def test_users_test_sets_that_come_with_the_data_are_theirs(kind: str, tmp_path:
     assert not untested.source.tested and untested.source.own_tests(0) is None
     similar = {**keys, "partition": "similarity", "user-column": ""}
     assert "user-column" in keys or build_problem(parse_config(similar)).source.tested
+
+
+def test_users_are_called_by_their_owners_names(tmp_path: Path) -> None:
+    """As they are written, with a quote before what a spreadsheet would compute."""
+    growers = ["=1+1", "Öberg, A.", "a", "z"] * (ROWS // 4)
+    (tmp_path / "wine.csv").write_text(changed(grower=growers))
+    keys: dict[str, Any] = {
+        "dataset": f"csv:{tmp_path / 'wine.csv'}",
+        "label_column": "kind",
+        "user_column": "grower",
+        "partition": "natural",
+        "nu": 0.1,
+        "rounds": 1,
+    }
+    result = pfl.run(**keys, users=4, strategic_users="1")
+    assert result.users["owner"].tolist() == ["=1+1", "a", "z", "Öberg, A."]
+    assert "'=1+1" in result.users_text
+    save_npz(tmp_path / "wine.npz")
+    dealt = {"dataset": f"npz:{tmp_path / 'wine.npz'}", "partition": "similarity", "nu": 0.1}
+    assert "owner" not in pfl.run(**dealt, rounds=1, users=4, strategic_users="1").users
