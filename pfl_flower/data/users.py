@@ -133,6 +133,7 @@ class Partitioned(Source):
         self._share = 0.0 if self._given else settings.tested_share()
         self.users, self.tested = len(dealt), self._given or self._share > 0
         self._dealt = dealt
+        self._asked = settings.points_asked()
         self._split: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -146,13 +147,16 @@ class Partitioned(Source):
             fallen = self._fallen(user)
             draw = generator(self._settings.seed, "own points", user)
             order = torch.from_numpy(fallen)[torch.randperm(len(fallen), generator=draw)]
-            tests = min(len(order) - 1, round(self._share * len(order)))
-            asked = self._settings.points_asked()
-            train = order[tests:]
-            if asked:
-                train = train[: asked[min(user, len(asked) - 1)]]
-            self._split[user] = train, order[:tests]
+            train, tests = self._sizes(user)
+            self._split[user] = order[tests : tests + train], order[:tests]
         return self._split[user]
+
+    def _sizes(self, user: int) -> tuple[int, int]:
+        """Return the lengths of a user's split, which is not made: of all users it is long."""
+        fallen = len(self._dealt[user % self.users])
+        tests = min(fallen - 1, round(self._share * fallen))
+        asked = self._asked[min(user, len(self._asked) - 1)] if self._asked else fallen
+        return min(asked, fallen - tests), tests
 
     def _fallen(self, user: int) -> Rows:
         """Return what fell to a user, or what is like that."""
@@ -172,7 +176,7 @@ class Partitioned(Source):
 
     def size(self, user: int) -> int:
         """Return how many points a user has to train on."""
-        return len(self.split(user)[0])
+        return self._sizes(user)[0]
 
     def own_tests(self, user: int) -> UserData | None:
         """Return a user's own test set, without label noise; None if it has too few points."""
@@ -196,7 +200,7 @@ class Partitioned(Source):
         """Return how many points a user has for a test set of its own."""
         if self._given:
             return len(self._given_tests.get(self.names[user], ()))
-        return len(self.split(user)[1])
+        return self._sizes(user)[1]
 
     def draw(self, user: int, points: int, seed: int) -> UserData:
         """Return the first of the user's own points; the seed is the run's, as the partition is."""
@@ -235,7 +239,7 @@ class Partitioned(Source):
             where = f"partition = {self._settings.partition}"
             what = "training points that fell to no user"
             found.append(LeftOut(what=what, count=nobodys, where=where))
-        asked = self._settings.points_asked()
+        asked = self._asked
         fewer = [f"user {n}" for n, most in enumerate(asked) if self.size(n) < most]
         untested = [f"user {n}" for n in range(self.users) if not self.tests(n)]
         if fewer:

@@ -132,6 +132,30 @@ def check_memory(
     )
 
 
+def check_shared(config: Settings, numbers: int) -> None:
+    """Refuse users each of whom has all points, where this memory cannot hold them so often.
+
+    Parameters
+    ----------
+    config : Settings
+        The run's.
+    numbers : int
+        Entries of a user's points.
+
+    Raises
+    ------
+    ConfigError
+        With the most users that it holds.
+    """
+    limit, each = memory_limit(), WIDTHS[config.dtype] * numbers
+    held = min(config.chunk_users or config.users, config.users)
+    if limit is not None and held * each > limit:
+        raise ConfigError(
+            f"users = {config.users}: expected at most about {limit // each:,}, each of whom has "
+            f"{_shown(each)} of points under partition = {config.partition}, or chunk-users"
+        )
+
+
 def check_nodes(key: str, nodes: int) -> None:
     """Refuse no virtual node, or more than the memory can keep account of.
 

@@ -14,7 +14,7 @@ from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.own.places import versioned
 from pfl_flower.data.spec import DataSpec
-from pfl_flower.data.table import DATASETS
+from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.data.users import shared_out
 from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.regularizers import Regularizer
@@ -22,7 +22,7 @@ from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss, check_shifts
-from pfl_flower.run.memory import Where, check_memory
+from pfl_flower.run.memory import Where, check_memory, check_shared
 from pfl_flower.run.model import build_model, weights_version
 from pfl_flower.run.rest_limits import check_rest
 from pfl_flower.run.user_sets import UserSets
@@ -58,6 +58,8 @@ class Problem(UserSets):
         model = self.model
         known = {"inputs": model.inputs, "outputs": model.outputs, "dim": model.dim}
         check_memory(self.config, **known, where=where)
+        if where == "all" and PARTITIONS.row(self.config.partition).shared and self.points:
+            check_shared(self.config, self.points[0] * model.inputs)
 
     @property
     def target(self) -> Tensor:

@@ -17,6 +17,7 @@ from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.table import PARTITIONS
 from pfl_flower.data.users import Partitioned
 from pfl_flower.objective.user_data import UserData
+from pfl_flower.run import memory
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError, DataError
@@ -338,23 +339,22 @@ def many(spec: DataSpec) -> Images:
     return Images((features, labels), (features[:9], labels[:9]), owners=names)
 
 
-@pytest.mark.slow
 def test_what_cannot_come_about_is_refused_before_it_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("it was tried")
 
-    pool = digits_pool(400)
-    assert len(dirichlet(pool, alpha=50.0, min_points=2)) == 400
+    pool = digits_pool(150)
+    assert len(dirichlet(pool, alpha=50.0, min_points=2)) == 150
     monkeypatch.setattr(Pool, "partitioned", never)
     with pytest.raises(
-        ConfigError, match=r"partition-alpha = 0\.1: expected a larger number, such"
+        ConfigError, match=r"partition-alpha = 0\.01: expected a larger number, such"
     ) as told:
-        dirichlet(pool, alpha=0.1, min_points=2)
+        dirichlet(pool, alpha=0.01, min_points=2)
     monkeypatch.undo()
     does = float(str(told.value).partition("such as ")[2].partition(",")[0])
-    assert len(dirichlet(pool, alpha=does, min_points=2)) == 400
+    assert len(dirichlet(pool, alpha=does, min_points=2)) == 150
 
 
 @pytest.mark.parametrize(("alpha", "users"), [(0.1, 100), (0.3, 400), (1.0, 400)])
@@ -373,7 +373,20 @@ def test_a_rehearsal_leaves_as_many_short_as_the_partitioner_does(alpha: float, 
     assert abs(np.mean(short) - np.mean(rehearsed)) < 4 * (2 * np.mean(short) / 20) ** 0.5
 
 
-@pytest.mark.parametrize("name", APART)
+def test_ten_thousand_users_of_all_points_are_counted_and_not_dealt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "memory_limit", lambda: 2**32)
+    found = problem("whole", dataset=HERE + "many", users=10_000)
+    assert found.points == (160_000,) * 10_000
+    assert not found.source.left_out
+    with pytest.raises(ConfigError, match=r"users = 10000: expected at most about [\d,]+, each"):
+        found.check_memory("all")
+    found.check_memory("server")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISJOINT)
 def test_ten_thousand_users_are_dealt_in_seconds(name: str) -> None:
     more = {"partition_alpha": 5.0, "partition_min_points": 1} if name == "dirichlet" else {}
     problem("similarity")  # imports are not what is timed
