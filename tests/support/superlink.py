@@ -54,6 +54,13 @@ def find_processes(*words: str) -> list[int]:
     return [pid for pid, _, command in _processes() if all(word in command for word in words)]
 
 
+def processes_below(root: int) -> list[tuple[int, str]]:
+    """Return a process and those that it has started, and these in turn: ids and command lines."""
+    rows = _processes()
+    chosen = {root} | _below({root}, rows)
+    return [(pid, command) for pid, _, command in rows if pid in chosen]
+
+
 def _processes() -> list[tuple[int, int, str]]:
     listing = subprocess.run(
         ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
