@@ -50,7 +50,7 @@ BEFORE = '''
 
 from pfl_flower import client_app, server_app
 from pfl_flower.transport import broadcasts, questions
-from strategies import asking, recruiting, replies
+from strategies import asking, introductions, replies
 from strategies import questions as asked
 
 client = client_app.app
@@ -58,7 +58,7 @@ server = server_app.app
 asking.MOST_REPEATS = 0
 for module in (broadcasts, questions):
     module.fresh = lambda: ""
-for module in (asking, recruiting, replies, asked):
+for module in (asking, introductions, replies, asked):
     module.genuine = lambda question, reply: True
 '''
 AROUND, TRIED = 3000, 20
