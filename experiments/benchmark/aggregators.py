@@ -142,10 +142,10 @@ def right(name: str, rule: str, way: Way, f: int, rows: Matrix) -> bool:
 
 def byzfl_aggregators() -> ModuleType | None:
     """Return byzfl's rules, without the plots and data sets that its package imports as well."""
-    spec = importlib.util.find_spec("byzfl")
-    if spec is None or spec.submodule_search_locations is None:
-        return None
     if "byzfl" not in sys.modules:
+        spec = importlib.util.find_spec("byzfl")
+        if spec is None or spec.submodule_search_locations is None:
+            return None
         bare = ModuleType("byzfl")
         bare.__path__ = list(spec.submodule_search_locations)
         sys.modules["byzfl"] = bare

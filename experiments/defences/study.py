@@ -49,6 +49,9 @@ BASE: Keys = {
 STRENGTHS = {"sign-flip": 5.0, "gaussian": 100.0, "little-is-enough": 1.5}
 """Of attacks whose own strength is not the one that is tried."""
 PROPER = {
+    "bulyan": "Bulyan",
+    "mda": "MDA",
+    "qrmed": "QrMed",
     "cga": "CGA",
     "gaussian": "Gaussian",
     "krum": "Krum",

@@ -8,7 +8,7 @@ Where fewer rows were accepted than a tolerance f needs, f is lowered to the mos
 finite row of any size, among enough others, never makes a direction that is not finite.
 
 Rows are a set: who sent one plays no part. Coordinates and distances do not name users, and rows
-that tie for the last place among the best share it, see ``_mean_of_least``. What the order of the
+that tie for the last place among the best share it, see ``mean_of_least``. What the order of the
 rows still decides is the order of sums, a unit or two in the last place.
 """
 
@@ -17,22 +17,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.kernels import (
-    by_columns,
     distances,
     in_order,
     mean,
-    mean_of,
     medians,
     middle_of,
     of_columns,
     trimmed,
 )
+from pfl_flower.aggregation.ties import mean_of_least
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
 
@@ -122,7 +120,7 @@ def krum(rows: Tensor, *, tolerance: int = 1) -> Tensor:
     >>> krum(torch.tensor([[900.0], [0.0], [0.0], [0.0], [0.0], [0.0], [4.0]]), tolerance=1)
     tensor([0.])
     """
-    return len(rows) * _mean_of_least(rows, _scores(rows, tolerance), 1)
+    return len(rows) * mean_of_least(rows, _scores(rows, tolerance), 1)
 
 
 @in_units()
@@ -136,7 +134,7 @@ def multi_krum(rows: Tensor, *, tolerance: int = 1, selected: int = 0) -> Tensor
     tensor([10.])
     """
     kept = min(selected or len(rows) - _krum_tolerance(rows, tolerance), len(rows))
-    return len(rows) * _mean_of_least(rows, _scores(rows, tolerance), kept)
+    return len(rows) * mean_of_least(rows, _scores(rows, tolerance), kept)
 
 
 @in_units("radius")
@@ -178,7 +176,7 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
             [451.5000]])
     """
     kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
-    return torch.stack([_mean_of_least(rows, away, kept) for away in distances(rows)])
+    return torch.stack([mean_of_least(rows, away, kept) for away in distances(rows)])
 
 
 def bind(
@@ -205,41 +203,6 @@ def bind(
 
 def _tiny(rows: Tensor) -> float:
     return torch.finfo(rows.dtype).tiny
-
-
-def _mean_of_least(rows: Tensor, keys: Tensor, kept: int) -> Tensor:
-    """Return the mean of the ``kept`` rows with the least keys ``(k,)``.
-
-    Where t rows have the last key and there are s places for them, each counts for s/t: the mean of
-    what the choices of s of them give. To the bit a function of the set of rows.
-    """
-    order = _order(rows, keys)
-    last = keys[order[kept - 1]]
-    below, upto = int((keys < last).sum()), int((keys <= last).sum())
-    tied = order[below:upto]
-    # Equal rows are one row, whichever is taken: strategic users often send the same.
-    if upto == kept or bool((rows[tied] == rows[tied[0]]).all()):
-        return mean_of(rows, order[:kept])
-    share, sure = (kept - below) / kept, order[:below]
-    return by_columns(rows, lambda part: (part[sure] / kept).sum(dim=0)) + share * mean_of(
-        rows, tied
-    )
-
-
-def _order(rows: Tensor, keys: Tensor) -> Tensor:
-    """Return the rows' positions by key, and by their entries where keys are equal."""
-    order = keys.argsort(stable=True)
-    tie = keys[order[1:]] == keys[order[:-1]]
-    if bool(tie.any()):
-        # A group of ties begins where there is none with the one before.
-        starts = [0, *((~tie).nonzero().flatten() + 1).tolist(), len(order)]
-        for start, end in pairwise(starts):
-            if end - start > 1:
-                entries = rows[order[start:end]]
-                if bool((entries != entries[0]).any()):
-                    ranks = sorted(range(end - start), key=entries.tolist().__getitem__)
-                    order[start:end] = order[start:end][ranks]
-    return order
 
 
 def _krum_tolerance(rows: Tensor, tolerance: int) -> int:

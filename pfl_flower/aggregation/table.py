@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pfl_flower.support.extensions import Extension, Refusal, Table
-from pfl_flower.support.options import Options
+from pfl_flower.support.options import Options, parse_options
 from pfl_flower.support.run_settings import RunSettings
 
-RULES = "pfl_flower.aggregation.rules"
+ROOM = "pfl_flower.aggregation"
+RULES = f"{ROOM}.rules"
 
 
 class GeometricMedianOptions(Options):
@@ -28,6 +31,40 @@ class CentredClippingOptions(Options):
     clippings: int = Field(3, ge=1, description="steps from the coordinate-wise median")
 
 
+class ThenOptions(Options):
+    """Of a rule that hands its rows to another one."""
+
+    then: str = Field("sum", description="the rule that is given these rows")
+
+    @field_validator("then")
+    @classmethod
+    def known(cls, value: str) -> str:
+        """Refuse what is no rule of rows alone, or hands its rows on itself."""
+        names = [name for name, row in AGGREGATIONS.items() if not row.hands_on]
+        if value not in names:
+            raise ValueError(f"expected one of {', '.join(names)}")
+        return value
+
+
+class AdaptiveClippingOptions(ThenOptions):
+    """Of clipping to a length that the rows say."""
+
+    then: str = Field("trimmed-mean", description="the rule that is given these rows")
+
+
+class RegularisedMedianOptions(Options):
+    """Of the quadratically regularised median."""
+
+    influence: float | None = Field(
+        None, gt=0, description="most that one row adds; null: the rows' median length"
+    )
+    steps: int = Field(1000, ge=1, description="most steps")
+
+
+def _all(rows: int, chosen: Mapping[str, Any]) -> int:
+    return rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class AggregationExtension(Extension):
     """A rule.
@@ -37,17 +74,42 @@ class AggregationExtension(Extension):
     plain : bool
         Whether it is the sum of all rows, under which it is known where a run leads.
     slack : int or None
-        What n users must exceed 2 f by, for f of them to be withstood; None where the rule names
-        no f.
+        What n users must exceed ``share`` f by, for f of them to be withstood; None where the rule
+        names no f.
+    share : int
+        How many users there must be for each of the f.
+    cap : int or None
+        The most f whatever n, because of the time that the rule takes.
+    left : callable
+        From n and the options to the number of rows that the rule in ``then`` is given.
     """
 
     plain: bool = False
     slack: int | None = None
+    share: int = 2
+    cap: int | None = None
+    left: Callable[[int, Mapping[str, Any]], int] = _all
 
     @property
     def bound(self) -> str:
         """The condition on f and n, in letters; empty if there is none."""
-        return "" if self.slack is None else f"2f{f' + {self.slack}' if self.slack else ''} < n"
+        if self.slack is None:
+            return "that of `then`" if self.hands_on else ""
+        most = "" if self.cap is None else f", f <= {self.cap}"
+        also = ", and that of `then`" if self.hands_on else ""
+        return f"{self.share}f{f' + {self.slack}' if self.slack else ''} < n{most}{also}"
+
+    @property
+    def hands_on(self) -> bool:
+        """Whether the rule hands its rows to another one."""
+        return "then" in self.options.model_fields
+
+    def most(self, rows: int) -> int | None:
+        """Return the largest f of the rule by itself among so many rows, None if it names none."""
+        if self.slack is None:
+            return None
+        most = (rows - self.slack - 1) // self.share
+        return most if self.cap is None else min(most, self.cap)
 
 
 MIXED = "aggregation-mixing"
@@ -55,33 +117,41 @@ MIXING_SLACK = 0
 """Mixing averages each row with its n - f nearest: 2 f < n."""
 
 
-def _slack(name: str, mixing: bool) -> int | None:
-    slacks = [AGGREGATIONS.row(name).slack, MIXING_SLACK if mixing else None]
-    return max((slack for slack in slacks if slack is not None), default=None)
-
-
-def most_tolerated(name: str, rows: int, *, mixing: bool = False) -> int | None:
+def most_tolerated(name: str, rows: int, *, mixing: bool = False, options: str = "") -> int | None:
     """Return the largest f of a rule among so many rows, None where it names none.
 
-    Below 0 if they are too few for any f.
+    Below 0 if they are too few for any f. ``options`` are those of the rule, JSON.
 
     >>> most_tolerated("trimmed-mean", 11), most_tolerated("krum", 11), most_tolerated("sum", 11)
     (5, 4, None)
+    >>> most_tolerated("static-clipping", 11, options='{"then": "bulyan"}')
+    2
     """
-    slack = _slack(name, mixing)
-    return None if slack is None else (rows - slack - 1) // 2
+    row = AGGREGATIONS.row(name)
+    limits = [row.most(rows), (rows - MIXING_SLACK - 1) // 2 if mixing else None]
+    if row.hands_on:
+        fields = row.options.model_fields
+        chosen = {key: field.default for key, field in fields.items()}
+        chosen |= parse_options(f"{AGGREGATIONS.point}-options", options, row.options)
+        limits.append(most_tolerated(chosen["then"], row.left(rows, chosen)))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _most(settings: RunSettings, rows: int) -> int | None:
+    mixing, options = settings.aggregation_mixing, settings.aggregation_options
+    return most_tolerated(settings.aggregation, rows, mixing=mixing, options=options)
 
 
 def names_f(settings: RunSettings) -> bool:
     """Return whether f means anything to the run's aggregation: one of one's own may ask for it."""
     own = AGGREGATIONS.row(settings.aggregation) is AGGREGATIONS.own
-    return own or _slack(settings.aggregation, settings.aggregation_mixing) is not None
+    return own or _most(settings, settings.users) is not None
 
 
 def lowered(settings: RunSettings, rows: int) -> list[str]:
     """Return what a rule had to lower because no more than ``rows`` reports counted in a round."""
     name, f = settings.aggregation, settings.tolerance()
-    most = most_tolerated(name, rows, mixing=settings.aggregation_mixing)
+    most = _most(settings, rows)
     found = []
     if most is not None and f > most:
         found.append(f"{LOWERED}f-{max(0, most)}")
@@ -90,6 +160,8 @@ def lowered(settings: RunSettings, rows: int) -> list[str]:
     return found
 
 
+MOST_SEARCHED = 10_000
+"""Users beyond which no number is named that an aggregation would need: f is too large, then."""
 LOWERED = "lowered-"
 """How the notices of a round begin that say to what a rule lowered its f, or another number."""
 
@@ -97,12 +169,13 @@ LOWERED = "lowered-"
 def admits_tolerance(settings: RunSettings) -> Refusal | None:
     """Refuse an f that is more than the rule can withstand among those asked in a round."""
     asked, f = settings.sample_size(), settings.tolerance()
-    most = most_tolerated(settings.aggregation, asked, mixing=settings.aggregation_mixing)
+    most = _most(settings, asked)
     if most is None or f <= most:
         return None
     if most < 0 or (most < 1 and settings.aggregation_tolerance == ""):
-        slack = _slack(settings.aggregation, settings.aggregation_mixing) or 0
-        return _more_users(settings, 2 * f + slack + 1, f"an aggregation that withstands {f}")
+        for needed in range(asked + 1, MOST_SEARCHED):
+            if (_most(settings, needed) or 0) >= max(f, 1) or (f == 0 == _most(settings, needed)):
+                return _more_users(settings, needed, f"an aggregation that withstands {f}")
     allowed = f"0 to {most}" if most else "0"
     right = f"{allowed}, for {_those(settings)} and this aggregation"
     stands = f"; empty stands for {f}" if settings.aggregation_tolerance == "" else ""
@@ -183,6 +256,45 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
             source="Karimireddy et al. 2021",
             options=CentredClippingOptions,
             reads=("clipping-radius",),
+            admits=admits_tolerance,
+        ),
+        "bulyan": AggregationExtension(
+            factory=f"{ROOM}.selection:bulyan",
+            text="k times the mean of what is nearest to the middle of k - 2f rows that Krum takes",
+            source="El Mhamdi et al. 2018",
+            slack=2,
+            share=4,
+            admits=admits_tolerance,
+        ),
+        "mda": AggregationExtension(
+            factory=f"{ROOM}.selection:least_diameter",
+            text="k times the mean of the k - f rows of least diameter",
+            source="El Mhamdi et al. 2020",
+            slack=0,
+            cap=12,
+            admits=admits_tolerance,
+        ),
+        "qrmed": AggregationExtension(
+            factory=f"{ROOM}.regularised_median:regularised_median",
+            text="k times the quadratically regularised median: no row adds more than influence",
+            source="Allouah et al. 2024",
+            options=RegularisedMedianOptions,
+            admits=admits_tolerance,
+        ),
+        "static-clipping": AggregationExtension(
+            factory=f"{ROOM}.clipping:clipped",
+            text="another rule of the rows cut to the length clipping-radius",
+            source="Sun et al. 2019",
+            options=ThenOptions,
+            reads=("clipping-radius",),
+            admits=admits_tolerance,
+        ),
+        "adaptive-clipping": AggregationExtension(
+            factory=f"{ROOM}.clipping:adaptively_clipped",
+            text="another rule of the rows, the 2f (k - f)/k longest cut to the next one's length",
+            source="Allouah et al. 2025",
+            slack=0,
+            options=AdaptiveClippingOptions,
             admits=admits_tolerance,
         ),
     },

@@ -15,6 +15,7 @@ from pfl_flower.aggregation.combination import combine, total
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import centred_clipping, krum, mixed, multi_krum
 from pfl_flower.aggregation.server_steps import ServerOptimizer
+from pfl_flower.aggregation.table import most_tolerated
 from pfl_flower.support.seeding import generator
 from tests.aggregation.test_rules import CASES, WITHSTAND, close, rule
 
@@ -166,7 +167,10 @@ def test_finite_rows_make_a_finite_direction_if_it_is_a_number(
     assert bool(apply(rows).isfinite()[representable].all())
 
 
-@pytest.mark.parametrize(("name", "mixing"), WITHSTAND)
+THREE_OF_NINE = [case for case in WITHSTAND if (most_tolerated(case.values[0], 9) or 3) >= 3]
+
+
+@pytest.mark.parametrize(("name", "mixing"), THREE_OF_NINE)
 @pytest.mark.parametrize("size", [1e-200, 1.0, 1e100])
 @pytest.mark.parametrize("sent", [1e200, 1e308, LARGEST])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (1, -1, 1)])

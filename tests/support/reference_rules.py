@@ -5,6 +5,7 @@ As in ``reference.py``, nothing here imports the package.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -79,6 +80,78 @@ def centred_clipping(rows: Rows, f: int) -> Rows:
             moves.append((row - centre) * (min(1.0, radius / norm) if norm > 0 else 1.0))
         centre = centre + np.mean(moves, axis=0)
     return centre
+
+
+def bulyan(rows: Rows, f: int) -> Rows:
+    """Krum on what is left; rows of equal score share the last places. Then by coordinates."""
+    left, taken = list(rows), []
+    while places := len(rows) - 2 * f - len(taken):
+        near = max(1, len(left) - f - 2)
+        found = [
+            sum(sorted(distance(one, other) ** 2 for other in left)[: near + 1]) for one in left
+        ]
+        tied = [i for i, score in enumerate(found) if score <= min(found) * (1 + 1e-9)]
+        if len(tied) > places:
+            taken += [np.mean([left[i] for i in tied], axis=0)] * places
+        else:
+            taken += [left[i] for i in tied]
+            left = [row for i, row in enumerate(left) if i not in tied]
+    kept = len(taken) - 2 * f
+    answer = []
+    for column in np.array(taken).T:
+        middle = float(np.median(column))
+        near = sorted(column.tolist(), key=lambda value: abs(value - middle))
+        last = abs(near[kept - 1] - middle)
+        sure = [value for value in near if abs(value - middle) < last]
+        tied = [value for value in near if abs(value - middle) == last]
+        answer.append((sum(sure) + (kept - len(sure)) * sum(tied) / len(tied)) / kept)
+    return np.array(answer)
+
+
+def mda(rows: Rows, f: int) -> Rows:
+    """All subsets of k - f rows; the mean of the means of the best."""
+    best: list[tuple[float, Rows]] = []
+    for kept in itertools.combinations(range(len(rows)), len(rows) - f):
+        diameter = max(distance(rows[i], rows[j]) for i in kept for j in kept)
+        best.append((diameter, rows[list(kept)].mean(axis=0)))
+    least = min(diameter for diameter, _ in best)
+    return np.mean([mean for diameter, mean in best if diameter == least], axis=0)
+
+
+def qrmed(rows: Rows, f: int) -> Rows:
+    """Minimise what it is the minimum of, with the rows' median length as the influence."""
+    lengths = sorted(distance(row, np.zeros_like(row)) for row in rows)
+    reach, points = lengths[(len(rows) - 1) // 2], torch.from_numpy(rows)
+    for row in rows:
+        others = [other for other in rows if distance(row, other) > 0]
+        pull = np.sum([(other - row) / distance(row, other) for other in others], axis=0)
+        pull = pull - len(rows) * row / reach
+        if distance(pull, np.zeros_like(row)) <= len(rows) - len(others):
+            return row
+    found = minimise(
+        lambda z: (
+            len(rows) * (z @ z) / (2 * reach) + torch.linalg.vector_norm(points - z, dim=1).sum()
+        ),
+        points.mean(dim=0) / 2,
+    )
+    return found.numpy()
+
+
+def static_clipping(rows: Rows, f: int) -> Rows:
+    """The mean of rows no longer than the median length."""
+    lengths = [distance(row, np.zeros_like(row)) for row in rows]
+    limit = sorted(lengths)[(len(rows) - 1) // 2]
+    cut = [row * min(1.0, limit / norm) for row, norm in zip(rows, lengths, strict=True)]
+    return np.mean(cut, axis=0)
+
+
+def adaptive_clipping(rows: Rows, f: int) -> Rows:
+    """The longest cut to the next length, then the trimmed mean."""
+    lengths = [distance(row, np.zeros_like(row)) for row in rows]
+    number = math.floor(2 * f * (len(rows) - f) / len(rows))
+    limit = sorted(lengths)[len(rows) - number - 1]
+    cut = [row * min(1.0, limit / norm) for row, norm in zip(rows, lengths, strict=True)]
+    return trimmed_mean(np.array(cut), f)
 
 
 def mixed(rows: Rows, f: int) -> Rows:
