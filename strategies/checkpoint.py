@@ -1,9 +1,9 @@
 """What a run must not lose: the server's state and its records, in one sealed file and a journal.
 
 A checkpoint holds all that round t + 1 depends on at the server: rho_{t+1}, the optimiser's
-moments, the sum of the step sizes (eta_t itself is a function of t), who was accepted when, the
-oracle's honest sum, the roster, and who took part so far. What grows with the rounds is in the
-journal beside it. Flower 1.41's strategies keep none of it.
+moments, what the aggregation remembers, the sum of the step sizes (eta_t itself is a function of
+t), who was accepted when, the oracle's honest sum, the roster, and who took part so far. What grows
+with the rounds is in the journal beside it. Flower 1.41's strategies keep none of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from strategies.server_state import ServerState
 
 CHECKPOINT_FILE = "checkpoint.pfl"
 KIND = "checkpoint"
+MEMORY = "aggregation/"
+"""How the names of arrays begin that the aggregation remembers."""
 FREE = frozenset(
     {
         "rounds",
@@ -123,6 +125,7 @@ def write_checkpoint(
         # Of other runs nobody asks for it.
         "honest-sum": state.past.honest_sum if config.estimator == "oracle" else None,
         **{f"optimizer/{name}": value for name, value in state.optimizer.items()},
+        **{f"{MEMORY}{name}": value for name, value in state.memory.items()},
     }
     arrays = {name: _array(value) for name, value in tensors.items() if value is not None}
     write_sealed(path, KIND, facts, arrays)

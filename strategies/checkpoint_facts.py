@@ -154,7 +154,15 @@ def _form(thing: Form | np.ndarray[Any, Any]) -> tuple[np.dtype[Any], tuple[int,
 
 
 def forms(
-    facts: Facts, *, users: int, dim: int, dtype: str, reported: int, adam: bool, oracle: bool
+    facts: Facts,
+    *,
+    users: int,
+    dim: int,
+    dtype: str,
+    reported: int,
+    adam: bool,
+    oracle: bool,
+    memory: Mapping[str, np.ndarray[Any, Any]],
 ) -> dict[str, Form]:
     """Return the arrays of a checkpoint, by name.
 
@@ -170,6 +178,8 @@ def forms(
         How many strategic users' reports it holds.
     adam, oracle : bool
         Whether the server has moments, and tells strategic users the honest sum.
+    memory : mapping
+        What the aggregation remembers before the first round, by the names of its arrays.
     """
     real, whole, last = np.dtype(dtype), np.dtype("int64"), facts.round
     found = {
@@ -188,7 +198,8 @@ def forms(
         # torch counts in single precision, whatever the parameter's: up to 2**24, and no further.
         steps = min(last, 2**24)
         found["optimizer/step"] = Form(np.dtype("float32"), (), steps, steps)
-    return found
+    kept = {name: Form(value.dtype, value.shape) for name, value in memory.items()}
+    return found | kept
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray[Any, Any]], right: Mapping[str, Form]) -> None:

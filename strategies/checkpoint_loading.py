@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from pfl_flower.aggregation.combination import RunningRule
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import LONGEST_ROW, check_text
+from pfl_flower.run.server_setup import ServerSetup
 from pfl_flower.support.errors import ConfigError, DataError
 from pfl_flower.support.files import Sealed, SealError, read_sealed
 from strategies.checkpoint import (
     FREE,
     KIND,
+    MEMORY,
     Checkpoint,
     Records,
     find_checkpoint,
@@ -49,6 +53,8 @@ class Expected:
         In whose GRAD every report is that counted.
     columns : sequence of str
         Of ``rounds.csv``.
+    memory : mapping
+        What the aggregation remembers before the first round: what it keeps is of this form.
     """
 
     dim: int
@@ -56,6 +62,7 @@ class Expected:
     device: torch.device
     regularizer: Regularizer
     columns: Sequence[str]
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, problem: Problem, columns: Sequence[str]) -> Expected:
@@ -66,7 +73,12 @@ class Expected:
             device=problem.device,
             regularizer=problem.regularizer,
             columns=columns,
+            memory=RunningRule(problem.config, ServerSetup(problem), problem.initial).memory(),
         )
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what the aggregation remembers at first, by the names of a checkpoint's arrays."""
+        return {f"{MEMORY}{name}": value.cpu().numpy() for name, value in self.memory.items()}
 
 
 def load_checkpoint(config: RunConfig, expected: Expected) -> Checkpoint | None:
@@ -82,7 +94,7 @@ def load_checkpoint(config: RunConfig, expected: Expected) -> Checkpoint | None:
     if path is None:
         return None
     try:
-        sealed = read_sealed(path, KIND, most=_most_bytes(config, expected.dim))
+        sealed = read_sealed(path, KIND, most=_most_bytes(config, expected))
         facts = Facts.of(sealed.facts)
         _same_configuration(facts, config)
         if facts.round > config.rounds:
@@ -96,10 +108,12 @@ def load_checkpoint(config: RunConfig, expected: Expected) -> Checkpoint | None:
         raise ConfigError(f"resume = {config.resume}: {path.name}: {error}") from None
 
 
-def _most_bytes(config: RunConfig, dim: int) -> int:
+def _most_bytes(config: RunConfig, expected: Expected) -> int:
     """Return the most bytes of a checkpoint: vectors for the server and each user, and words."""
     words = len(json.dumps(config.flat())) + config.users * USER_BYTES
-    return 8 * dim * (SERVER_VECTORS + config.users) + 2 * words + FRAME_BYTES
+    memory = sum(value.nbytes for value in expected.arrays().values())
+    vectors = 8 * expected.dim * (SERVER_VECTORS + config.users)
+    return vectors + memory + 2 * words + FRAME_BYTES
 
 
 def _same_configuration(facts: Facts, config: RunConfig) -> None:
@@ -126,6 +140,7 @@ def _check(facts: Facts, sealed: Sealed, config: RunConfig, expected: Expected) 
         reported=found["strategic-users"].size if "strategic-users" in found else 0,
         adam=config.server_optimizer == "adam",
         oracle=config.estimator == "oracle",
+        memory=expected.arrays(),
     )
     check_arrays(found, right)
     users, rows = found["strategic-users"], torch.from_numpy(found["strategic-rows"])
@@ -142,18 +157,14 @@ def _unpack(
 ) -> Checkpoint:
     tensors = {name: torch.from_numpy(value) for name, value in sealed.arrays.items()}
     there = {name: value.to(expected.device) for name, value in tensors.items()}
-    prefix = "optimizer/"
     server = ServerState(
         round=facts.round,
         rho=there["rho"],
         past=PastRounds(
             tensors["last-accepted"], tensors["answered"], facts.eta_sum, there.get("honest-sum")
         ),
-        optimizer={
-            name.removeprefix(prefix): value
-            for name, value in there.items()
-            if name.startswith(prefix)
-        },
+        optimizer=_named(there, "optimizer/"),
+        memory=_named(there, MEMORY),
         roster=Roster(
             {node: tuple(users) for node, users in facts.nodes}, frozenset(facts.strategic)
         ),
@@ -169,6 +180,12 @@ def _unpack(
         trajectory=_trajectory(facts, folder, expected) if config.save_trajectory else None,
     )
     return Checkpoint(server, records)
+
+
+def _named(arrays: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the arrays whose names begin so, by the rest."""
+    found = {name: value for name, value in arrays.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
 def _rounds(facts: Facts, folder: Path, config: RunConfig, expected: Expected) -> str:

@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
-from pfl_flower.aggregation.combination import combine, configured_rule
+from pfl_flower.aggregation.combination import RunningRule, combine
 from pfl_flower.aggregation.reports import RowCheck
 from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
@@ -19,6 +19,7 @@ from pfl_flower.aggregation.table import lowered
 from pfl_flower.attacks.table import knowledge_of
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.served import Measure
+from pfl_flower.run.server_setup import ServerSetup
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.support.seeding import generator
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
@@ -65,7 +66,7 @@ class ParameterServer(ResumableStrategy):
         self.step_sizes = server_step_sizes(config, problem.regularizer)
         self.scale = config.sample_scale()
         self.optimizer = ServerOptimizer(config.server_optimizer)
-        self.rule = configured_rule(config)
+        self.rule = RunningRule(config, ServerSetup(problem), problem.initial)
         self.check = RowCheck(
             regularizer=problem.regularizer,
             rtol=config.gradient_rtol,
@@ -83,6 +84,7 @@ class ParameterServer(ResumableStrategy):
             rho=self._rho,
             past=self._past,
             optimizer=self.optimizer.state(),
+            memory=self.rule.memory(),
             roster=self.roster,
         )
 
@@ -90,6 +92,7 @@ class ParameterServer(ResumableStrategy):
         """Take up a state; users whose memory no node holds start anew, and are named."""
         self._rho, self._past = saved.rho, saved.past
         self.optimizer.restore(saved.rho, saved.optimizer)
+        self.rule.restore(saved.memory)
         held = {user for said in self.recruiter.nodes.values() for user in said.holds}
         met = self._past.last_accepted.nonzero().flatten().tolist()
         if lost := sorted(set(met) - held):
@@ -147,13 +150,15 @@ class ParameterServer(ResumableStrategy):
         eta = self.step_sizes.at(server_round)
         found = self.read(server_round, replies)
         rows = found.rows.to(self.problem.device)
+        rule = self.rule.at(server_round, self._rho)
         direction, accepted, overflow = combine(
             rows,
             self._rho,
             eta * self.scale,
-            self.rule,
+            rule,
             takes=lambda found: self.optimizer.takes(self._rho, self.scale * found, eta),
         )
+        self.rule.remember(rule, accepted)
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
         found.notices.update(self.recruiter.turned_away())
         found.notices.update(self.repeated())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -80,6 +80,8 @@ class ServerState:
         The optimiser's tensors by name; none under SGD.
     roster : Roster
         Which node acted for which users.
+    memory : dict
+        What the aggregation remembers, by name; nothing of a rule of plain rows.
     """
 
     round: int
@@ -87,3 +89,4 @@ class ServerState:
     past: PastRounds
     optimizer: dict[str, Tensor]
     roster: Roster
+    memory: dict[str, Tensor] = field(default_factory=dict)

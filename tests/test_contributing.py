@@ -40,6 +40,10 @@ TABLES = {
     "attack": ("ATTACKS", "pfl_flower/attacks/table.py"),
     "poisoning": ("POISONINGS", "pfl_flower/attacks/poisoning/table.py"),
     "aggregation": ("AGGREGATIONS", "pfl_flower/aggregation/table.py"),
+    "aggregation that sees users and rounds, and remembers": (
+        "AGGREGATIONS",
+        "pfl_flower/aggregation/table.py",
+    ),
     "regularizer": ("REGULARIZERS", "pfl_flower/objective/table.py"),
     "model": ("MODELS", "pfl_flower/objective/table.py"),
     "model by its scores": ("MODELS", "pfl_flower/objective/table.py"),
@@ -143,6 +147,17 @@ def test_the_rule_makes_the_direction_that_it_says() -> None:
     direction = 11 * (rows / norms.sqrt())[kept].mean(dim=0)
     expected = problem.initial - records[0].eta * direction
     assert torch.allclose(records[0].rho, expected, rtol=1e-10)
+
+
+def test_the_rule_with_a_memory_remembers() -> None:
+    problem, records = ran("aggregation that sees users and rounds, and remembers")
+    rho, last = problem.initial, torch.zeros_like(problem.initial)
+    for number, record in enumerate(records):
+        total = record.accepted.values_by_user.sum(dim=0)
+        last = 0.25 * total + 0.75 * last if number else total
+        rho = rho - record.eta * last
+        assert torch.allclose(record.rho, rho, rtol=1e-10)
+    assert not torch.allclose(last, total, rtol=1e-2)
 
 
 def test_the_regulariser_bounds_what_can_be_reported() -> None:

@@ -30,9 +30,11 @@ from pfl_flower.aggregation.kernels import (
     of_columns,
     trimmed,
 )
+from pfl_flower.aggregation.rounds import sees_rounds
 from pfl_flower.aggregation.ties import mean_of_least
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
+from pfl_flower.support.errors import ConfigError
 
 Rule = Callable[..., Tensor]
 
@@ -194,7 +196,17 @@ def bind(
         Whether the rule sees the rows mixed.
     **parameters
         Others of the rule's parameters.
+
+    Raises
+    ------
+    ConfigError
+        If the rule is a class that sees rounds.
     """
+    if sees_rounds(rule):
+        raise ConfigError(
+            f"aggregation = {rule.__name__}: expected a rule of rows alone, where there are no "
+            "rounds of a run"
+        )
     if "tolerance" in inspect.signature(rule).parameters:
         parameters["tolerance"] = tolerance
     bound = partial(rule, **parameters)

@@ -40,7 +40,7 @@ class ThenOptions(Options):
     @classmethod
     def known(cls, value: str) -> str:
         """Refuse what is no rule of rows alone, or hands its rows on itself."""
-        names = [name for name, row in AGGREGATIONS.items() if not row.hands_on]
+        names = [name for name, row in AGGREGATIONS.items() if not row.hands_on and not row.rounds]
         if value not in names:
             raise ValueError(f"expected one of {', '.join(names)}")
         return value
@@ -59,6 +59,36 @@ class RegularisedMedianOptions(Options):
         None, gt=0, description="most that one row adds; null: the rows' median length"
     )
     steps: int = Field(1000, ge=1, description="most steps")
+
+
+class BucketingOptions(ThenOptions):
+    """Of means of a few."""
+
+    size: int = Field(2, ge=1, description="users in a bucket")
+    then: str = Field("trimmed-mean", description="the rule that is given the buckets' means")
+
+
+class HistoryClippingOptions(Options):
+    """Of clipping about the last round's end."""
+
+    beta: float = Field(0.9, ge=0, lt=1, description="how much of its past a momentum keeps")
+    clippings: int = Field(1, ge=1, description="steps a round")
+
+
+class TrustOptions(Options):
+    """Of the server's own user."""
+
+    points: int = Field(100, ge=1, description="that the server holds")
+
+
+class SpectralOptions(Options):
+    """Of leaving out rows that stick out."""
+
+    share: float = Field(1.0, gt=0, le=1, description="of f that is left out, rounded down")
+
+
+def _buckets(rows: int, chosen: Mapping[str, Any]) -> int:
+    return -(-rows // int(chosen["size"]))
 
 
 def _all(rows: int, chosen: Mapping[str, Any]) -> int:
@@ -80,6 +110,8 @@ class AggregationExtension(Extension):
         How many users there must be for each of the f.
     cap : int or None
         The most f whatever n, because of the time that the rule takes.
+    rounds : bool
+        Whether it is a class with ``init`` and ``update``, which sees users and rounds.
     left : callable
         From n and the options to the number of rows that the rule in ``then`` is given.
     """
@@ -88,6 +120,7 @@ class AggregationExtension(Extension):
     slack: int | None = None
     share: int = 2
     cap: int | None = None
+    rounds: bool = False
     left: Callable[[int, Mapping[str, Any]], int] = _all
 
     @property
@@ -173,9 +206,10 @@ def admits_tolerance(settings: RunSettings) -> Refusal | None:
     if most is None or f <= most:
         return None
     if most < 0 or (most < 1 and settings.aggregation_tolerance == ""):
-        for needed in range(asked + 1, MOST_SEARCHED):
-            if (_most(settings, needed) or 0) >= max(f, 1) or (f == 0 == _most(settings, needed)):
-                return _more_users(settings, needed, f"an aggregation that withstands {f}")
+        name, options = settings.aggregation, settings.aggregation_options
+        needed = rows_needed(name, f, mixing=settings.aggregation_mixing, options=options)
+        if needed is not None:
+            return _more_users(settings, needed, f"an aggregation that withstands {f}")
     allowed = f"0 to {most}" if most else "0"
     right = f"{allowed}, for {_those(settings)} and this aggregation"
     stands = f"; empty stands for {f}" if settings.aggregation_tolerance == "" else ""
@@ -189,6 +223,26 @@ def admits_selection(settings: RunSettings) -> Refusal | None:
         right = f"at most {left}, for {_those(settings)}, of whom {f} may be strategic"
         return Refusal("krum-selected", right)
     return admits_tolerance(settings)
+
+
+def admits_root(settings: RunSettings) -> Refusal | None:
+    """Refuse a root data set where all points are users', and none is left for the server."""
+    if settings.partition != "draws":
+        return Refusal("aggregation", "for users among whom all points are dealt")
+    return admits_tolerance(settings)
+
+
+def rows_needed(name: str, f: int, *, mixing: bool = False, options: str = "") -> int | None:
+    """Return the least number of rows among which a rule withstands f; None if none is enough.
+
+    >>> rows_needed("krum", 2), rows_needed("sum", 2), rows_needed("mda", 13)
+    (7, 1, None)
+    """
+    for rows in range(1, MOST_SEARCHED):
+        most = most_tolerated(name, rows, mixing=mixing, options=options)
+        if most is None or most >= f:
+            return rows
+    return None
 
 
 def _those(settings: RunSettings) -> str:
@@ -295,6 +349,41 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
             source="Allouah et al. 2025",
             slack=0,
             options=AdaptiveClippingOptions,
+            admits=admits_tolerance,
+        ),
+        "bucketing": AggregationExtension(
+            factory=f"{ROOM}.bucketing:Bucketing",
+            text="another rule of the means of size users each, dealt anew every round",
+            source="Karimireddy et al. 2022",
+            options=BucketingOptions,
+            left=_buckets,
+            rounds=True,
+            admits=admits_tolerance,
+        ),
+        "dnc": AggregationExtension(
+            factory=f"{ROOM}.spectral:DivideAndConquer",
+            text="k times the mean of the k - f rows that stick out least where rows differ most",
+            source="Shejwalkar and Houmansadr 2021",
+            slack=0,
+            options=SpectralOptions,
+            rounds=True,
+            admits=admits_tolerance,
+        ),
+        "fltrust": AggregationExtension(
+            factory=f"{ROOM}.trust:Trust",
+            text="k times the mean of rows as long as the server's own, weighted by likeness to it",
+            source="Cao et al. 2021",
+            options=TrustOptions,
+            rounds=True,
+            admits=admits_root,
+        ),
+        "history-clipping": AggregationExtension(
+            factory=f"{ROOM}.history:HistoryClipping",
+            text="k times the last round's centre, moved by the users' clipped momenta",
+            source="Karimireddy et al. 2021",
+            options=HistoryClippingOptions,
+            reads=("clipping-radius",),
+            rounds=True,
             admits=admits_tolerance,
         ),
     },

@@ -14,7 +14,7 @@ from flwr.serverapp.strategy import FedAvg, QFedAvg
 from torch import Tensor
 
 from pfl_flower.aggregation.rules import bind
-from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated
+from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated, rows_needed
 from pfl_flower.interop.checked import Checked
 from pfl_flower.interop.layers import FLOATING, Layers, Layout, Values, arrays_of, packed, unpacked
 from pfl_flower.support.errors import ConfigError
@@ -88,8 +88,10 @@ class RobustFedAvg(Checked):
             min_replies=min_replies,
         )
         self.name = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
-        self.tolerance, self.mixing = _tolerance(rule, tolerance, mixing), mixing
-        self.rule = _bound(rule, self.tolerance, mixing, dict(options or {}))
+        given = dict(options or {})
+        self.options, self.mixing = _text(given), mixing
+        self.tolerance = _tolerance(rule, tolerance, mixing, self.options)
+        self.rule = _bound(rule, self.tolerance, mixing, given)
 
     def summary(self) -> None:
         """Log the rule, and the other strategy's summary."""
@@ -100,10 +102,8 @@ class RobustFedAvg(Checked):
         """Return how many right replies the rule needs for f, at least ``min_replies``."""
         needed = self.min_replies
         if self.name in AGGREGATIONS:
-            while (most := most_tolerated(self.name, needed, mixing=self.mixing)) is not None:
-                if most >= self.tolerance:
-                    break
-                needed += 1
+            right = rows_needed(self.name, self.tolerance, mixing=self.mixing, options=self.options)
+            needed = max(needed, right or 0)
         return max(needed, 1)
 
     def combined(
@@ -199,15 +199,28 @@ def _strategy(on: FedAvg | None, fedavg: Mapping[str, Any]) -> FedAvg:
     return on
 
 
-def _tolerance(rule: str | Callable[..., Tensor], tolerance: int | None, mixing: bool) -> int:
+def _text(options: dict[str, Any]) -> str:
+    try:
+        return json.dumps(options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"options = {one_line(options)}: expected JSON's values") from error
+
+
+def _tolerance(
+    rule: str | Callable[..., Tensor], tolerance: int | None, mixing: bool, options: str
+) -> int:
     whole = isinstance(tolerance, int) and not isinstance(tolerance, bool)
     if tolerance is not None and (not whole or tolerance < 0):
         raise ConfigError(f"tolerance = {one_line(tolerance)}: expected a whole number from 0")
     if isinstance(rule, str) and rule in AGGREGATIONS:
-        names_f = most_tolerated(rule, 1, mixing=mixing) is not None
+        AGGREGATIONS.options(rule, options)
+        names_f = most_tolerated(rule, 1, mixing=mixing, options=options) is not None
         if tolerance is not None and not names_f:
             raise ConfigError(f"tolerance = {tolerance}: expected none, {rule} names no f")
-        return (1 if names_f else 0) if tolerance is None else tolerance
+        f = (1 if names_f else 0) if tolerance is None else tolerance
+        if rows_needed(rule, f, mixing=mixing, options=options) is None:
+            raise ConfigError(f"tolerance = {f}: expected at most {AGGREGATIONS[rule].cap}")
+        return f
     return tolerance or 0
 
 
@@ -216,10 +229,5 @@ def _bound(
 ) -> Callable[[Tensor], Tensor]:
     if callable(rule):
         return bind(rule, tolerance=tolerance, mixing=mixing, **options)
-    AGGREGATIONS.row(rule)
-    try:
-        text = json.dumps(options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"options = {one_line(options)}: expected JSON's values") from error
-    given = AGGREGATIONS.options(rule, text)
+    given = AGGREGATIONS.options(rule, _text(options))
     return bind(AGGREGATIONS.load(rule), tolerance=tolerance, mixing=mixing, **given)

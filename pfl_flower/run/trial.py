@@ -9,26 +9,20 @@ sets are looked at when they are read, ``pfl_flower.data.consistency``.)
 
 from __future__ import annotations
 
-import inspect
-
-from pfl_flower.aggregation.combination import configured_rule
-from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.attack_plans import check_attack_model
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.tables import check_imports
+from pfl_flower.run.trial_aggregation import try_rule
 from pfl_flower.run.trial_attack import try_attack
 from pfl_flower.run.trial_poisoning import try_poisoning
 from pfl_flower.run.trial_regularizer import try_regularizer, try_step_sizes
 from pfl_flower.run.trial_tracker import try_tracker
 from pfl_flower.run.tried import Tried, few_points, made_up
-from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.folders import writable_folder
 from pfl_flower.support.seeding import generator, undisturbed
 
-ROWS = 64
-"""Most rows that a rule is tried on, unless it withstands so many that it needs more."""
 MODELS_TRIED = 2
 
 
@@ -99,37 +93,3 @@ def try_model(problem: Problem) -> None:
     with tried.working("a derivative of scores"):
         gradient = users.gradient(theta)
     tried.tensor("a derivative of scores", gradient, tuple(theta.shape), theta)
-
-
-def try_rule(problem: Problem) -> None:
-    """Try an aggregation of one's own on rows as the server has them.
-
-    Raises
-    ------
-    ConfigError
-        If it raises, or its answer is no direction.
-    """
-    config = problem.config
-    if AGGREGATIONS.row(config.aggregation) is not AGGREGATIONS.own:
-        return
-    tried = Tried(AGGREGATIONS.point, config.aggregation)
-    count = min(config.sample_size(), max(ROWS, 2 * config.tolerance() + 3))
-    rows = made_up(problem, count, problem.model.dim, words=("rows",))
-    rows = problem.regularizer.project(rows)
-    before = rows.clone()
-    with tried.working("a rule"):
-        direction = configured_rule(config)(rows)
-    tried.tensor("a direction", direction, (problem.model.dim,), rows)
-    if not bool((rows == before).all()):
-        raise tried.refusal("a rule that leaves the rows as they are")
-    _check_tolerance(config)
-
-
-def _check_tolerance(config: RunConfig) -> None:
-    if config.aggregation_tolerance == "" or config.aggregation_mixing:
-        return
-    if "tolerance" not in inspect.signature(AGGREGATIONS.load(config.aggregation)).parameters:
-        raise ConfigError(
-            f"aggregation-tolerance = {config.aggregation_tolerance}: expected empty, for "
-            f"{config.aggregation}, which has no parameter tolerance"
-        )
