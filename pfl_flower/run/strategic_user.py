@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pfl_flower.aggregation.combination import Aggregation, configured_rule
+from pfl_flower.aggregation.combination import Aggregation
 from pfl_flower.attacks.attack import Attack
 from pfl_flower.attacks.knowledge import Knowledge, knows_rule
 from pfl_flower.attacks.other_data import OtherData
@@ -18,6 +18,7 @@ from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
+from pfl_flower.run.server_setup import public_rule
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.memo import remembered
@@ -102,7 +103,7 @@ class StrategicUser:
         if not knows_rule(self.knowledge):
             right = "rule or omniscient, for an attack that asks for the rule"
             raise ConfigError(f"attack-knowledge = {self.knowledge}: expected {right}")
-        return configured_rule(self.settings)
+        return public_rule(self.problem)
 
     @property
     def strategic(self) -> int:

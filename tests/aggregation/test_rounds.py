@@ -17,7 +17,7 @@ from pfl_flower.aggregation.rules import bind, centred_clipping, trimmed_mean
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
-from pfl_flower.run.server_setup import ServerSetup
+from pfl_flower.run.server_setup import ServerSetup, public_rule
 from pfl_flower.run.trial import try_plugins
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import generator
@@ -337,6 +337,17 @@ def test_form_faults_are_told() -> None:
     assert "of a, b, and it is of a" in form_fault(one, {"a": torch.zeros(2)})
     assert "finite" in form_fault(one, {**one, "a": torch.full((2,), torch.inf)})
     assert "torch.float64" in form_fault(one, {**one, "b": torch.zeros(1).double()})
+
+
+@pytest.mark.parametrize("name", [*NAMES, "krum"])
+def test_an_attacker_works_the_rule_out_with_draws_of_its_own(name: str) -> None:
+    problem = build_problem(configure(aggregation=name, users=USERS, strategic_users="9,10"))
+    rows = sample(14).values_by_user
+    guessed = public_rule(problem)(rows)
+    rule = RunningRule(problem.config, ServerSetup(problem), problem.initial).at(1, problem.initial)
+    true = rule.direction(sample(14)) if isinstance(rule, OfRound) else rule(rows)
+    # What is drawn, or is the server's alone, is another; what hangs on the rows alone is not.
+    assert torch.equal(guessed, true) == (name not in ("bucketing", "fltrust"))
 
 
 def test_where_there_are_no_rounds_a_class_is_refused() -> None:
