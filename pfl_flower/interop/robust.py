@@ -41,7 +41,8 @@ class RobustFedAvg(Checked):
     Parameters
     ----------
     rule : str or callable
-        A name in the table of ``pfl_flower.aggregation.table``, a rule as ``package.module:name``,
+        A name in the table of ``pfl_flower.aggregation.table`` (not of those that see rounds: there
+        is no run here that keeps what they remember), a rule as ``package.module:name``,
         or a function from rows ``(k, d)`` to k times their mean ``(d,)``.
     tolerance : int, optional
         f, how many of the replies may be anything, for a rule that names it.
@@ -213,6 +214,9 @@ def _tolerance(
     if tolerance is not None and (not whole or tolerance < 0):
         raise ConfigError(f"tolerance = {one_line(tolerance)}: expected a whole number from 0")
     if isinstance(rule, str) and rule in AGGREGATIONS:
+        if AGGREGATIONS[rule].rounds:
+            plain = ", ".join(name for name, row in AGGREGATIONS.items() if not row.rounds)
+            raise ConfigError(f"rule = {rule}: expected a rule of rows alone: {plain}")
         AGGREGATIONS.options(rule, options)
         names_f = most_tolerated(rule, 1, mixing=mixing, options=options) is not None
         if tolerance is not None and not names_f:
