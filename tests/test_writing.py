@@ -16,6 +16,8 @@ MAY = {
     "pfl_flower.run.rounds": "rounds.csv grows line by line",
     "experiments.running.engines": "logs grow line by line",
     "experiments.defences.study": "logs grow line by line",
+    "experiments.examples.anyone": "logs grow line by line",
+    "experiments.examples.fedavg_digits.fedavg_digits.server_app": "a stranger's app",
     "experiments.deployment.loopback": "logs grow line by line",
 }
 
