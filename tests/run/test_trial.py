@@ -484,7 +484,11 @@ def test_a_rehearsal_gives_all_that_an_attack_may_ask_for() -> None:
         assert setup.fabricated.feasible
         drawn = setup.relabelled
         assert drawn.features.shape == (len(drawn.labels), problem.source.inputs)
-        assert (setup.own, len(setup.drawn), setup.coalition) == ((4,), 5, 1)
+        assert (setup.own, setup.coalition) == ((4,), 1)
+    # Which attack may draw datasets, or ask for the rule, is its row's matter.
+    setup = Rehearsal(build_problem(configure(attack="rule-aware")), 4)
+    assert (len(setup.drawn), len(setup.stand_ins(2)), setup.allies) == (5, 8, 1)
+    assert setup.rule(setup.target.repeat(2, 1)).shape == setup.target.shape
 
 
 ASKED = ["--set", "attack=my_attack:RaisesUpdate", "rounds=2", "points-per-user=20"]
