@@ -18,6 +18,7 @@ from pfl_flower.run.preset_claims import claimed
 from pfl_flower.run.presets import preset
 from pfl_flower.run.tracking import harness
 from pfl_flower.run.tracking.harness import TRACKED, Tracking
+from pfl_flower.run.tracking.tensorboard import TensorBoard
 from pfl_flower.run.tracking.tracker import TrackedRun
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import TINY
@@ -110,6 +111,11 @@ def test_a_resumed_run_tells_of_the_rounds_after_its_checkpoint(
 ) -> None:
     keys = {**KEYS, "output": tmp_path, "checkpoint_every": 2}
     pfl.run(**{**keys, "rounds": 4, "tracker": "tensorboard"})
+    # A process that went on after its last checkpoint, and was killed.
+    tracker = TensorBoard(TrackedRun(name="", seed=1, settings={}, folder=tmp_path, first=5))
+    for round in (5, 6):
+        tracker.row(round, {"norm_rho": -1.0})
+    tracker.close()
     result = pfl.run(**{**keys, "rounds": 5, "resume": "auto", "tracker": "tensorboard"})
     assert scalars(tmp_path) == written(result)
     pfl.run(**{**keys, "rounds": 6, "resume": "auto", "tracker": Spy})
