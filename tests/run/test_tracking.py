@@ -66,11 +66,11 @@ def spies() -> list[Spy]:
 
 
 def scalars(folder: Path) -> dict[tuple[int, str], float]:
-    """What TensorBoard reads."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    """What TensorBoard itself reads: its other accumulator keeps tensors that a restart voids."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(folder / "tensorboard"), tensor_size_guidance={"scalars": 0})
     events.Reload()
     return {
         (event.step, tag): float(make_ndarray(event.tensor_proto))
