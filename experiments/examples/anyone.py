@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.defences.presentation import COLOURS
-from experiments.studies.standing import GUESSING
+from experiments.studies.standing import GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.interop.table import MOD_ATTACKS
@@ -243,6 +243,15 @@ def _shown(value: float) -> str:
     return "broke off" if math.isnan(value) else f"{value:.2f}"
 
 
+PAPER = (
+    Stated(
+        what="CGA hacks a model whose users can report any vector (here FedAvg's)",
+        where="Section 5.1, Figure 1",
+        claim=Claim(f"{PLAIN}, cga: read as the next", at_least(HALF)),
+        against=at_most(2 * GUESSING),
+        why="half of the digits are read as it wants; the opposite: as many as by guessing, twice",
+    ),
+)
 STUDY = Study(
     name="anyone",
     claim=(
@@ -256,6 +265,7 @@ STUDY = Study(
     seeds=(1, 2, 3),
     success=SUCCESS,
     always=ALWAYS,
+    paper=PAPER,
     setting=(
         "A network of 64, 32 and 10 units on the digits, ten clients with Dirichlet(1) labels, "
         "5 local epochs, 10 rounds; the last client attacks. NaN, shapes and examples are checked "

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import pfl_flower as pfl
-from experiments.deployment.loopback import PATIENCE, site, wait_until
+from experiments.deployment.loopback import site
+from experiments.deployment.machine import PATIENCE, wait_until
 from tests.support.apart import APART, SITE, TOGETHER, put_together, write_apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]

@@ -201,12 +201,14 @@ def test_every_study_is_found_and_named_as_registered() -> None:
         study = find_study(name)
         assert study.name == name
         assert study.title
-        assert study.success or study.has_runs
+        assert study.success or study.has_runs or study.name in NOBODY_ATTACKS
         seeds = 3 if study.has_runs else 5
         assert len(study.seeds) >= seeds or study.name in FEW_SEEDS
 
 
+NOBODY_ATTACKS = {"classical"}
 FEW_SEEDS = {
+    "anyone",
     "budget-curve",
     "defences",
     "fig17-cifar-cga",
