@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -111,11 +112,15 @@ def test_a_resumed_run_tells_of_the_rounds_after_its_checkpoint(
 ) -> None:
     keys = {**KEYS, "output": tmp_path, "checkpoint_every": 2}
     pfl.run(**{**keys, "rounds": 4, "tracker": "tensorboard"})
+    # TensorBoard orders files by the second, the process and a count, 10 before 9: a process that
+    # goes on with a run is another one, later.
+    time.sleep(1.1)
     # A process that went on after its last checkpoint, and was killed.
     tracker = TensorBoard(TrackedRun(name="", seed=1, settings={}, folder=tmp_path, first=5))
     for round in (5, 6):
         tracker.row(round, {"norm_rho": -1.0})
     tracker.close()
+    time.sleep(1.1)
     result = pfl.run(**{**keys, "rounds": 5, "resume": "auto", "tracker": "tensorboard"})
     assert scalars(tmp_path) == written(result)
     pfl.run(**{**keys, "rounds": 6, "resume": "auto", "tracker": Spy})
