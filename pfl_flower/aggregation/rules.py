@@ -178,7 +178,9 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
             [451.5000]])
     """
     kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
-    return torch.stack([mean_of_least(rows, away, kept) for away in distances(rows)])
+    means = torch.stack([mean_of_least(rows, away, kept) for away in distances(rows)])
+    # A mean lies among its rows: rounded beyond the largest number it would be infinite.
+    return means.clamp(rows.amin(dim=0), rows.amax(dim=0))
 
 
 def bind(

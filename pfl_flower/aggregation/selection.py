@@ -67,7 +67,9 @@ def _near_middle(ordered: Tensor, kept: int) -> Tensor:
     moves = ordered - middle
     away = moves.abs()
     last = away.sort(dim=0).values[kept - 1]
-    below, tied = away < last, away == last
+    # Values of mixed rows that are the same but for their rounding are as far from the median.
+    slack = (SAME - 1) * ordered.abs().amax(dim=0)
+    below, tied = away < last - slack, (away - last).abs() <= slack
     weights = below + tied * ((kept - below.sum(dim=0)) / tied.sum(dim=0)).to(ordered.dtype)
     return middle + (moves * (weights / kept)).sum(dim=0)
 

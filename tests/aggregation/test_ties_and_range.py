@@ -74,6 +74,13 @@ def test_neighbours_who_tie_share_the_last_place() -> None:
     assert mixed(column(5.0, 0.0, -5.0), tolerance=1).tolist() == [[2.5], [0.0], [-2.5]]
 
 
+def test_mixed_rows_stay_among_the_rows() -> None:
+    # Three times the largest number's third is rounded beyond it.
+    rows = column(0.0, LARGEST, LARGEST, LARGEST)
+    assert mixed(rows, tolerance=1).isfinite().all()
+    assert bool(mixed(rows / 4, tolerance=1).max() <= LARGEST / 4)
+
+
 ROWS = st.integers(1, 3).flatmap(
     lambda d: st.lists(
         st.lists(st.integers(-3, 3).map(float), min_size=d, max_size=d), min_size=1, max_size=12
