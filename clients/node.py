@@ -21,6 +21,7 @@ from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.threads import one_thread
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.questions import ROLES, Introduction
@@ -87,6 +88,10 @@ class Node:
 
     def report(self, broadcast: Broadcast) -> tuple[Report, NodeMetrics]:
         """Return one gradient row per user who is asked, and what is to be said of the work."""
+        with one_thread():
+            return self._report(broadcast)
+
+    def _report(self, broadcast: Broadcast) -> tuple[Report, NodeMetrics]:
         self.memory.recall(self.state, broadcast)
         took = told(self.state, broadcast.users)
         clients = node_clients(self.problem, broadcast.members, self.role, self.state)
@@ -101,6 +106,10 @@ class Node:
 
     def evaluation(self, users: tuple[int, ...], rho: Tensor | None = None) -> NodeMetrics:
         """Return how good the users' local models are; with rho, also on their own test sets."""
+        with one_thread():
+            return self._evaluation(users, rho)
+
+    def _evaluation(self, users: tuple[int, ...], rho: Tensor | None) -> NodeMetrics:
         clients = node_clients(self.problem, users, self.role, self.state)
         found = {user: value for client in clients for user, value in client.evaluate().items()}
         if rho is None:

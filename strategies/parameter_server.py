@@ -22,6 +22,7 @@ from pfl_flower.run.served import Measure
 from pfl_flower.run.server_setup import ServerSetup
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.support.seeding import generator
+from pfl_flower.support.threads import one_thread
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
 from pfl_flower.transport.flower_internals import log
 from strategies.questions import (
@@ -147,6 +148,12 @@ class ParameterServer(ResumableStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check every reply, combine the rows that count, and step rho."""
+        with one_thread():
+            return self._aggregate(server_round, replies)
+
+    def _aggregate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
         eta = self.step_sizes.at(server_round)
         found = self.read(server_round, replies)
         rows = found.rows.to(self.problem.device)

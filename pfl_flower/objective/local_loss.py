@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pfl_flower.objective.aligned import aligned, product
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Linear, Model, TwoLayer
 from pfl_flower.objective.modules import ModuleModel
@@ -78,7 +79,7 @@ class LocalLoss(WeightedPoints):
         return cls(
             model=model,
             loss=loss,
-            features=features,
+            features=aligned(features),
             labels=labels,
             weights=weights,
             nu=nu,
@@ -182,8 +183,8 @@ class LocalLoss(WeightedPoints):
             curvature = self.loss.curvatures(scores).mean(dim=-1)
             weight = curvature * part.point_weights
             if diagonal:
-                return (weight[:, None] @ part.features**2)[:, 0]
-            return (part.features * weight[..., None]).mT @ part.features
+                return product(weight[:, None], part.features**2)[:, 0]
+            return product((part.features * weight[..., None]).mT, part.features)
 
         return self.sum_parts(sum_of)
 

@@ -1,4 +1,10 @@
-"""What the scores of one point cost: least squares, logistic and softmax cross-entropy."""
+"""What the scores of one point cost: least squares, logistic and softmax cross-entropy.
+
+On the CPU a point's bits must not depend on where it is among others. torch computes the last few
+numbers of a tensor, or of a thread's share, by other code than the rest, and for some functions
+(sigmoid, softplus, softmax, sums over an axis that is not the last) with other last digits. So what
+is used there is exp, log, log1p and arithmetic, of which both codes agree.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,6 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-CERTAIN = 40
-"""Score beyond which softplus is taken for the identity: what that leaves out, e^-40, is below the
-last digit of 40 in double precision; at torch's default of 20 it is 2e-9, a step that a line search
-sees."""
 
 
 class PointLoss(ABC):
@@ -74,11 +75,11 @@ class Logistic(PointLoss):
 
     def values(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``softplus(-A s)``."""
-        return functional.softplus(-labels * scores[..., 0], threshold=CERTAIN)
+        return -functional.logsigmoid(labels * scores[..., 0])
 
     def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return ``-A sigma(-A s)``."""
-        return (-labels * torch.sigmoid(-labels * scores[..., 0]))[..., None]
+        return (-labels * _sigmoid(-labels * scores[..., 0]))[..., None]
 
     def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:
         """``sigma(s) sigma(-s)`` times the direction."""
@@ -87,7 +88,7 @@ class Logistic(PointLoss):
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``a = sigma(s) sigma(-s)``."""
         # Not p (1 - p), which is 0 from a score of 37 on, where p rounds to 1.
-        return torch.sigmoid(scores) * torch.sigmoid(-scores), None
+        return _sigmoid(scores) * _sigmoid(-scores), None
 
     @property
     def curvature_bound(self) -> float:
@@ -95,11 +96,51 @@ class Logistic(PointLoss):
         return 0.25
 
 
+def _sigmoid(scores: Tensor) -> Tensor:
+    """``1 / (1 + e^-s)``, with all its digits on both sides."""
+    small = torch.exp(-scores.abs())
+    return torch.where(scores >= 0, 1.0, small) / (1 + small)
+
+
 def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax over the last axis, in the order in which the scores lie in memory."""
-    if scores.dim() > 1 and scores.mT.is_contiguous():
-        return torch.softmax(scores.mT, dim=-2).mT
-    return torch.softmax(scores, dim=-1)
+    """Return the softmax over the last axis, ``(..., n, c)``, a class's numbers side by side."""
+    if not scores.is_cpu or scores.dim() == 1:
+        return torch.softmax(scores, dim=-1)
+    exponentials = torch.exp(_below_largest(scores)[0])
+    return exponentials.div_(over_classes(exponentials)).mT
+
+
+def _log_norm(scores: Tensor) -> Tensor:
+    """Return ``ln sum_a e^{s_a}``, ``(..., n)``."""
+    # Largest score taken out first, or exp overflows from 710 on (89 in single precision).
+    if not scores.is_cpu or scores.dim() == 1:
+        return torch.logsumexp(scores, dim=-1)
+    below, largest = _below_largest(scores)
+    return (largest + torch.log(over_classes(torch.exp(below))))[..., 0, :]
+
+
+def _below_largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores less the point's largest, ``(..., c, n)``, and the largest, ``(..., 1, n)``."""
+    rows = scores.mT.contiguous()
+    largest = rows.detach().amax(dim=-2, keepdim=True)
+    # What is infinite stays so, and is not taken from itself.
+    largest = largest.masked_fill(largest.isinf(), 0.0)
+    return rows - largest, largest
+
+
+def over_classes(values: Tensor) -> Tensor:
+    """Return the sum over classes of ``(..., c, n)``, as ``(..., 1, n)``, by halves.
+
+    >>> over_classes(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    tensor([[ 9., 12.]])
+    """
+    while (count := values.shape[-2]) > 1:
+        half = count // 2
+        added = values[..., :half, :] + values[..., half : 2 * half, :]
+        if count % 2:
+            added[..., 0, :] += values[..., -1, :]
+        values = added
+    return values
 
 
 class Softmax(PointLoss):
@@ -110,10 +151,9 @@ class Softmax(PointLoss):
 
     def values(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``logsumexp(s) - <y, s>``."""
-        # Largest score taken out first, or exp overflows from 710 on (89 in single precision).
-        log_norm = torch.logsumexp(scores, dim=-1)
+        log_norm = _log_norm(scores)
         if labels.is_floating_point():
-            return log_norm - (labels * scores).sum(dim=-1)
+            return log_norm - over_classes((labels * scores).mT)[..., 0, :]
         return log_norm - scores.gather(-1, labels[..., None])[..., 0]
 
     def gradient(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -129,7 +169,7 @@ class Softmax(PointLoss):
         """``p * v - p <p, v>``."""
         probabilities = _softmax(scores)
         weighted = probabilities * direction
-        return weighted - probabilities * weighted.sum(dim=-1, keepdim=True)
+        return weighted - probabilities * over_classes(weighted.mT).mT
 
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``a = b = softmax(s)``."""

@@ -5,7 +5,7 @@ without those that stay frozen:
 
     theta = [vec(p_1), ..., vec(p_m)],     d = sum_i numel(p_i)
 
-On the CPU users are worked on one at a time, each on tensors of its own: what MKL makes of a matrix
+On the CPU a thread works on one user at a time, on tensors of its own: what MKL makes of a matrix
 depends on where it begins in memory, in a batch of users differently for each. On a card they are
 batched by ``vmap``, always as many, and batches of fewer are filled up: layers choose their
 algorithm by the size of the batch. So a user's bits do not depend on who shares its node.
@@ -14,8 +14,11 @@ algorithm by the size of the batch. So a user's bits do not depend on who shares
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from pfl_flower.objective.models import Model
+from pfl_flower.support.threads import each, one_thread
 
 NUMBERS_ON_A_CARD = 2**26
 """Activations of the users that a card works on at once: 256 MiB in single precision."""
@@ -90,10 +94,11 @@ class ModuleModel(Model):
     def scores(self, theta: Tensor, features: Tensor) -> Tensor:
         """Scores ``(k, n, c)``: a user at a time on shared points, else as in ``backward``."""
         if features.dim() == 2:
-            return torch.cat([self._in_blocks(one[None], features[None], 1) for one in theta])
+            with one_thread():
+                return torch.cat([self._in_blocks(one[None], features[None], 1) for one in theta])
         width = self._width(features)
-        groups = self._groups(len(theta), width)
-        return torch.cat([self._in_blocks(theta[some], features[some], width) for some in groups])
+        tasks = [(theta[some], features[some], width) for some in self._groups(len(theta), width)]
+        return torch.cat(_done(self._in_blocks, tasks, theta.device))
 
     def backward(self, theta: Tensor, features: Tensor, slope: Slope) -> Tensor:
         """Return the gradient ``(k, d)`` of a sum over points, some users and points at a time.
@@ -105,18 +110,22 @@ class ModuleModel(Model):
         slope : callable
             From scores to the sum's derivative in them.
         """
-        gradient, width = torch.zeros_like(theta), self._width(features)
-        for users in self._groups(len(theta), width):
-            models = _filled(theta[users], width)
+        width = self._width(features)
+
+        def work(users: slice) -> Tensor:
+            models, count = _filled(theta[users], width), users.stop - users.start
+            gradient = torch.zeros_like(theta[users])
             for part in self._blocks(features.shape[1]):
                 forward = partial(self._forward, points=self._points(features[users, part], width))
                 with _reproducible(theta.device):
                     scores, pull = _vjp(forward, models)
-                    count = users.stop - users.start
                     back = torch.zeros_like(scores, memory_format=torch.contiguous_format)
                     back[:count] = slope(scores[:count].contiguous(), users, part)
-                    gradient[users] += pull(back)[:count]
-        return gradient
+                    gradient += pull(back)[:count]
+            return gradient
+
+        tasks = [(users,) for users in self._groups(len(theta), width)]
+        return torch.cat(_done(work, tasks, theta.device))
 
     def initial(self, users: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Return the module's own initialisation from a seed of the generator's, for all users."""
@@ -164,7 +173,7 @@ class ModuleModel(Model):
         named = zip(self.parameters.items(), pieces, strict=True)
         given = {name: piece.view(shape) for (name, shape), piece in named}
         kept = self.kept(theta.dtype, points.device)
-        scores: Tensor = functional_call(self.module, {**given, **kept}, (points,))
+        scores: Tensor = functional_call(_own(self.module), {**given, **kept}, (points,))
         return scores
 
     def kept(self, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
@@ -176,6 +185,29 @@ class ModuleModel(Model):
                 for name, value in [*named, *self.module.named_buffers()]
             }
         return self._cache[dtype, device]
+
+
+_modules = threading.local()
+"""``copies``: by module, the one in which this thread puts parameters in their places."""
+
+
+def _own(module: nn.Module) -> nn.Module:
+    """Return this thread's copy of a module, with the same tensors."""
+    copies = _modules.__dict__.setdefault("copies", weakref.WeakKeyDictionary())
+    if module not in copies:
+        shared = {id(value): value for value in [*module.parameters(), *module.buffers()]}
+        copies[module] = copy.deepcopy(module, shared)
+    found: nn.Module = copies[module]
+    return found
+
+
+def _done(
+    work: Callable[..., Tensor], tasks: list[tuple[Any, ...]], device: torch.device
+) -> list[Tensor]:
+    """Return what the tasks give: on the CPU a task a thread."""
+    if device.type == "cpu":
+        return each(work, tasks)
+    return [work(*task) for task in tasks]
 
 
 def users_at_once(device: torch.device, activations: int) -> int:

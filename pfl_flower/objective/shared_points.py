@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from pfl_flower.objective.models import Linear, Model, accuracy
 from pfl_flower.objective.sparse_features import Compressed
+from pfl_flower.support.threads import each
 
 SCORES_AT_ONCE = 2**21
 """Scores, or hidden units, held at a time while many models are judged: 16 MiB in double."""
@@ -34,15 +35,20 @@ class SharedPoints:
         return Compressed.of(self.features)
 
     def scores(self, model: Model, theta: Tensor) -> Tensor:
-        """Scores ``(k, m, c)`` of models ``theta (k, d)``: one product for all linear ones."""
+        """Scores ``(k, m, c)`` of models ``theta (k, d)``."""
         if self._compressed is None or not isinstance(model, Linear):
             return model.shared_scores(theta, self.features)
-        scores = self._compressed.scores(theta.reshape(-1, model.inputs))
-        return scores.view(len(self.labels), -1, model.outputs).transpose(0, 1)
+        weights = theta.view(-1, model.outputs, model.inputs)
+        return torch.stack([self._compressed.scores(one) for one in weights])
 
     def accuracy_of_each(self, model: Model, theta: Tensor) -> Tensor:
-        """Accuracy ``(k,)`` of models ``theta (k, d)``, as many at a time as fit."""
+        """Accuracy ``(k,)`` of models ``theta (k, d)``: one a thread; on a card as many as fit."""
+        if self.features.is_cpu:
+            return torch.cat(
+                each(partial(self._accuracies, model), [(one[None],) for one in theta])
+            )
         block = max(1, SCORES_AT_ONCE // (len(self.labels) * model.width))
-        return torch.cat(
-            [accuracy(self.scores(model, part), self.labels) for part in torch.split(theta, block)]
-        )
+        return torch.cat([self._accuracies(model, part) for part in torch.split(theta, block)])
+
+    def _accuracies(self, model: Model, theta: Tensor) -> Tensor:
+        return accuracy(self.scores(model, theta), self.labels)

@@ -52,7 +52,8 @@ class Compressed:
 
     def scores(self, weights: Tensor) -> Tensor:
         """``X W^T``, ``(n, c)``, for ``weights (c, q)``."""
-        return self.rows @ weights.T
+        # Weights of a user's own memory: rows of a batch begin anywhere, see ``aligned``.
+        return self.rows @ weights.T.clone(memory_format=torch.contiguous_format)
 
     def pull_back(self, slopes: Tensor) -> Tensor:
         """``S^T X``, ``(c, q)``, for ``slopes (n, c)``."""

@@ -1,4 +1,4 @@
-"""The points of a batch of users, and sums over them: a user's own, block by block.
+"""The points of a batch of users, and sums over them: some users at a time, or a user's block.
 
 A linear model's sums over points are matrix products with the features X, ``S = X W^T`` for scores
 and ``S^T X`` for gradients; where a user has many points they are made a block at a time, and where
@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from pfl_flower.objective import point_blocks
+from pfl_flower.objective.aligned import aligned, product
 from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.sparse_features import Compressed
+from pfl_flower.support.threads import one_thread
 
 ALL = slice(None)
 
@@ -73,7 +75,7 @@ class WeightedPoints:
             ]
         return replace(
             self,
-            features=self.features[index],
+            features=aligned(self.features[index]),
             labels=self.labels[index],
             weights=self.weights[index],
             scale=self.scale[index],
@@ -98,7 +100,7 @@ class WeightedPoints:
         soft = self.labels.is_floating_point()
         return replace(
             self,
-            features=self.features.to(dtype),
+            features=aligned(self.features.to(dtype)),
             labels=self.labels.to(dtype) if soft else self.labels,
             weights=self.weights.to(dtype),
             scale=self.scale.to(dtype),
@@ -112,7 +114,7 @@ class WeightedPoints:
         stretch = (sizes / index.shape[1]).to(self.weights.dtype)[:, None]
         return replace(
             self,
-            features=self.features[rows, index],
+            features=aligned(self.features[rows, index]),
             labels=self.labels[rows, index],
             weights=self.weights[rows, index] * stretch,
             # Used once: compressing takes longer than it saves.
@@ -134,7 +136,9 @@ class WeightedPoints:
         """Scores ``(k, n, c)`` of ``theta (k, d)``."""
         if self.compressed is None:
             return self.model.scores(theta, self.features)
-        return self.compressed.scores(theta.view(-1, self.model.inputs))[None]
+        # A class's scores side by side, as losses take them.
+        scores = self.compressed.scores(theta.view(-1, self.model.inputs))
+        return scores.T.contiguous().T[None]
 
     def pull_back(self, slopes: Tensor) -> Tensor:
         """``s_n sum_x w_x t_x Q^T`` for ``slopes (k, n, c)`` of the points, ``(k, d)``."""
@@ -142,7 +146,7 @@ class WeightedPoints:
         weighted = slopes if self.plain else slopes * self.point_weights[..., None]
         if self.compressed is not None:
             return self.compressed.pull_back(weighted[0]).reshape(1, -1)
-        return (weighted.transpose(1, 2) @ self.features).reshape(self.users, -1)
+        return product(weighted.mT, self.features).reshape(self.users, -1)
 
     def each_part(self, work: Callable[[slice, Self], Tensor]) -> list[Tensor]:
         """Return what ``work`` gives for the parts, in their order."""
@@ -160,23 +164,43 @@ class WeightedPoints:
             Lists as ``each_part`` returns them.
         """
         parts = self.parts
-        if len(parts) == 1:
-            return work(*parts[0], *(values[0] for values in more))
         tasks = [(*part, *rest) for part, *rest in zip(parts, *more, strict=True)]
-        # Blocks are added in the order of a user's points, whichever thread was done first.
-        together = torch.cat(point_blocks.each(work, tasks))
-        return together.view(self.users, -1, *together.shape[1:]).sum(dim=1)
+        with one_thread():
+            found = point_blocks.each(work, tasks)
+            if not self._in_blocks:
+                return found[0] if len(found) == 1 else torch.cat(found)
+            # Blocks are added in the order of a user's points, whichever thread was done first,
+            # and number by number: a sum of torch's has an order that depends on the column.
+            many = len(found) // self.users
+            total = torch.cat(found[::many])
+            for block in range(1, many):
+                total += torch.cat(found[block::many])
+        return total
 
     @property
     def parts(self) -> list[tuple[slice, Self]]:
-        """Blocks of points where a user has many, with the user that each is of; or all at once."""
+        """Pieces of a linear model's work on the CPU, with their users; or all at once.
+
+        Blocks of points where a user has many, else some users at a time.
+        """
         # A list that names the points themselves is not kept: the cycle would hold on to the data.
-        return self._blocks if self._in_blocks else [(ALL, self)]
+        if self._in_blocks:
+            return self._blocks
+        return self._groups or [(ALL, self)]
 
     @property
     def _in_blocks(self) -> bool:
-        # Other models' gradients come from torch.func, which does not follow into threads.
+        # Other models cut their work themselves, or come from torch.func, which does not follow
+        # into threads.
         return isinstance(self.model, Linear) and point_blocks.pays(self.features)
+
+    @cached_property
+    def _groups(self) -> list[tuple[slice, Self]]:
+        """Some users at a time; none where all of them are one piece."""
+        slices = point_blocks.user_slices(self.features)
+        if len(slices) == 1 or not isinstance(self.model, Linear):
+            return []
+        return [(users, self.select(users)) for users in slices]
 
     @cached_property
     def _blocks(self) -> list[tuple[slice, Self]]:

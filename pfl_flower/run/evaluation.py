@@ -11,6 +11,7 @@ from torch import Tensor
 from pfl_flower.objective.models import accuracy, predict
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.run.problem import Problem
+from pfl_flower.support.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Evaluation:
         target of the others, ``distance_to_honest`` to a classifier learned as the target is, on
         the true labels.
         """
+        with one_thread():
+            return self._measured(rho)
+
+    def _measured(self, rho: Tensor) -> dict[str, float]:
         measured = {} if self.points is None else self._tested(self.points, rho)
         if self.target is not None:
             measured["distance_to_target"] = _norm(rho - self.target)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.support.threads import each
 
 
 class NormalEquations:
@@ -36,11 +37,20 @@ class NormalEquations:
         self.loss, self.regularizer = loss, regularizer
         users, dim = loss.users, loss.model.dim
         zero = loss.features.new_zeros((users, dim))
-        hessian = loss.hessian(zero)
-        hessian.diagonal(dim1=1, dim2=2).add_(2 * regularizer.lam)
-        # What is no factor makes no solution, and that is seen in its residual.
-        self.factor = torch.linalg.cholesky_ex(hessian).L
+        if zero.is_cpu:
+            tasks = [(slice(user, user + 1),) for user in range(users)]
+            made = each(lambda user: self._factor(loss.select(user), zero[user]), tasks)
+            self.factor = torch.cat(made)
+        else:
+            self.factor = self._factor(loss, zero)
         self.careful = torch.zeros(users, dtype=torch.bool, device=zero.device)
+
+    def _factor(self, loss: LocalLoss, zero: Tensor) -> Tensor:
+        """Return Cholesky factors ``(k, d, d)``; on the CPU of one user, whose bits are its own."""
+        hessian = loss.hessian(zero)
+        hessian.diagonal(dim1=1, dim2=2).add_(2 * self.regularizer.lam)
+        # What is no factor makes no solution, and that is seen in its residual.
+        return torch.linalg.cholesky_ex(hessian).L
 
     def select(self, index: Tensor) -> NormalEquations:
         """Return the equations of the users at ``index``, with their factors."""
@@ -56,8 +66,16 @@ class NormalEquations:
         # second works on the residual of the data themselves and takes that away.
         for _ in range(2):
             gradient = self.loss.gradient(theta) - self.regularizer.grad_rho(rho, theta)
-            theta = theta - torch.cholesky_solve(gradient[..., None], self.factor)[..., 0]
+            theta = theta - self._solved(gradient)
         return theta
+
+    def _solved(self, gradient: Tensor) -> Tensor:
+        """Return the factors' solutions ``(k, d)``."""
+        if not gradient.is_cpu:
+            return torch.cholesky_solve(gradient[..., None], self.factor)[..., 0]
+        pairs = zip(gradient, self.factor, strict=True)
+        found = each(lambda own, factor: torch.cholesky_solve(own[:, None], factor), list(pairs))
+        return torch.stack(found)[..., 0]
 
     def orthogonally(self, users: Tensor) -> None:
         """Make the factors of ``users`` anew, ``L^T = R`` of the points' own ``Q R``.
@@ -67,7 +85,12 @@ class NormalEquations:
         equations: Bjorck, *Stability analysis of the method of seminormal equations*, 1987) the
         solution is as good as the data's last digits allow.
         """
-        loss = self.loss.select(users)
+        for user in users.tolist():
+            self._careful_factor(user)
+        self.careful[users] = True
+
+    def _careful_factor(self, user: int) -> None:
+        loss = self.loss.select(slice(user, user + 1))
         root = (2 * loss.nu + 2 * self.regularizer.lam) ** 0.5
         ridge = root * torch.eye(loss.model.dim).to(loss.features)
         rows = loss.features * loss.point_weights.sqrt()[..., None]
@@ -77,5 +100,4 @@ class NormalEquations:
         order = stacked.abs().amax(dim=2).argsort(dim=1, descending=True, stable=True)
         stacked = stacked.gather(1, order[..., None].expand_as(stacked))
         if bool(stacked.isfinite().all()):
-            self.factor[users] = torch.linalg.qr(stacked, mode="r").R.mT
-        self.careful[users] = True
+            self.factor[user] = torch.linalg.qr(stacked, mode="r").R[0].mT

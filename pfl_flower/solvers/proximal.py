@@ -17,13 +17,13 @@ from torch import Tensor
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import LeastSquares
 from pfl_flower.objective.models import Linear
-from pfl_flower.objective.point_blocks import thread_limit
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.vectors import finite, norm
 from pfl_flower.solvers import user_batch
-from pfl_flower.solvers.newton import DENSE_LIMIT, minimise_user
+from pfl_flower.solvers.newton import minimise_user
 from pfl_flower.solvers.newton_batch import minimise_batch
 from pfl_flower.solvers.normal_equations import NormalEquations
+from pfl_flower.support.threads import each, one_thread
 
 DEFAULT_TOLERANCE = 1e-10
 """Contract of an exact solve in float64: first-order residual, in units of the loss's gradient.
@@ -130,6 +130,10 @@ class ProximalSolver:
 
     def solve(self, rho: Tensor, start: Tensor) -> Solution:
         """Minimise for every user, from ``start (k, d)``, at the global model ``rho (d,)``."""
+        with one_thread():
+            return self._solve(rho, start)
+
+    def _solve(self, rho: Tensor, start: Tensor) -> Solution:
         if user_batch.pays(self.loss):
             theta, residual, iterations = self._together(rho, start)
         else:
@@ -225,23 +229,23 @@ class ProximalSolver:
     def _per_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """One user at a time, so that a user's bits do not depend on who shares its node.
 
-        Small systems are solved on one thread: that is faster than sharing them, and the sums then
-        have the same order on every engine.
+        A thread solves alone for a user, on the CPU: that is faster than sharing its sums, which
+        then have the same order on every engine.
         """
-        with thread_limit(1 if self.loss.model.dim <= DENSE_LIMIT else torch.get_num_threads()):
-            return self._each_user(rho, start)
+        iterations = torch.zeros(self.loss.users, dtype=torch.int64, device=start.device)
 
-    def _each_user(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-        thetas, iterations = [], []
-        for user in range(self.loss.users):
-            theta, count = minimise_user(
+        def work(user: int) -> Tensor:
+            theta, iterations[user] = minimise_user(
                 self.loss.select(slice(user, user + 1)),
                 self.regularizer,
                 rho,
-                start[user],
+                start[user].clone(),
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
-            thetas.append(theta)
-            iterations.append(count)
-        return torch.stack(thetas), torch.tensor(iterations, device=start.device)
+            return theta
+
+        tasks = [(user,) for user in range(self.loss.users)]
+        if start.is_cpu:
+            return torch.stack(each(work, tasks)), iterations
+        return torch.stack([work(*task) for task in tasks]), iterations
