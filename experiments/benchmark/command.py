@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     ConfigError
         If a name is unknown or there is no repeat.
     """
-    names = parsed.names or list(COMPARISONS)
+    names = list(dict.fromkeys([*parsed.names, *parsed.row])) or list(COMPARISONS)
     for name in names:
         if name not in COMPARISONS:
             raise ConfigError(f"NAME = {name}: expected one of {', '.join(COMPARISONS)}")
@@ -48,6 +49,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     folder = writable_folder("--output", parsed.output) / "benchmark"
     device = choose_device(parsed.device).type
     rows: list[Comparison] = []
+    took: dict[str, float] = {}
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("benchmark")
@@ -58,18 +60,41 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             say=lambda line: bar.update(task, description=line),
         )
         for name in names:
-            rows += find("NAME", name, COMPARISONS[name])(conditions)
-            # After each, so that what was measured is there if the next one is stopped.
-            _write(folder, rows, conditions, device)
+            began = time.perf_counter()
+            bar.reset(task, description=name)
+            for row in find("NAME", name, COMPARISONS[name])(conditions):
+                rows.append(row)
+                took[name] = time.perf_counter() - began
+                # After each, so that what was measured is there if the next one is stopped.
+                _write(folder, rows, conditions, device, took)
+                bar.console.print(_line(name, row, took[name]), soft_wrap=True, markup=False)
     _print(rows, console)
     for path in sorted(folder.iterdir()):
         console.print(place(path), soft_wrap=True)
     return 0
 
 
-def _write(folder: Path, rows: Sequence[Comparison], conditions: Conditions, device: str) -> None:
+def _line(name: str, row: Comparison, seconds: float) -> str:
+    """Return a row as it is measured, with the seconds that its comparison has taken so far."""
+    parts = [f"{name}, {seconds:.0f} s", row.what, row.ours]
+    parts += [row.rival] if math.isnan(row.ratio) else [row.rival, _ratio(row)]
+    return ": ".join((parts[0], "; ".join(parts[1:])))
+
+
+def _ratio(row: Comparison) -> str:
+    return f"{row.ratio:.3g} ± {row.spread:.1g}"
+
+
+def _write(
+    folder: Path,
+    rows: Sequence[Comparison],
+    conditions: Conditions,
+    device: str,
+    took: Mapping[str, float],
+) -> None:
     content = {
         "rows": [asdict(row) for row in rows],
+        "seconds": took,
         "curves": conditions.points,
         "quick": conditions.quick,
         "repeats": conditions.repeats,
@@ -91,7 +116,7 @@ def _print(rows: Sequence[Comparison], console: Console) -> None:
     for column in ("", "work", "ours", "the alternative", "ratio", "note"):
         table.add_column(column, justify="right" if column == "ratio" else "left", overflow="fold")
     for row in rows:
-        shown = "" if math.isnan(row.ratio) else f"{row.ratio:.3g} ± {row.spread:.1g}"
+        shown = "" if math.isnan(row.ratio) else _ratio(row)
         table.add_row(row.key, row.what, row.ours, row.rival, shown, row.note)
     console.print(table)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -37,43 +37,58 @@ def _figure_1(conditions: Conditions, **more: Any) -> dict[str, Any]:
     return {**FIGURE_1, **size, "device": conditions.device, "rounds": rounds, **more}
 
 
-def against_loops(conditions: Conditions) -> list[Comparison]:
+NAMED: Mapping[str, str] = {
+    "loop": "nn.Module, autograd and Adam per user, in a loop",
+    "vmap": "torch.func.vmap",
+}
+
+
+def against_loops(conditions: Conditions) -> Iterator[Comparison]:
     """Compare Figure 1's round with loop and vmap (a), its bound (d), its memory (e)."""
     settings = _figure_1(conditions)
-    sides = {
-        "ours": partial(worker, "in-process", settings=settings),
-        "loop": partial(worker, "rival", settings=settings, name="loop"),
-        "vmap": partial(worker, "rival", settings=settings, name="vmap"),
-    }
-    found = take_turns(conditions, "Figure 1's round", sides)
-    times = {name: [round_seconds(one) for one in runs] for name, runs in found.items()}
-    peaks = {name: [one["peak"] for one in runs] for name, runs in found.items()}
-    gaps = {name: _gap(found["ours"][0]["rho"], found[name][0]["rho"]) for name in ("loop", "vmap")}
-    named = {"loop": "nn.Module, autograd and Adam per user, in a loop", "vmap": "torch.func.vmap"}
-    rows = []
-    for name, text in named.items():
-        rows.append(
-            Comparison.of_times(
-                "a",
-                f"Figure 1's round, {settings['dataset']}",
-                ("batched", times["ours"]),
-                (text, times[name]),
-                f"rho differs by {gaps[name]:.1g} (relative)",
-            )
-        )
-    rows.append(_roofline(conditions, settings, times["ours"]))
-    mean, spread = ratio(peaks["loop"], peaks["ours"])
-    rows.append(
-        Comparison(
-            key="e",
-            what="peak memory of the process",
-            ours=f"{statistics.fmean(peaks['ours']) / MIB:.0f} MiB",
-            rival=f"loop: {statistics.fmean(peaks['loop']) / MIB:.0f} MiB",
-            ratio=mean,
-            spread=spread,
-        )
+    row, ours, loop = _against("loop", conditions, settings)
+    yield row
+    yield _roofline(conditions, settings, [round_seconds(one) for one in ours])
+    mean, spread = ratio([one["peak"] for one in loop], [one["peak"] for one in ours])
+    mine, theirs = (
+        f"{statistics.fmean(one['peak'] for one in runs) / MIB:.0f} MiB" for runs in (ours, loop)
     )
-    return rows
+    yield Comparison(
+        key="e",
+        what="peak memory of the process",
+        ours=mine,
+        rival=f"loop: {theirs}",
+        ratio=mean,
+        spread=spread,
+    )
+    yield _against("vmap", conditions, settings)[0]
+
+
+def on_one_thread(conditions: Conditions) -> list[Comparison]:
+    """Compare Figure 1's round with the loop, one thread each (a), where threads do not matter."""
+    settings = _figure_1(conditions, device="cpu")
+    return [_against("loop", conditions, settings, threads=1)[0]]
+
+
+def _against(
+    name: str, conditions: Conditions, settings: Mapping[str, Any], *, threads: int = 0
+) -> tuple[Comparison, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the row of our round and a rival's, in turns, and what each of them measured."""
+    sides = {
+        "ours": partial(worker, "in-process", threads=threads, settings=settings),
+        name: partial(worker, "rival", threads=threads, settings=settings, name=name),
+    }
+    said = f", {threads} thread" if threads else ""
+    found = take_turns(conditions, f"Figure 1's round{said}", sides)
+    ours, rival = found["ours"], found[name]
+    row = Comparison.of_times(
+        "a",
+        f"Figure 1's round, {settings['dataset']}{said}",
+        ("batched", [round_seconds(one) for one in ours]),
+        (NAMED[name], [round_seconds(one) for one in rival]),
+        f"rho differs by {_gap(ours[0]['rho'], rival[0]['rho']):.1g} (relative)",
+    )
+    return row, ours, rival
 
 
 def _gap(ours: list[float], other: list[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from experiments.running.engines import ROOT
 from pfl_flower.support.errors import RunFailedError
+from pfl_flower.support.workers import THREAD_VARIABLES
 
 WARM_UP = 2
 """First rounds of a run that are not counted: imports, caches, the first allocation."""
@@ -92,18 +94,20 @@ class Conditions:
     """Measured curves, by name, for the figure."""
 
 
-def worker(case: str, **arguments: Any) -> dict[str, Any]:
+def worker(case: str, *, threads: int = 0, **arguments: Any) -> dict[str, Any]:
     """Run a case of ``worker.py`` in a process of its own and return what it measured.
+
+    It may use so many threads; 0: as many as torch takes by itself.
 
     Raises
     ------
     RunFailedError
         If it failed, with the last line that it said.
     """
-    return fresh_process("worker", case, json.dumps(arguments))
+    return fresh_process("worker", case, json.dumps(arguments), threads=threads)
 
 
-def fresh_process(module: str, *arguments: str) -> dict[str, Any]:
+def fresh_process(module: str, *arguments: str, threads: int = 0) -> dict[str, Any]:
     """Run a module of this folder in a process of its own and return the JSON that it prints last.
 
     Raises
@@ -112,7 +116,15 @@ def fresh_process(module: str, *arguments: str) -> dict[str, Any]:
         If it failed, with the last line that it said.
     """
     command = [sys.executable, "-m", f"experiments.benchmark.{module}", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    limits = dict.fromkeys(THREAD_VARIABLES, str(threads)) if threads else {}
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **limits},
+    )
     if done.returncode:
         said = (done.stderr.strip() or "no output").splitlines()[-1]
         raise RunFailedError(f"benchmark, {arguments[0]}: {said}")

@@ -166,7 +166,8 @@ def main() -> None:
     # Linux counts in KiB, macOS in bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    print(json.dumps({**found, "peak": peak, "total": time.perf_counter() - began}))
+    used = {"threads": torch.get_num_threads(), "peak": peak}
+    print(json.dumps({**found, **used, "total": time.perf_counter() - began}))
 
 
 if __name__ == "__main__":

@@ -48,11 +48,13 @@ def _is_aligned(batch: Tensor) -> bool:
 def product(left: Tensor, right: Tensor, *, transposed: bool = False) -> Tensor:
     """``left (k, a, b)`` times ``right (k, b, c)``, or its transpose ``right (k, c, b)``.
 
-    On the CPU, on one thread, every user's bits are its own whoever is in the batch.
+    On the CPU, on one thread, every user's bits are its own whoever is in the batch, if ``right``
+    is as ``aligned`` makes it, or a block of rows of a single user's: wherever that begins in a
+    line, it begins there for this user in any company.
     """
     if not left.is_cpu or left.requires_grad or right.requires_grad:
         return left @ (right.mT if transposed else right)
-    left, right = aligned(left), aligned(right)
+    left = aligned(left)
     right = right.mT if transposed else right
     users, rows, columns = len(left), left.shape[1], right.shape[2]
     made = empty((users, rows, columns), left)

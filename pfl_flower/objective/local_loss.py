@@ -183,7 +183,7 @@ class LocalLoss(WeightedPoints):
             curvature = self.loss.curvatures(scores).mean(dim=-1)
             weight = curvature * part.point_weights
             if diagonal:
-                return product(weight[:, None], part.features**2)[:, 0]
+                return product(weight[:, None], aligned(part.features**2))[:, 0]
             return product((part.features * weight[..., None]).mT, part.features)
 
         return self.sum_parts(sum_of)

@@ -79,7 +79,8 @@ class Linear(Model):
         # The same sums: few rows times many columns takes MKL a third less than the reverse.
         if features.dim() == 2:
             return (weights @ features.T).mT
-        return product(weights, features, transposed=True).mT
+        own = features if len(features) == 1 else aligned(features)
+        return product(weights, own, transposed=True).mT
 
     def shared_scores(self, theta: Tensor, features: Tensor) -> Tensor:
         """One product for all models on a card, their rows in one matrix ``(k c, q)``."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pfl_flower.objective.aligned import aligned
 from pfl_flower.objective.models import Model, predict
 from pfl_flower.objective.shared_points import SCORES_AT_ONCE
 from pfl_flower.objective.user_data import Stack, UserData, stack
@@ -56,7 +57,9 @@ class OwnPoints:
             for first in range(0, len(one.rows), most):
                 some = slice(first, first + most)
                 rows = one.rows[some]
-                values = judge(model.scores(theta[rows], data.features[some]), data.labels[some])
+                values = judge(
+                    model.scores(theta[rows], aligned(data.features[some])), data.labels[some]
+                )
                 # Padding weighs 0.
                 total = (values.to(torch.float64) * data.weights[some]).sum(dim=1)
                 means[rows.cpu()] = (total / one.sizes[some]).cpu()

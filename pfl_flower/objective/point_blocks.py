@@ -14,33 +14,29 @@ from pfl_flower.support.threads import each, thread_limit
 
 __all__ = ["BLOCK", "block_slices", "each", "pays", "thread_limit", "user_slices"]
 
-BLOCK = 2**21
-"""Numbers of features in a block: 8 MiB in single precision, 3 MiB of MNIST's without the zeros.
-Blocks of half that take half as many calls again, and gain nothing."""
+BLOCK = 2**20
+"""Numbers of features in a block: 4 MiB in single precision, so that two threads' fit a cache."""
 TOGETHER = 2**18
 """Numbers of features of the users whose points are one piece: 2 MiB in double, which a core's
 cache holds, and long enough that calls cost little."""
-LINE = 16
-"""Points by which blocks begin: features then begin at a line of the cache, see ``aligned``."""
 
 
 def pays(features: Tensor) -> bool:
-    """Whether each user's ``features (k, n, q)`` are on the CPU and fill a block or more."""
+    """Whether each user's ``features (k, n, q)`` are on the CPU and fill two blocks or more."""
     # Of one user, not of all: a user's sums must not depend on who else is on the node.
-    return features.is_cpu and features.shape[1] * features.shape[2] >= BLOCK
+    return features.is_cpu and features.shape[1] * features.shape[2] >= 2 * BLOCK
 
 
 def block_slices(features: Tensor) -> list[tuple[slice, slice]]:
     """Return the blocks of ``features (k, n, q)``: one user and some of its points each.
 
     >>> import torch
-    >>> [points for _, points in block_slices(torch.empty((1, 10000, 500)))]
-    [slice(0, 3344, None), slice(3344, 6688, None), slice(6688, 10000, None)]
+    >>> [points for _, points in block_slices(torch.empty((1, 5000, 500)))]
+    [slice(0, 1667, None), slice(1667, 3334, None), slice(3334, 5000, None)]
     """
     # As few blocks as BLOCK allows, and of equal sizes: a short last one would leave a thread idle.
     users, points, inputs = features.shape
     size = -(-points // -(-points * inputs // BLOCK))
-    size = -(-size // LINE) * LINE
     return [
         (slice(user, user + 1), slice(first, min(first + size, points)))
         for user in range(users)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import pytest
 import torch
 
 from experiments.__main__ import main
-from experiments.benchmark import aggregators, command, overhead, time_to_target, worker
+from experiments.benchmark import (
+    aggregators,
+    arguments,
+    command,
+    overhead,
+    side_by_side,
+    time_to_target,
+    worker,
+)
 from experiments.benchmark.roofline import Round
 from experiments.benchmark.side_by_side import (
     Comparison,
@@ -22,6 +31,7 @@ from experiments.benchmark.side_by_side import (
     round_seconds,
     take_turns,
 )
+from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.plugins import find
 
 SMALL = {
@@ -92,6 +102,36 @@ def test_ratios_and_round_times() -> None:
     assert round_seconds({"seconds": [9.0]}) == 9.0
 
 
+def test_rows_are_shown_and_kept_as_they_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that is cut off between two rows has shown and kept the first; --row picks."""
+
+    def measured(conditions: Conditions) -> Iterator[Comparison]:
+        yield Comparison(key="a", what="work", ours="1 ms", rival="other: 2 ms", ratio=2.0)
+        raise KeyboardInterrupt
+
+    rows = {name: f"experiments.benchmark.overhead:{name}" for name in ("cut", "never")}
+    monkeypatch.setattr(command, "COMPARISONS", rows)
+    monkeypatch.setattr(overhead, "cut", measured, raising=False)
+    assert main(["benchmark", "--row", "cut", "--quick", "--output", str(tmp_path)]) == 130
+    kept = json.loads((tmp_path / "benchmark" / "benchmark.json").read_text())
+    assert [row["what"] for row in kept["rows"]] == ["work"]
+    assert list(kept["seconds"]) == ["cut"]
+    assert "cut, 0 s: work; 1 ms; other: 2 ms; 2 ± 0" in capsys.readouterr().out
+
+
+def test_the_cards_rows_come_first() -> None:
+    assert next(iter(arguments.COMPARISONS)) == "gpu"
+
+
+def test_a_worker_has_the_threads_it_is_given() -> None:
+    tiny = {**SMALL, "rounds": 1}
+    assert side_by_side.worker("in-process", threads=1, settings=tiny)["threads"] == 1
+    with pytest.raises(RunFailedError, match=r"benchmark, in-process: .*nope"):
+        side_by_side.worker("in-process", settings={**tiny, "dataset": "nope"})
+
+
 def test_the_sides_take_turns() -> None:
     order: list[str] = []
 
@@ -135,7 +175,11 @@ def test_the_command_leaves_table_figure_and_numbers(
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["nope"], "NAME = nope: expected one of"), (["--repeats", "0"], "--repeats 0: expected")],
+    [
+        (["--row", "no"], "NAME = no: expected one of"),
+        (["nope"], "NAME = nope: expected one of"),
+        (["--repeats", "0"], "--repeats 0: expected"),
+    ],
 )
 def test_bad_input_is_one_line(words: list[str], said: str, capsys: Any, tmp_path: Path) -> None:
     assert main(["benchmark", *words, "--output", str(tmp_path)]) == 2

@@ -25,11 +25,6 @@ USERS, POINTS, INPUTS = 3, 101, 7
 OUTPUTS = {"softmax": 4, "logistic": 1, "least-squares": 1}
 
 
-@pytest.fixture(autouse=True)
-def any_point_begins_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(point_blocks, "LINE", 1)
-
-
 @pytest.fixture(params=[1, 2, 3])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     with point_blocks.thread_limit(request.param):
@@ -184,7 +179,7 @@ def test_bits_depend_on_nobody_else(
 
 @pytest.mark.parametrize(
     ("points", "expected"),
-    [(2, False), (point_blocks.BLOCK, True), (point_blocks.BLOCK - 1, False)],
+    [(2, False), (2 * point_blocks.BLOCK, True), (2 * point_blocks.BLOCK - 1, False)],
 )
 def test_few_points_stay_together(points: int, expected: bool) -> None:
     """Each user's own number of points decides, not the number of users."""
