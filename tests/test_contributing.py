@@ -142,8 +142,8 @@ def test_the_rule_makes_the_direction_that_it_says() -> None:
     problem, records = ran("aggregation")
     rows = torch.stack([records[0].accepted[user] for user in range(11)])
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    kept = norms[:, 0] < norms.max()
-    assert int(kept.sum()) == 10
+    # Under l2 all are as long but for rounding, and two may be the longest: the later one is left.
+    kept = norms[:, 0].argsort(stable=True)[:10]
     direction = 11 * (rows / norms.sqrt())[kept].mean(dim=0)
     expected = problem.initial - records[0].eta * direction
     assert torch.allclose(records[0].rho, expected, rtol=1e-10)

@@ -69,6 +69,8 @@ def learn_target(
     sizes = _step_sizes(model)
     recipe = f"{cache_key}|{model}|{STEPS}|{sizes}|{len(labels)}"
     recipe += f"|{BATCH}" if isinstance(model, ModuleModel) else ""
+    # Targets that were learned when sums had another order have other last digits.
+    recipe += "" if isinstance(model, Linear) else "|by whole pieces"
     recipe += "" if shift == 1 else f"|shift {shift}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)
