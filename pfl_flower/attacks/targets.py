@@ -19,7 +19,7 @@ from pfl_flower.data.sources import Source
 from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import PointLoss
-from pfl_flower.objective.models import Linear, Model
+from pfl_flower.objective.models import Linear, Model, TwoLayer
 from pfl_flower.objective.modules import ModuleModel
 from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
@@ -69,8 +69,9 @@ def learn_target(
     sizes = _step_sizes(model)
     recipe = f"{cache_key}|{model}|{STEPS}|{sizes}|{len(labels)}"
     recipe += f"|{BATCH}" if isinstance(model, ModuleModel) else ""
-    # Targets that were learned when sums had another order have other last digits.
-    recipe += "" if isinstance(model, Linear) else "|by whole pieces"
+    # Targets that were learned when sums had another order have other last digits: those of models
+    # that can also be given as plug-ins, whose targets are not kept, are learned anew.
+    recipe += "" if isinstance(model, Linear | TwoLayer) else "|by whole pieces"
     recipe += "" if shift == 1 else f"|shift {shift}"
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
     return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)

@@ -212,3 +212,27 @@ def test_a_forked_process_makes_threads_of_its_own() -> None:
             found = each(lambda n: torch.tensor(n), [(n,) for n in range(4)])
             os._exit(0 if [int(n) for n in found] == [0, 1, 2, 3] else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["single", "double"])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("softmax", 10), ("softmax", 3), ("logistic", 1), ("least-squares", 1)]
+)
+def test_a_points_bits_do_not_depend_on_where_it_is(
+    name: str, outputs: int, dtype: torch.dtype
+) -> None:
+    draw, loss = problems.generator(8), LOSSES[name]()
+    scores, direction = (
+        problems.normal(1003, outputs, seed=draw).to(dtype).mul_(3) for _ in range(2)
+    )
+    labels = torch.randint(max(outputs, 2), (1003,), generator=draw)
+    labels = labels if name == "softmax" else (2 * labels - 1).to(dtype)
+    whole = loss.values(scores, labels), loss.gradient(scores, labels)
+    curved = loss.curvature(scores, direction)
+    for size in (1, 7, 33, 500):
+        some = [slice(first, first + size) for first in range(0, 1003, size)]
+        values = torch.cat([loss.values(scores[part], labels[part]) for part in some])
+        slopes = torch.cat([loss.gradient(scores[part], labels[part]) for part in some])
+        bent = torch.cat([loss.curvature(scores[part], direction[part]) for part in some])
+        for found, expected in zip((values, slopes, bent), (*whole, curved), strict=True):
+            assert torch.equal(found, expected)
