@@ -107,7 +107,8 @@ def _softmax(scores: Tensor) -> Tensor:
     if not scores.is_cpu or scores.dim() == 1:
         return torch.softmax(scores, dim=-1)
     exponentials = torch.exp(_below_largest(scores)[0])
-    return exponentials.div_(over_classes(exponentials)).mT
+    # Not in place: designed data take the derivative of slopes.
+    return (exponentials / over_classes(exponentials)).mT
 
 
 def _log_norm(scores: Tensor) -> Tensor:
