@@ -212,7 +212,11 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     strategies = list(results[0]["cells"])
     attacks = list(results[0]["cells"][strategies[0]])
     values = np.array(
-        [[[r["cells"][s][a]["accuracy"] for s in strategies] for a in attacks] for r in results]
+        # What broke off is not a number, which JSON spells out.
+        [
+            [[float(r["cells"][s][a]["accuracy"]) for s in strategies] for a in attacks]
+            for r in results
+        ]
     )
     # A run that broke off in one seed did in all: what breaks a strategy is the reply's form.
     mean = values.mean(axis=0)

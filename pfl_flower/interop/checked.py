@@ -24,6 +24,7 @@ from pfl_flower.interop.checks import (
     model_fault,
     names_of,
     only_asked,
+    types_of,
 )
 from pfl_flower.interop.layers import Values, arrays_of, unpacked
 from pfl_flower.support.errors import ConfigError, RunFailedError
@@ -63,9 +64,10 @@ class Checked(Strategy):
 
     A reply is taken out, and named in the log with the reason, if it carries an error or was not
     asked for; has not one record of arrays and one of metrics, named as most replies name them;
-    has other layers, shapes or types than the model that its node was sent; a number that is not
-    finite; an update longer than allowed; examples that are no number above 0, or more than
-    allowed; other metrics than most replies. The round goes on with the rest.
+    has other layers, shapes or kinds of numbers than the model that its node was sent, or another
+    width of them than most replies; a number that is not finite; an update longer than allowed;
+    examples that are no number above 0, or more than allowed; other metrics than most replies.
+    The round goes on with the rest.
 
     Parameters
     ----------
@@ -240,8 +242,26 @@ class Checked(Strategy):
             else:
                 norms[node] = float(found)
                 kept.append(reply)
+        kept = self._same_types(kept, faults)
         kept = self._same_metrics(kept, faults)
         return self._short(kept, norms, faults)
+
+    def _same_types(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
+        """Return the replies whose layers have the types that most have."""
+        if not replies or not self.limits.same_layers:
+            return replies
+        ordered = sorted(replies, key=lambda one: one.metadata.src_node_id)
+        usual = commonest([types_of(one.content) for one in ordered])
+        kept = []
+        for reply in replies:
+            found = types_of(reply.content)
+            if found == usual:
+                kept.append(reply)
+                continue
+            name, kind = next(one for one, other in zip(found, usual, strict=True) if one != other)
+            detail = f"{one_line(name)}: {kind}, unlike most"
+            faults.append(Fault(reply.metadata.src_node_id, "layers", detail))
+        return kept
 
     def _same_metrics(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
         """Return the replies with a usable number of examples, and metrics as most have them."""

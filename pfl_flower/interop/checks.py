@@ -128,8 +128,17 @@ def model_fault(
 
 
 def _fits(dtype: np.dtype[Any], sent: np.dtype[Any]) -> bool:
-    """Whether a layer may have this type: what was sent, or the counter of which that is a mean."""
-    return dtype == sent or (dtype.kind in "iub" and sent.kind == FLOATING)
+    """Whether a layer may have this type: of the kind that was sent, or a counter for its mean.
+
+    Of which width is the replies' own matter: server optimisers send float64 whatever they got.
+    """
+    return dtype.kind == sent.kind or (dtype.kind in "iub" and sent.kind == FLOATING)
+
+
+def types_of(content: RecordDict) -> tuple[tuple[str, str], ...]:
+    """Return the types of a well-formed reply's layers, by name."""
+    record = next(one for one in content.values() if isinstance(one, ArrayRecord))
+    return tuple(sorted((name, str(declared(array)[1])) for name, array in record.items()))
 
 
 def example_fault(metrics: MetricRecord, limits: Limits) -> str:

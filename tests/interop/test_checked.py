@@ -190,6 +190,31 @@ def test_nobody_counts_twice_and_no_stranger_counts() -> None:
     assert details.count("it was not asked") == 2 and details.count("it replied twice") == 4
 
 
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_a_server_that_sends_wider_numbers_than_it_gets_is_no_fault(kind: str) -> None:
+    """FedAdam's steps are taken in float64: from the second round on that is what it sends."""
+
+    class Narrow(FedAdam):
+        def configure_train(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Any
+        ) -> Any:
+            wide = packed({name: array.numpy() for name, array in arrays.items()})
+            return super().configure_train(server_round, wide, config, grid)
+
+    def forge(partition: int, values: dict[str, np.ndarray]) -> Any:
+        small = {n: v if n == "count" else v.astype(kind) for n, v in values.items()}
+        if partition == BAD:
+            small["bias"] = small["bias"].astype("float32" if kind != "float32" else "float16")
+        return {"arrays": packed(small)}
+
+    strategy = pfl.Checked(Narrow(fraction_evaluate=0.0))
+    play(client_app(forge=forge), strategy, rounds=3, kind="float32")
+    assert [(fault.node, fault.reason) for _, fault in strategy.faults] == [
+        (1000 + BAD, "layers")
+    ] * 3
+    assert "bias" in strategy.faults[0][1].detail and "unlike most" in strategy.faults[0][1].detail
+
+
 @pytest.mark.parametrize("strategy", [FedAvg, FedAdam, FedMedian])
 def test_an_honest_run_is_the_same_to_the_bit(strategy: Any) -> None:
     found = []
