@@ -77,6 +77,18 @@ def strangers_app() -> Iterator[tuple[Any, Any, dict[str, Any]]]:
     yield server, client, dict(given["tool"]["flwr"]["app"]["config"])
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let Flower log warnings alone within: it says thirty lines a round."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def measure(setting: Setting) -> dict[str, Any]:
     """Return what became of the model, for each strategy and attack."""
     attacks = list(QUICK_ATTACKS if setting.quick else (NONE, *MOD_ATTACKS))
@@ -102,8 +114,8 @@ def play(setting: Setting, strategy: str, attack: str) -> dict[str, Any]:
             "seed": setting.seed,
             "output": str(output),
         }
-        with (setting.folder / "run.log").open("w") as file, logged_to(file), undisturbed():
-            logging.getLogger("flwr").setLevel(logging.WARNING)
+        log = setting.folder / "run.log"
+        with log.open("w") as file, logged_to(file), undisturbed(), quiet():
             # Flower draws the order of clients, part of a sum's bits, from Python's own generator.
             seed_everything(setting.seed)
             try:

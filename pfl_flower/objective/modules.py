@@ -193,7 +193,9 @@ _modules = threading.local()
 
 def _own(module: nn.Module) -> nn.Module:
     """Return this thread's copy of a module, with the same tensors."""
-    copies = _modules.__dict__.setdefault("copies", weakref.WeakKeyDictionary())
+    if not hasattr(_modules, "copies"):
+        _modules.copies = weakref.WeakKeyDictionary()
+    copies = _modules.copies
     if module not in copies:
         shared = {id(value): value for value in [*module.parameters(), *module.buffers()]}
         copies[module] = copy.deepcopy(module, shared)

@@ -62,6 +62,11 @@ def one_thread() -> Iterator[None]:
         _here.allowed = None
 
 
+def allowed() -> int:
+    """Return how many threads work may be shared among, also within ``one_thread``."""
+    return getattr(_here, "allowed", None) or torch.get_num_threads()
+
+
 def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[Tensor]:
     """Return what the tasks give, in their order: each done by one thread, alone.
 
@@ -69,7 +74,7 @@ def each(work: Callable[..., Tensor], tasks: Sequence[tuple[Any, ...]]) -> list[
     where it stands.
     """
     with one_thread():
-        helpers = min(_here.allowed, len(tasks)) - 1
+        helpers = min(allowed(), len(tasks)) - 1
         if helpers <= 0:
             return [work(*task) for task in tasks]
         # Each thread takes the next free task: one that is held up leaves the rest to others.

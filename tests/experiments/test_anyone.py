@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import math
 from pathlib import Path
 
@@ -60,7 +61,9 @@ def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
     def once(seed: int, folder: str) -> dict[str, object]:
         return play(Setting(seed=seed, folder=tmp_path / folder), "fedavg", "gaussian")
 
+    level = logging.getLogger("flwr").level
     assert once(1, "a") == once(1, "b") != once(2, "c")
+    assert logging.getLogger("flwr").level == level
 
 
 @pytest.mark.slow

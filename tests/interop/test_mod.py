@@ -178,8 +178,10 @@ def test_the_honest_state_is_the_same_as_without_it() -> None:
     assert all(context.state["own"]["rounds"] == 4 for context in grid.contexts.values())
 
 
-def test_surrogates_that_are_all_alike_are_named(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("flwr").propagate = True
+def test_surrogates_that_are_all_alike_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     mod = pfl.attack_mod("little-is-enough", partitions=[WHO])
     for noise, warned in ((0.0, True), (0.1, False)):
         caplog.clear()
@@ -210,8 +212,10 @@ def test_types_are_kept(kind: str, attack: str) -> None:
     assert reply.content["arrays"]["count"].numpy() == 7
 
 
-def test_float16_is_limited_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("flwr").propagate = True
+def test_float16_is_limited_and_says_so(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     mod = pfl.attack_mod("sign-flip", strength=1e6, partitions=[WHO])
     with caplog.at_level(logging.WARNING, logger="flwr"):
         _, reply = sent(mod, kind="float16")
