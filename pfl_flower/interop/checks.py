@@ -120,11 +120,24 @@ def model_fault(
             before = np.zeros(shape, dtype)
         # Overflow is found below, by its result.
         with np.errstate(all="ignore"):
-            way = np.subtract(values, before, dtype=np.promote_types(dtype, np.float64)).ravel()
-            square += float(np.vdot(way, way).real)
+            square += _square(values, before)
     if math.isfinite(square):
         return None, math.sqrt(square)
     return "not-finite", "NaN, infinite, or beyond the range of numbers"
+
+
+def _square(values: Values, before: Values) -> float:
+    """Return ``||values - before||^2``.
+
+    In the layer's own precision, which takes half of the time, where that has digits: a square
+    that is 0 or infinite there is worked out again in float64.
+    """
+    way = np.subtract(values, before).ravel()
+    square = float(np.vdot(way, way).real)
+    if way.itemsize >= 4 and 0 < square < math.inf:
+        return square
+    way = np.subtract(values, before, dtype=np.promote_types(way.dtype, np.float64)).ravel()
+    return float(np.vdot(way, way).real)
 
 
 def _fits(dtype: np.dtype[Any], sent: np.dtype[Any]) -> bool:
