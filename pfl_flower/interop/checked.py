@@ -134,6 +134,11 @@ class Checked(Strategy):
         self._asked: dict[int, None] = {}
         self._arrays = ArrayRecord()
 
+    @property
+    def weighted_by_key(self) -> str:
+        """The metric that weighs, by the name that strategies have for it."""
+        return self.limits.weighted_by
+
     def summary(self) -> None:
         """Log the limits, and the other strategy's summary."""
         given = [
@@ -172,13 +177,13 @@ class Checked(Strategy):
         kept, faults = only_asked(replies, self._sent)
         kept = self._well_formed(kept, faults)
         self._tell(server_round, faults)
-        if self._sent and len(kept) < self.needed(kept):
-            least = self.needed(kept)
+        least = self.needed()
+        if self._sent and len(kept) < least:
             raise TooFewRepliesError(server_round, len(kept), least, faults, self._arrays)
         arrays, metrics = self.combined(server_round, kept)
         return arrays, _noted(metrics, faults)
 
-    def needed(self, kept: list[Message]) -> int:
+    def needed(self) -> int:
         """Return how many right replies the round needs."""
         return self.min_replies
 

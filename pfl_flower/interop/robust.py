@@ -99,7 +99,7 @@ class RobustFedAvg(Checked):
         _LOG.info("\t├──> Rule: %s, tolerance %d", self.name, self.tolerance)
         super().summary()
 
-    def needed(self, kept: list[Message]) -> int:
+    def needed(self) -> int:
         """Return how many right replies the rule needs for f, at least ``min_replies``."""
         needed = self.min_replies
         if self.name in AGGREGATIONS:

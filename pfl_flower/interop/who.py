@@ -53,8 +53,10 @@ class Attackers:
                     raise ConfigError(f"partitions = {one}: expected ids from 0")
             if not self.partitions:
                 raise ConfigError("partitions = []: expected at least one id, or none given")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ConfigError(f"share = {self.share}: expected more than 0, at most 1")
+        if self.share is not None:
+            number = isinstance(self.share, int | float) and not isinstance(self.share, bool)
+            if not number or not 0 < self.share <= 1:
+                raise ConfigError(f"share = {self.share}: expected more than 0, at most 1")
 
     def chosen(self, partitions: int | None) -> frozenset[int]:
         """Return the ids that attack, of so many partitions.

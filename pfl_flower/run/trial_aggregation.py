@@ -16,7 +16,6 @@ from pfl_flower.run.problem import Problem
 from pfl_flower.run.server_setup import ServerSetup
 from pfl_flower.run.tried import Tried, made_up
 from pfl_flower.support.errors import ConfigError
-from pfl_flower.support.plugins import told
 
 ROWS = 64
 """Most rows that a rule is tried on, unless it withstands so many that it needs more."""
@@ -63,7 +62,7 @@ def _try_rounds(problem: Problem, tried: Tried, rows: Tensor) -> None:
     users, rho = torch.arange(len(rows)), made_up(problem, problem.model.dim, words=("rho",))
     with tried.working("a factory and an init"):
         running = RunningRule(problem.config, Rehearsal(problem), rho)
-    right = _memory(tried, running.state)
+    right = tried.memory(running.state)
     for round in (1, 2):
         rule = running.at(round, rho)
         assert not callable(rule)
@@ -75,27 +74,9 @@ def _try_rounds(problem: Problem, tried: Tried, rows: Tensor) -> None:
                 f"an update that returns a direction and a state, and it returns a {kind}"
             )
         tried.tensor("a direction", answer[0], (problem.model.dim,), rows)
-        if fault := form_fault(right, _memory(tried, answer[1])):
+        if fault := form_fault(right, tried.memory(answer[1])):
             raise tried.refusal(fault)
         running.state = answer[1]
-
-
-def _memory(tried: Tried, state: object) -> dict[str, Tensor]:
-    """Return the fields of a state that a checkpoint can keep."""
-    if not all(hasattr(state, name) for name in ("_fields", "_asdict", "_replace")):
-        kind = type(state).__name__
-        raise tried.refusal(f"a state that is a NamedTuple of tensors, and it is a {kind}")
-    fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
-    for name, value in fields.items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise tried.refusal(f"a state of tensors, and its {name} is a {kind}")
-        try:
-            value.detach().cpu().numpy()
-        except (RuntimeError, TypeError) as error:
-            right = f"a state of tensors that can be kept, and its {name} cannot"
-            raise tried.refusal(f"{right} ({told(error)})") from error
-    return fields
 
 
 def _check_tolerance(config: Any) -> None:

@@ -19,7 +19,6 @@ from pfl_flower.run.strategic_user import StrategicUser
 from pfl_flower.run.trial_poisoning import small_aim, small_data
 from pfl_flower.run.trial_regularizer import try_inverse
 from pfl_flower.run.tried import Tried, few_points, made_up
-from pfl_flower.support.plugins import told
 
 USERS = 4
 """Most strategic users whose attack is tried: their settings differ in id and target alone."""
@@ -163,19 +162,7 @@ def _report(
 
 def _memory(tried: Tried, state: object) -> dict[str, Tensor]:
     """Return the fields of a state that a node's memory can keep between rounds."""
-    if not all(hasattr(state, name) for name in ("_fields", "_asdict", "_replace")):
-        kind = type(state).__name__
-        raise tried.refusal(f"a state that is a NamedTuple of tensors, and it is a {kind}")
-    fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
-    for name, value in fields.items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise tried.refusal(f"a state of tensors, and its {name} is a {kind}")
-        try:
-            value.detach().cpu().numpy()
-        except (RuntimeError, TypeError) as error:
-            right = f"a state of tensors that can be kept, and its {name} cannot"
-            raise tried.refusal(f"{right} ({told(error)})") from error
+    fields = tried.memory(state)
     if TAKEN in fields:
         raise tried.refusal(f"a state without a field called {TAKEN}, which the harness keeps")
     return fields

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,23 @@ class Tried:
     def refusal(self, right: str) -> ConfigError:
         """Return the error that says what would be right."""
         return ConfigError(f"{self.point} = {self.value}: expected {right}")
+
+    def memory(self, state: object) -> dict[str, Tensor]:
+        """Return the fields of a state that can be kept between rounds."""
+        if not all(hasattr(state, name) for name in ("_fields", "_asdict", "_replace")):
+            kind = type(state).__name__
+            raise self.refusal(f"a state that is a NamedTuple of tensors, and it is a {kind}")
+        fields: dict[str, Any] = state._asdict()  # type: ignore[attr-defined]
+        for name, value in fields.items():
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
+                raise self.refusal(f"a state of tensors, and its {name} is a {kind}")
+            try:
+                value.detach().cpu().numpy()
+            except (RuntimeError, TypeError) as error:
+                right = f"a state of tensors that can be kept, and its {name} cannot"
+                raise self.refusal(f"{right} ({told(error)})") from error
+        return fields
 
     @contextmanager
     def working(self, what: str) -> Iterator[None]:

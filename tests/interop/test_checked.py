@@ -338,6 +338,11 @@ def test_wrong_limits_are_one_line(given: dict[str, Any], line: str) -> None:
         pfl.Checked(FedAvg(), **given)
 
 
+def test_a_check_around_a_check_weighs_by_the_same_metric() -> None:
+    inner = pfl.RobustFedAvg("median", weighted_by_key="points")
+    assert pfl.Checked(inner).limits.weighted_by == "points"
+
+
 def test_what_is_no_strategy_is_one_line() -> None:
     with pytest.raises(pfl.ConfigError, match="strategy = 5: expected a flwr"):
         pfl.Checked(5)  # type: ignore[arg-type]
