@@ -39,17 +39,21 @@ def _taken(rows: Tensor, f: int) -> Tensor:
     ordered, order = distances(rows).sort(dim=1, stable=True)
     left = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     chosen: list[Tensor] = []
+    first: Tensor | None = None
     places = len(rows) - 2 * f
     while places:
         count = int(left.sum())
         # Of those that are left the nearest m - f - 2 others; the first is the row itself.
         there = left[order] & (left[order].cumsum(dim=1) <= 1 + max(1, count - f - 2))
         scores = length((ordered * there).contiguous())[:, 0]
+        first = scores.clone() if first is None else first
         scores[~left] = torch.inf
-        # Rows of equal scores, and equal rows, may be so but for their rounding.
-        best = (scores <= scores.min() * SAME).nonzero().flatten()
-        near = length(rows[best] - rows[best[0]])[:, 0].max()
-        if near <= (SAME - 1) * ordered[left].max():
+        # Scores, and rows, may be equal but for their rounding: of the least score's row as far
+        # from its neighbours as it was at first, since the nearest of the last few may be its
+        # equals, at a distance that is nothing but rounding. Rows far from all have no say in it.
+        slack = (SAME - 1) * first[scores.argmin()]
+        best = (scores <= scores.min() + slack).nonzero().flatten()
+        if length(rows[best] - rows[best[0]])[:, 0].max() <= slack:
             best = best[:1]
         if len(best) <= places:
             chosen.append(rows[best])

@@ -103,6 +103,17 @@ def test_rows_are_a_set(name: str, mixing: bool, data: st.DataObject) -> None:
         assert close(one, other, 1e-9)
 
 
+def test_the_last_rows_of_bulyan_tie_though_rounding_differs() -> None:
+    """Mixed rows are equal in pairs but for their last digits, and two pairs wait for one place."""
+    corner = [[0, 0], [0, 0], [0, 0], [0, 1], [0, 1], [0, -3], [1, 0], [2, -3], [3, 1], [3, 2]]
+    rows = torch.tensor([*corner, [-3, 0], [-3, 3]], dtype=torch.float64)
+    apply = rule("bulyan", mixing=True, f=2)
+    found = [
+        apply(rows[torch.randperm(12, generator=generator(seed, "order"))]) for seed in range(30)
+    ]
+    assert all(close(one, found[0], 1e-9) for one in found)
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_krum_takes_rows_whose_exact_score_is_the_lowest(data: st.DataObject) -> None:
