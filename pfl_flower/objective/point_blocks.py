@@ -12,10 +12,14 @@ from torch import Tensor
 
 from pfl_flower.support.threads import each, thread_limit
 
-__all__ = ["BLOCK", "block_slices", "each", "pays", "thread_limit", "user_slices"]
+__all__ = ["BLOCK", "KEPT", "block_slices", "each", "pays", "thread_limit", "user_slices"]
 
 BLOCK = 2**20
 """Numbers of features in a block: 4 MiB in single precision, so that two threads' fit a cache."""
+KEPT = 2**19
+"""Numbers in a block without zeros. The products by rows and by columns read numbers of their own,
+so there is no cache to fit; shorter blocks take a tenth longer for their many calls, and longer
+ones leave threads idle where a node has a single user."""
 TOGETHER = 2**18
 """Numbers of features of the users whose points are one piece: 2 MiB in double, which a core's
 cache holds, and long enough that calls cost little."""
@@ -27,21 +31,15 @@ def pays(features: Tensor) -> bool:
     return features.is_cpu and features.shape[1] * features.shape[2] >= 2 * BLOCK
 
 
-def block_slices(features: Tensor) -> list[tuple[slice, slice]]:
-    """Return the blocks of ``features (k, n, q)``: one user and some of its points each.
+def block_slices(points: int, numbers: int, most: int) -> list[slice]:
+    """Return the blocks of one user's points, with at most so many of all their numbers in each.
 
-    >>> import torch
-    >>> [points for _, points in block_slices(torch.empty((1, 5000, 500)))]
+    >>> block_slices(5000, 2_500_000, BLOCK)
     [slice(0, 1667, None), slice(1667, 3334, None), slice(3334, 5000, None)]
     """
-    # As few blocks as BLOCK allows, and of equal sizes: a short last one would leave a thread idle.
-    users, points, inputs = features.shape
-    size = -(-points // -(-points * inputs // BLOCK))
-    return [
-        (slice(user, user + 1), slice(first, min(first + size, points)))
-        for user in range(users)
-        for first in range(0, points, size)
-    ]
+    # As few blocks as can be, and of equal sizes: a short last one would leave a thread idle.
+    size = -(-points // max(1, -(-numbers // most)))
+    return [slice(first, min(first + size, points)) for first in range(0, points, size)]
 
 
 def user_slices(features: Tensor) -> list[slice]:

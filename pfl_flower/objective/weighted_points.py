@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pfl_flower.objective import point_blocks
+from pfl_flower.objective import point_blocks, sparse_features
 from pfl_flower.objective.aligned import aligned, product
 from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.sparse_features import Compressed
@@ -67,11 +67,13 @@ class WeightedPoints:
         """Return the same for the users at ``index`` (a slice copies nothing)."""
         blocks = None
         if self.compress and self._in_blocks:
-            each = len(self._blocks) // self.users
+            own: dict[int, list[Self]] = {}
+            for users, part in self._blocks:
+                own.setdefault(users.start, []).append(part)
             blocks = [
                 (slice(new, new + 1), part)
                 for new, user in enumerate(torch.arange(self.users)[index].tolist())
-                for _, part in self._blocks[user * each : (user + 1) * each]
+                for part in own[user]
             ]
         return replace(
             self,
@@ -171,11 +173,13 @@ class WeightedPoints:
                 return found[0] if len(found) == 1 else torch.cat(found)
             # Blocks are added in the order of a user's points, whichever thread was done first,
             # and number by number: a sum of torch's has an order that depends on the column.
-            many = len(found) // self.users
-            total = torch.cat(found[::many])
-            for block in range(1, many):
-                total += torch.cat(found[block::many])
-        return total
+            totals: list[Tensor] = []
+            for (users, _), own in zip(parts, found, strict=True):
+                if users.start == len(totals):
+                    totals.append(own)
+                else:
+                    totals[-1] = totals[-1] + own
+            return torch.cat(totals)
 
     @property
     def parts(self) -> list[tuple[slice, Self]]:
@@ -206,11 +210,20 @@ class WeightedPoints:
     def _blocks(self) -> list[tuple[slice, Self]]:
         if self.blocks is not None:
             return self.blocks
-        slices = point_blocks.block_slices(self.features)
-        parts = [(users, self.block(users, points)) for users, points in slices]
-        if not self.compress:
-            return parts
         return [
-            (users, replace(part, compressed=Compressed.of(part.features[0])))
-            for users, part in parts
+            (slice(user, user + 1), part)
+            for user in range(self.users)
+            for part in self._blocks_of(user)
         ]
+
+    def _blocks_of(self, user: int) -> list[Self]:
+        """Return one user's points, cut by its own data alone: without the zeros if that pays."""
+        own, features = slice(user, user + 1), self.features[user]
+        if not (self.compress and sparse_features.pays(features)):
+            numbers, most = features.numel(), point_blocks.BLOCK
+            slices = point_blocks.block_slices(len(features), numbers, most)
+            return [self.block(own, points) for points in slices]
+        numbers, most = int(torch.count_nonzero(features)), point_blocks.KEPT
+        slices = point_blocks.block_slices(len(features), numbers, most)
+        parts = [self.block(own, points) for points in slices]
+        return [replace(part, compressed=Compressed(part.features[0])) for part in parts]

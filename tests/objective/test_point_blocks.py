@@ -95,10 +95,13 @@ def test_leaving_out_zeros_changes_nothing(
     quantity: str, name: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_blocks, "BLOCK", 100)
+    monkeypatch.setattr(point_blocks, "KEPT", 20)
     compute, found = QUANTITIES[quantity], []
     for compress in (False, True):
         loss, theta, direction = build(name, zeros=0.9, compress=compress)
         assert all((part.compressed is not None) == compress for _, part in loss.parts)
+        kept = int(loss.features.count_nonzero())
+        assert len(loss.parts) >= (kept / 20 if compress else USERS * POINTS * INPUTS / 100)
         found.append(compute(loss, theta, direction))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
@@ -108,6 +111,7 @@ def test_users_are_selected_with_what_was_compressed(
     index: slice | Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_blocks, "BLOCK", 300)
+    monkeypatch.setattr(point_blocks, "KEPT", 25)
     loss, theta, _ = build("softmax", zeros=0.9)
     some = loss.select(index)
     kept = {id(part) for _, part in loss.parts}
@@ -161,6 +165,7 @@ def test_bits_depend_on_nobody_else(
     zeros: float, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(point_blocks, "BLOCK", 60)
+    monkeypatch.setattr(point_blocks, "KEPT", 25)
     loss, theta, _ = build("softmax", torch.float32, zeros=zeros)
     with point_blocks.thread_limit(1):
         alone = []
@@ -194,6 +199,7 @@ def test_data_are_freed_with_their_loss(
 ) -> None:
     """Chunks of users follow one another: none may wait for the garbage collector."""
     monkeypatch.setattr(point_blocks, "BLOCK", numbers)
+    monkeypatch.setattr(point_blocks, "KEPT", numbers)
     loss, theta, direction = build("softmax", zeros=zeros)
     gc.disable()
     try:
