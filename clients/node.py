@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 from flwr.app import Context, RecordDict
 from torch import Tensor
@@ -92,13 +93,15 @@ class Node:
             return self._report(broadcast)
 
     def _report(self, broadcast: Broadcast) -> tuple[Report, NodeMetrics]:
-        self.memory.recall(self.state, broadcast)
+        # Where nothing is kept no folder is looked at, and to name it takes longer than to step.
+        memory = self.memory if broadcast.session.name else Memory(Path())
+        memory.recall(self.state, broadcast)
         took = told(self.state, broadcast.users)
         clients = node_clients(self.problem, broadcast.members, self.role, self.state)
         answers = [client.report(broadcast) for client in clients if client.asked(broadcast)]
         kept = True
         if self.problem.config.checkpoint_every:
-            kept = self.memory.keep(self.state, broadcast)
+            kept = memory.keep(self.state, broadcast)
         rows = Rows.merge(answer.gradients for answer in answers)
         report = Report(broadcast.round, broadcast.users, rows.values_by_user)
         metrics = NodeMetrics.merge(answer.metrics for answer in answers)
