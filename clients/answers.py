@@ -16,6 +16,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from pfl_flower.support.errors import DeviceError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.world import out_of_memory
 from pfl_flower.transport.flower_internals import log
@@ -44,10 +45,11 @@ def answering(handler: Handler) -> Callable[[Message, Context], Message]:
             _put_back(context.state, before)
             if out_of_memory(error):
                 raise  # of a process that is the server's too, it is the run's failure
-            reason = one_line(error)
+            lacking = isinstance(error, DeviceError)
+            reason = str(error) if lacking else one_line(error)
             log(ERROR, "node %d: %s", context.node_id, reason)
             log(DEBUG, "%s", traceback.format_exc())
-            content = pack_failure(reason)
+            content = pack_failure(reason, no_device=lacking)
         return Message(signed(content, nonce_of(message.content)), reply_to=message)
 
     return answer

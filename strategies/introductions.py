@@ -11,10 +11,11 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from pfl_flower.run.config import RunConfig
+from pfl_flower.support.errors import DeviceError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.inprocess import InProcessGrid
-from pfl_flower.transport.nonces import failure_in, genuine
+from pfl_flower.transport.nonces import failure_in, genuine, lacks_device
 from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
 from pfl_flower.transport.records import largest_words
 from strategies.asking import Post, ask
@@ -134,6 +135,12 @@ class Introductions:
                 continue
             try:
                 said = introduction(question, reply, self.config.users)
+            except DeviceError as error:
+                # The operator's own nodes: what is left out of the run would be the run.
+                if not self.config.site:
+                    raise
+                self._refuse(question.node, one_line(str(error)))
+                continue
             except ValueError as error:
                 self._refuse(question.node, one_line(str(error)))
                 continue
@@ -168,14 +175,15 @@ def introduction(question: Question, reply: Message, users: int) -> Introduction
     Raises
     ------
     ValueError
-        If it says nothing that can be used: why.
+        If it says nothing that can be used: why; DeviceError if it has not the run's device.
     """
     if reply.has_error():
         raise ValueError(reply.error.reason)
     if not genuine(question.message, reply):
         raise ValueError("others answer for it, or it does not bring back its question's secret")
     if (why := failure_in(reply.content)) is not None:
-        raise ValueError(why)
+        lacking = lacks_device(reply.content)
+        raise DeviceError(f"{why}, on node {question.node}") if lacking else ValueError(why)
     said = unpack_introduction(reply.content, users)
     if said.role not in ROLES:
         raise ValueError(f"role {one_line(said.role, 40)}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from experiments.running.elsewhere import check_plugins_travel
 from experiments.running.options import Options
+from experiments.running.resources import Machine, federation
 from experiments.running.superlink import (
     COMPLETED,
     failure_in,
@@ -77,14 +78,20 @@ def _in_process(config: RunConfig, nodes: int, log_path: Path) -> None:
 
 
 def simulation_command(config: RunConfig, nodes: int | None, folder: Path) -> list[str]:
-    """Return the ``flwr run`` of a configuration, which it finds in ``folder``."""
+    """Return the ``flwr run`` of a configuration, which it finds in ``folder``.
+
+    Raises
+    ------
+    ConfigError
+        If the nodes cannot have the device, or Flower's program is not there.
+    """
+    resources = federation(config.device, nodes, Machine.here())
     settings = folder / "run-config.toml"
     lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.flat().items()]
     replace_file(settings, "".join(lines))
     app = str(app_folder(folder))
     command = [script("flwr"), "run", app, "--stream", "--run-config", str(settings)]
-    if nodes is not None:
-        resources = f"num-supernodes={nodes} client-resources-num-cpus=1"
+    if resources:
         command += ["--federation-config", resources]
     return command
 

@@ -26,7 +26,7 @@ from pfl_flower.run.memory import Where, check_memory, check_shared
 from pfl_flower.run.model import build_model, weights_version
 from pfl_flower.run.rest_limits import check_rest
 from pfl_flower.run.user_sets import UserSets
-from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.errors import ConfigError, DeviceError
 
 
 def choose_device(name: str) -> torch.device:
@@ -34,12 +34,12 @@ def choose_device(name: str) -> torch.device:
 
     Raises
     ------
-    ConfigError
+    DeviceError
         If CUDA is asked for and there is none.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise ConfigError("device = cuda: expected a CUDA device, and torch sees none")
+        raise DeviceError("device = cuda: expected a CUDA device, and torch sees none")
     return torch.device("cuda" if name != "cpu" and available else "cpu")
 
 

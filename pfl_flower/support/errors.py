@@ -19,6 +19,10 @@ class ConfigError(_OneLine, ValueError):
     """A configuration that cannot be run: one line with the key, the value and what is right."""
 
 
+class DeviceError(ConfigError):
+    """The device that the run asks for cannot be had where it is to compute."""
+
+
 class KeyFault(ValueError):
     """A value that is wrong, told apart so that it can be shown as it was written.
 

@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from pfl_flower.transport.records import CONFIG
 from pfl_flower.transport.wire import filled, find
 
-NONCE, FAILURE = "nonce", "failure"
+NONCE, FAILURE, NO_DEVICE = "nonce", "failure", "no-device"
 NONCE_BYTES = 16
 """128 bits: nobody meets one by trying, however many replies a site carries."""
 
@@ -72,9 +72,18 @@ def genuine(question: Message, reply: Message) -> bool:
     return secrets.compare_digest(expected.encode(), said.encode())
 
 
-def pack_failure(reason: str) -> RecordDict:
-    """Return the content with which a node says that it could not answer."""
-    return RecordDict({CONFIG: ConfigRecord({FAILURE: reason})})
+def pack_failure(reason: str, *, no_device: bool = False) -> RecordDict:
+    """Return the content with which a node says that it could not answer.
+
+    ``no_device``: because it has not the device that the run asks for.
+    """
+    return RecordDict({CONFIG: ConfigRecord({FAILURE: reason, NO_DEVICE: no_device})})
+
+
+def lacks_device(content: RecordDict) -> bool:
+    """Whether a node says that it could not answer for want of the run's device."""
+    config = find(content, CONFIG, ConfigRecord)
+    return config is not None and config.get(NO_DEVICE) is True
 
 
 def failure_in(content: RecordDict) -> str | None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 
+from clients import node
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import build_problem
-from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.support.errors import DeviceError, NodesMissingError
 from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.node_metrics import NodeMetrics
@@ -262,3 +263,29 @@ def test_an_evaluation_that_says_too_much_is_left_out() -> None:
         )
         found = read_evaluations([question], [reply], 1.0)
         assert found.accuracies == expected and found.absurd == (much > 10)
+
+
+@pytest.mark.parametrize("site", [False, True], ids=["own nodes", "site"])
+def test_a_node_without_the_runs_device(site: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the operator's own nodes it ends the run before round 1; at a site it is left out."""
+    config = configure(rounds=2, site=site, strategic_users="none")
+    problem, real = build_problem(config), node.build_problem
+    line = "device = cuda: expected a CUDA device, and torch sees none"
+
+    def of(context: Context) -> node.Node:
+        if context.node_id == 1001:
+            raise DeviceError(line)
+        return node.Node(real(config, on_node=True), "auto", context.state, "")
+
+    monkeypatch.setattr(node.Node, "of", of)
+    grid = InProcessGrid(client_app, nodes=3, run_config=config.flat())
+    records: list[RoundRecord] = []
+    server = ParameterServer(problem, on_round=records.append)
+    if not site:
+        with pytest.raises(DeviceError, match=f"^{line}, on node 1001$"):
+            server.start(grid, pack_rho(problem.initial), num_rounds=2)
+        assert not records
+        return
+    server.start(grid, pack_rho(problem.initial), num_rounds=2)
+    assert [len(record.accepted) for record in records] == [config.users] * 2
+    assert records[0].notices["cannot-1001"] == 1
