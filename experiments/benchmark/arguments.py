@@ -15,6 +15,7 @@ COMPARISONS: Mapping[str, str] = {
     "messages": f"{ROOM}.overhead:large_messages",
     "aggregators": f"{ROOM}.aggregators:against_peers",
     "message": f"{ROOM}.overhead:a_message",
+    "checked": f"{ROOM}.checked_round:against_plain",
     "growth": f"{ROOM}.growth:against_linear",
     "target": f"{ROOM}.time_to_target:against_exact_solves",
 }

@@ -145,6 +145,13 @@ def aggregator_alone(*, rule: str, shape: list[int]) -> Measured:
     return alone(rule=rule, shape=(shape[0], shape[1]))
 
 
+def checked(*, turns: int, batches: int) -> Measured:
+    """Measure FedAvg's round with and without ``Checked``, see ``checked_round.py``."""
+    from experiments.benchmark.checked_round import measure
+
+    return measure(turns=turns, batches=batches)
+
+
 CASES: Mapping[str, Callable[..., Measured]] = {
     "in-process": in_process,
     "rival": rival,
@@ -154,6 +161,7 @@ CASES: Mapping[str, Callable[..., Measured]] = {
     "messages": messages,
     "aggregators": aggregators,
     "aggregator-alone": aggregator_alone,
+    "checked": checked,
 }
 
 

@@ -16,15 +16,15 @@ from flwr.serverapp.strategy import Result, Strategy
 from pfl_flower.interop.checks import (
     Fault,
     Limits,
+    Sound,
     commonest,
     example_fault,
     finite_metrics,
     form_of,
     metrics_of,
-    model_fault,
     names_of,
     only_asked,
-    types_of,
+    sound_or_fault,
 )
 from pfl_flower.interop.layers import Values, arrays_of, unpacked
 from pfl_flower.support.errors import ConfigError, RunFailedError
@@ -234,38 +234,39 @@ class Checked(Strategy):
     def _well_formed(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
         """Return the replies whose arrays and metrics are right."""
         sent: dict[int, Mapping[str, Values]] = {}
-        norms: dict[int, float] = {}
+        sound: dict[int, Sound] = {}
         kept = []
         for reply in replies:
             node = reply.metadata.src_node_id
             record = self._sent[node]
             if id(record) not in sent:  # strategies send one record to all
                 sent[id(record)] = unpacked(record)
-            reason, found = model_fault(reply.content, sent[id(record)], self.limits)
-            if reason is not None:
-                faults.append(Fault(node, reason, str(found)))
-            else:
-                norms[node] = float(found)
+            found = sound_or_fault(reply.content, sent[id(record)], self.limits)
+            if isinstance(found, Sound):
+                sound[node] = found
                 kept.append(reply)
-        kept = self._same_types(kept, faults)
+            else:
+                faults.append(Fault(node, *found))
+        kept = self._same_types(kept, sound, faults)
         kept = self._same_metrics(kept, faults)
-        return self._short(kept, norms, faults)
+        return self._short(kept, sound, faults)
 
-    def _same_types(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
+    def _same_types(
+        self, replies: list[Message], sound: Mapping[int, Sound], faults: list[Fault]
+    ) -> list[Message]:
         """Return the replies whose layers have the types that most have."""
         if not replies or not self.limits.same_layers:
             return replies
-        ordered = sorted(replies, key=lambda one: one.metadata.src_node_id)
-        usual = commonest([types_of(one.content) for one in ordered])
+        usual = commonest([sound[node].types for node in sorted(sound)])
         kept = []
         for reply in replies:
-            found = types_of(reply.content)
+            node = reply.metadata.src_node_id
+            found = sound[node].types
             if found == usual:
                 kept.append(reply)
                 continue
             name, kind = next(one for one, other in zip(found, usual, strict=True) if one != other)
-            detail = f"{one_line(name)}: {kind}, unlike most"
-            faults.append(Fault(reply.metadata.src_node_id, "layers", detail))
+            faults.append(Fault(node, "layers", f"{one_line(name)}: {kind}, unlike most"))
         return kept
 
     def _same_metrics(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
@@ -294,12 +295,12 @@ class Checked(Strategy):
         return [reply for reply, form in having if form == usual]
 
     def _short(
-        self, replies: list[Message], norms: Mapping[int, float], faults: list[Fault]
+        self, replies: list[Message], sound: Mapping[int, Sound], faults: list[Fault]
     ) -> list[Message]:
         """Return the replies whose updates are not too long."""
         limit, middle = self.limits.norm, 0.0
         if replies:
-            middle = statistics.median(norms[one.metadata.src_node_id] for one in replies)
+            middle = statistics.median(sound[one.metadata.src_node_id].norm for one in replies)
         # Where half of the replies did not move, no multiple of that says anything.
         if self.limits.ratio is not None and middle > 0:
             relative = self.limits.ratio * middle
@@ -307,8 +308,9 @@ class Checked(Strategy):
         kept = []
         for reply in replies:
             node = reply.metadata.src_node_id
-            if limit is not None and norms[node] > limit:
-                faults.append(Fault(node, "norm", f"{norms[node]:.6g}, more than {limit:.6g}"))
+            norm = sound[node].norm
+            if limit is not None and norm > limit:
+                faults.append(Fault(node, "norm", f"{norm:.6g}, more than {limit:.6g}"))
             else:
                 kept.append(reply)
         return kept

@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from pfl_flower.interop.layers import FLOATING, Values, declared, read
+from pfl_flower.interop.layers import FLOATING, Header, Values, declared, read
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.foreign_text import one_line
 
@@ -20,6 +20,8 @@ REASONS = ("error", "stranger", "form", "layers", "not-finite", "norm", "example
 has other records than one of arrays and one of metrics; other names, shapes or types of layers;
 numbers that are not finite; too long an update; a wrong number of examples; other metrics."""
 COMPLEX = "c"
+PIECE = 2**16
+"""Numbers of a layer that are compared at a time."""
 
 Form = TypeVar("Form")
 
@@ -41,6 +43,22 @@ class Fault:
     node: int
     reason: str
     detail: str
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is known of a reply's arrays that are well-formed.
+
+    Attributes
+    ----------
+    norm : float
+        Length of the update.
+    types : tuple of tuple of str
+        Names of the layers, sorted, and the type of each.
+    """
+
+    norm: float
+    types: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +105,10 @@ def only_asked(
     return list(kept.values()), faults
 
 
-def model_fault(
+def sound_or_fault(
     content: RecordDict, sent: Mapping[str, Values], limits: Limits
-) -> tuple[str, str] | tuple[None, float]:
-    """Return the reason and the detail of what is wrong with the arrays, or None and the norm.
+) -> Sound | tuple[str, str]:
+    """Return what a reply's arrays are, or the reason and the detail of what is wrong with them.
 
     The norm is ``||theta_n - rho||`` over the floating layers, summed in float64: it is finite
     exactly if all of their numbers are, up to squares beyond the range of numbers.
@@ -101,57 +119,63 @@ def model_fault(
     record = records[0]
     if limits.same_layers and set(record) != set(sent):
         return "layers", f"layers {one_line(', '.join(record))}"
-    square = 0.0
+    square, types = 0.0, []
     for name, array in record.items():
         before = sent.get(name)
         try:
             # What a header claims is compared before room is made for it.
-            shape, dtype, _, _ = declared(array)
-            if limits.same_layers and before is not None and shape != before.shape:
-                return "layers", f"{name}: shape {shape}, not {before.shape}"
-            if limits.same_layers and before is not None and not _fits(dtype, before.dtype):
-                return "layers", f"{name}: {dtype}, not {before.dtype}"
-            values = read(array)
+            header = declared(array)
+            if limits.same_layers and before is not None and (fault := _unlike(header, before)):
+                return "layers", f"{one_line(name)}: {fault}"
+            values = read(array, header)
         except DataError as error:
             return "layers", f"{one_line(name)}: {error}"
-        if dtype.kind not in (FLOATING, COMPLEX):
+        types.append((name, str(header.dtype)))
+        if header.dtype.kind not in (FLOATING, COMPLEX):
             continue
-        if before is None or before.shape != shape:
-            before = np.zeros(shape, dtype)
+        if before is None or before.shape != header.shape:
+            before = np.zeros(header.shape, header.dtype)
         # Overflow is found below, by its result.
         with np.errstate(all="ignore"):
             square += _square(values, before)
-    if math.isfinite(square):
-        return None, math.sqrt(square)
-    return "not-finite", "NaN, infinite, or beyond the range of numbers"
+    if not math.isfinite(square):
+        return "not-finite", "NaN, infinite, or beyond the range of numbers"
+    return Sound(math.sqrt(square), tuple(sorted(types)))
+
+
+def _unlike(header: Header, before: Values) -> str:
+    """Return how a layer's header differs from the layer that was sent, nothing if it may be so.
+
+    Of which width its numbers are is the replies' own matter: server optimisers send float64
+    whatever they got. A server that averages counters sends their mean.
+    """
+    shape, dtype, sent = header.shape, header.dtype, before.dtype
+    if shape != before.shape:
+        return f"shape {shape}, not {before.shape}"
+    if dtype.kind == sent.kind or (dtype.kind in "iub" and sent.kind == FLOATING):
+        return ""
+    return f"{dtype}, not {sent}"
 
 
 def _square(values: Values, before: Values) -> float:
-    """Return ``||values - before||^2``.
+    """Return ``||values - before||^2``: by pieces that stay in the processor's cache."""
+    now, old = values.reshape(-1), before.reshape(-1)
+    pieces = range(0, len(now), PIECE)
+    return sum(_square_of(now[at : at + PIECE], old[at : at + PIECE]) for at in pieces)
 
-    In the layer's own precision, which takes half of the time, where that has digits: a square
-    that is 0 or infinite there is worked out again in float64.
+
+def _square_of(now: Values, old: Values) -> float:
+    """Return ``||now - old||^2`` of two vectors.
+
+    In their own precision, which takes half of the time, where that has digits: a square that is 0
+    or infinite there is worked out again in float64.
     """
-    way = np.subtract(values, before).ravel()
+    way = np.subtract(now, old)
     square = float(np.vdot(way, way).real)
     if way.itemsize >= 4 and 0 < square < math.inf:
         return square
-    way = np.subtract(values, before, dtype=np.promote_types(way.dtype, np.float64)).ravel()
+    way = np.subtract(now, old, dtype=np.promote_types(way.dtype, np.float64))
     return float(np.vdot(way, way).real)
-
-
-def _fits(dtype: np.dtype[Any], sent: np.dtype[Any]) -> bool:
-    """Whether a layer may have this type: of the kind that was sent, or a counter for its mean.
-
-    Of which width is the replies' own matter: server optimisers send float64 whatever they got.
-    """
-    return dtype.kind == sent.kind or (dtype.kind in "iub" and sent.kind == FLOATING)
-
-
-def types_of(content: RecordDict) -> tuple[tuple[str, str], ...]:
-    """Return the types of a well-formed reply's layers, by name."""
-    record = next(one for one in content.values() if isinstance(one, ArrayRecord))
-    return tuple(sorted((name, str(declared(array)[1])) for name, array in record.items()))
 
 
 def example_fault(metrics: MetricRecord, limits: Limits) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -111,8 +111,27 @@ def arrays_of(content: RecordDict) -> dict[str, ArrayRecord]:
     return {name: item for name, item in content.items() if isinstance(item, ArrayRecord)}
 
 
-def declared(array: Array) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
-    """Return what an array's own header says: shape, type, column order, where numbers begin.
+class Header(NamedTuple):
+    """What an array's own header says.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the array.
+    columns : bool
+        Whether its numbers are in the order of the columns.
+    start : int
+        Byte at which they begin.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    columns: bool
+    start: int
+
+
+def declared(array: Array) -> Header:
+    """Return what an array's own header says.
 
     Flower's ``Array`` says its shape and type once more beside its bytes; the sender wrote both.
 
@@ -126,28 +145,35 @@ def declared(array: Array) -> tuple[tuple[int, ...], np.dtype[Any], bool, int]:
     head = BytesIO(array.data[:HEADER])
     try:
         version = np.lib.format.read_magic(head)
-        read = {
+        parsed = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
-        shape, columns, dtype = read(head)
+        shape, columns, dtype = parsed(head)
     except Exception as error:
         # The header is Python's source: its parsers raise errors of many kinds.
         raise DataError("bytes that are no array of numpy's") from error
     if dtype.hasobject:
         raise DataError("an array of Python objects")
-    return shape, dtype, columns, head.tell()
+    return Header(shape, dtype, columns, head.tell())
 
 
-def read(array: Array) -> Values:
+def read(array: Array, header: Header) -> Values:
     """Return a stranger's array without copying it, and without making room for what it claims.
+
+    Parameters
+    ----------
+    array : Array
+        Flower's.
+    header : Header
+        Its own, as ``declared`` found it.
 
     Raises
     ------
     DataError
-        If it is not numpy's format, or has another number of bytes than its header says.
+        If it has another number of bytes than its header says.
     """
-    shape, dtype, columns, start = declared(array)
+    shape, dtype, columns, start = header
     size = dtype.itemsize
     for length in shape:  # in Python's integers: numpy's overflow
         size *= length

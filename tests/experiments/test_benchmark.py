@@ -17,6 +17,7 @@ from experiments.__main__ import main
 from experiments.benchmark import (
     aggregators,
     arguments,
+    checked_round,
     command,
     overhead,
     side_by_side,
@@ -222,3 +223,28 @@ def test_the_fastest_right_peer_is_the_one_compared_with() -> None:
     assert row.ratio == pytest.approx(1.5)
     assert row.rival == "the fastest right one, byzfl: 3 ms"
     assert row.note == "Flower 4 ms, numpy is wrong"
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+def test_a_checked_round_is_the_plain_one(batches: int) -> None:
+    """Nobody is taken out, and the models are the same but for the order of a sum's replies."""
+    found = worker.checked(turns=1, batches=batches)
+    assert found["taken out"] == 0
+    # float32 sums of ten models whose entries are at most 0.1.
+    assert found["apart"] < 1e-7
+    assert min(found["checked"], found["plain"]) > 0
+    parameters = sum(value.numel() for value in checked_round.network().state_dict().values())
+    assert f"{parameters:,}" == checked_round.PARAMETERS
+
+
+def test_what_a_check_adds_is_a_share_of_the_plain_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([(0.104, 0.1), (0.202, 0.2)])
+
+    def measured(case: str, **_: Any) -> dict[str, float]:
+        return dict(zip(("checked", "plain"), next(seconds), strict=True))
+
+    monkeypatch.setattr(checked_round, "worker", measured)
+    idle, training = checked_round.against_plain(Conditions(quick=True, repeats=1))
+    assert idle.ratio == pytest.approx(1 / 1.04) and idle.note == "the check adds 4.0% (4.0 to 4.0)"
+    assert training.note == "the check adds 1.0% (1.0 to 1.0)"
+    assert "10 batches" in training.what and "no training" in idle.what
