@@ -112,6 +112,8 @@ class AggregationExtension(Extension):
         The most f whatever n, because of the time that the rule takes.
     rounds : bool
         Whether it is a class with ``init`` and ``update``, which sees users and rounds.
+    root : bool
+        Whether it asks for points of the server's own.
     left : callable
         From n and the options to the number of rows that the rule in ``then`` is given.
     """
@@ -121,6 +123,7 @@ class AggregationExtension(Extension):
     share: int = 2
     cap: int | None = None
     rounds: bool = False
+    root: bool = False
     left: Callable[[int, Mapping[str, Any]], int] = _all
 
     @property
@@ -375,6 +378,7 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
             source="Cao et al. 2021",
             options=TrustOptions,
             rounds=True,
+            root=True,
             admits=admits_root,
         ),
         "history-clipping": AggregationExtension(

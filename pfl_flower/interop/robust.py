@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg, QFedAvg
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, QFedAvg, Result
 from torch import Tensor
 
-from pfl_flower.aggregation.rules import bind
-from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated, rows_needed
 from pfl_flower.interop.checked import Checked
 from pfl_flower.interop.layers import FLOATING, Layers, Layout, Values, arrays_of, packed, unpacked
+from pfl_flower.interop.rules import AppRule
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.foreign_text import one_line
 
@@ -41,15 +40,18 @@ class RobustFedAvg(Checked):
     Parameters
     ----------
     rule : str or callable
-        A name in the table of ``pfl_flower.aggregation.table`` (not of those that see rounds: there
-        is no run here that keeps what they remember), a rule as ``package.module:name``,
-        or a function from rows ``(k, d)`` to k times their mean ``(d,)``.
+        A name in the table of ``pfl_flower.aggregation.table`` (but for ``fltrust``, whose server
+        holds points of its own), a rule as ``package.module:name``, a function from rows ``(k, d)``
+        to k times their mean ``(d,)``, or a class with ``init`` and ``update`` as of
+        ``pfl_flower.aggregation.rounds.RoundRule``.
     tolerance : int, optional
         f, how many of the replies may be anything, for a rule that names it.
     options : mapping, optional
-        Of the rule.
+        Of the rule; ``selected`` of multi-krum and ``radius`` of those that clip are among them.
     mixing : bool
         Whether rows are first averaged with their nearest (Allouah et al. 2023).
+    seed : int
+        Of the draws of a rule that makes some (``bucketing``, ``dnc``).
     on : FedAvg, optional
         A strategy that uses the mean: FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx.
     max_norm, max_norm_ratio, max_examples, min_replies
@@ -64,7 +66,8 @@ class RobustFedAvg(Checked):
 
     Notes
     -----
-    A round holds ``k d`` float64 numbers: 800 MB for 100 clients and a million parameters.
+    A round holds ``k d`` float64 numbers: 800 MB for 100 clients and a million parameters. So does
+    ``history-clipping`` between rounds, of all clients that ever replied.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class RobustFedAvg(Checked):
         *,
         options: Mapping[str, Any] | None = None,
         mixing: bool = False,
+        seed: int = 0,
         on: FedAvg | None = None,
         max_norm: float | None = None,
         max_norm_ratio: float | None = None,
@@ -88,24 +92,22 @@ class RobustFedAvg(Checked):
             max_examples=max_examples,
             min_replies=min_replies,
         )
-        self.name = rule if isinstance(rule, str) else getattr(rule, "__name__", "rule")
-        given = dict(options or {})
-        self.options, self.mixing = _text(given), mixing
-        self.tolerance = _tolerance(rule, tolerance, mixing, self.options)
-        self.rule = _bound(rule, self.tolerance, mixing, given)
+        self.rule = AppRule(rule, tolerance=tolerance, options=options, mixing=mixing, seed=seed)
 
     def summary(self) -> None:
         """Log the rule, and the other strategy's summary."""
-        _LOG.info("\t├──> Rule: %s, tolerance %d", self.name, self.tolerance)
+        _LOG.info("\t├──> Rule: %s, tolerance %d", self.rule.name, self.rule.tolerance)
         super().summary()
 
     def needed(self) -> int:
         """Return how many right replies the rule needs for f, at least ``min_replies``."""
-        needed = self.min_replies
-        if self.name in AGGREGATIONS:
-            right = rows_needed(self.name, self.tolerance, mixing=self.mixing, options=self.options)
-            needed = max(needed, right or 0)
-        return max(needed, 1)
+        return max(self.min_replies, self.rule.needed())
+
+    def start(self, grid: Grid, initial_arrays: ArrayRecord, *args: Any, **options: Any) -> Result:
+        """Run all rounds, after a rule of one's own has been tried on a model of this size."""
+        layers = unpacked(initial_arrays)
+        self.rule.try_on(Layout.of(layers).vector(layers))
+        return super().start(grid, initial_arrays, *args, **options)
 
     def combined(
         self, server_round: int, replies: list[Message]
@@ -120,9 +122,9 @@ class RobustFedAvg(Checked):
         first = ordered[0]
         name = next(iter(arrays_of(first.content)))
         sent = unpacked(self._sent[first.metadata.src_node_id])
-        mean = robust_mean(
-            sent, [unpacked(arrays_of(one.content)[name]) for one in ordered], self.rule
-        )
+        models = [unpacked(arrays_of(one.content)[name]) for one in ordered]
+        nodes = [one.metadata.src_node_id for one in ordered]
+        mean = robust_mean(sent, models, lambda rho: self.rule.at(server_round, nodes, rho))
         weighted_by = self.limits.weighted_by
         metrics = self.strategy.train_metrics_aggr_fn(  # type: ignore[attr-defined]
             [one.content for one in replies], weighted_by
@@ -149,7 +151,9 @@ def _counters_kept(arrays: ArrayRecord | None, mean: Layers) -> ArrayRecord | No
 
 
 def robust_mean(
-    sent: Layers, models: list[dict[str, Values]], rule: Callable[[Tensor], Tensor]
+    sent: Layers,
+    models: list[dict[str, Values]],
+    rule: Callable[[Tensor], Callable[[Tensor], Tensor]],
 ) -> dict[str, Values]:
     """Return the robust mean of models, layer by layer in their own types.
 
@@ -160,19 +164,19 @@ def robust_mean(
     models : list of mapping
         theta_n of k clients.
     rule : callable
-        From rows ``(k, d)`` to k times their mean.
+        From rho ``(d,)`` to the rule at rho: from rows ``(k, d)`` to k times their mean.
 
     Examples
     --------
     >>> zero = {"w": np.zeros(1)}
     >>> models = [{"w": np.array([x])} for x in (1.0, 2.0, 900.0)]
-    >>> robust_mean(zero, models, lambda rows: 3 * rows.median(dim=0).values)
+    >>> robust_mean(zero, models, lambda rho: lambda rows: 3 * rows.median(dim=0).values)
     {'w': array([2.])}
     """
     layout = Layout.of(models[0])
     rho = layout.vector(sent)
     rows = torch.stack([rho - layout.vector(model) for model in models])
-    direction = rule(rows)
+    direction = rule(rho)(rows)
     middles = {
         name: np.median(np.stack([model[name] for model in models]), axis=0).astype(dtype)
         for name, dtype in layout.dtypes.items()
@@ -198,40 +202,3 @@ def _strategy(on: FedAvg | None, fedavg: Mapping[str, Any]) -> FedAvg:
             "FedAdam, FedYogi, FedAdagrad, FedProx"
         )
     return on
-
-
-def _text(options: dict[str, Any]) -> str:
-    try:
-        return json.dumps(options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"options = {one_line(options)}: expected JSON's values") from error
-
-
-def _tolerance(
-    rule: str | Callable[..., Tensor], tolerance: int | None, mixing: bool, options: str
-) -> int:
-    whole = isinstance(tolerance, int) and not isinstance(tolerance, bool)
-    if tolerance is not None and (not whole or tolerance < 0):
-        raise ConfigError(f"tolerance = {one_line(tolerance)}: expected a whole number from 0")
-    if isinstance(rule, str) and rule in AGGREGATIONS:
-        if AGGREGATIONS[rule].rounds:
-            plain = ", ".join(name for name, row in AGGREGATIONS.items() if not row.rounds)
-            raise ConfigError(f"rule = {rule}: expected a rule of rows alone: {plain}")
-        AGGREGATIONS.options(rule, options)
-        names_f = most_tolerated(rule, 1, mixing=mixing, options=options) is not None
-        if tolerance is not None and not names_f:
-            raise ConfigError(f"tolerance = {tolerance}: expected none, {rule} names no f")
-        f = (1 if names_f else 0) if tolerance is None else tolerance
-        if rows_needed(rule, f, mixing=mixing, options=options) is None:
-            raise ConfigError(f"tolerance = {f}: expected at most {AGGREGATIONS[rule].cap}")
-        return f
-    return tolerance or 0
-
-
-def _bound(
-    rule: str | Callable[..., Tensor], tolerance: int, mixing: bool, options: dict[str, Any]
-) -> Callable[[Tensor], Tensor]:
-    if callable(rule):
-        return bind(rule, tolerance=tolerance, mixing=mixing, **options)
-    given = AGGREGATIONS.options(rule, _text(options))
-    return bind(AGGREGATIONS.load(rule), tolerance=tolerance, mixing=mixing, **given)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from flwr.serverapp.strategy import (
+    Bulyan,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -22,20 +24,21 @@ from flwr.serverapp.strategy import (
 )
 
 import pfl_flower as pfl
+from pfl_flower.aggregation.history import HistoryClipping
+from pfl_flower.aggregation.rounds import Received
 from pfl_flower.aggregation.table import AGGREGATIONS, rows_needed
 from pfl_flower.interop.checked import TooFewRepliesError
 from pfl_flower.interop.robust import robust_mean
+from pfl_flower.interop.rounds import AppSetup, Rounds
 from pfl_flower.support.errors import ConfigError
-from tests.interop.apps import CLIENTS, PULL, SIZE, client_app, models, optimum, play
+from tests.interop.apps import CLIENTS, PULL, SIZE, client_app, models, optimum, packed, play
 
 NONE = {"fraction_evaluate": 0.0}
 ATTACK = {"attack": "gaussian", "partitions": [3], "strength": 3.0}
 
 
-def attacked(strategy: Any, kind: str = "float64", clients: int = CLIENTS) -> list[np.ndarray]:
-    random.seed(2)
-    mod = pfl.attack_mod("gaussian", partitions=[3], strength=3.0)
-    return models(client_app(mod), strategy, kind=kind, clients=clients)
+def first_row(rows: torch.Tensor) -> torch.Tensor:
+    return len(rows) * rows[0]
 
 
 @pytest.mark.parametrize("clients", [5, 8, 11])
@@ -69,13 +72,35 @@ def test_the_same_numbers_as_flowers_own(ours: Any, flower: Any, clients: int) -
     np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("clients", [9, 12])
+def test_bulyan_is_flowers_where_two_stick_out(clients: int) -> None:
+    """Flower takes the k - 2f best of one Krum, and here as well these are all but the two."""
+
+    def forge(partition: int, values: dict[str, np.ndarray]) -> Any:
+        far = {name: v if name == "count" else v + 40.0 for name, v in values.items()}
+        return {"arrays": packed(far)} if partition == 8 else {}
+
+    app = {"examples": lambda partition: 10, "forge": forge}
+    found = []
+    for strategy in (pfl.RobustFedAvg("bulyan", 1, **NONE), Bulyan(num_malicious_nodes=1, **NONE)):
+        random.seed(2)
+        mod = pfl.attack_mod("gaussian", partitions=[3], strength=1e3)
+        found.append(models(client_app(mod, **app), strategy, clients=clients))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-10, atol=1e-12)
+    mean = models(client_app(**{"examples": app["examples"]}), clients=clients)
+    assert not np.allclose(found[0], mean, atol=1e-3)
+
+
 def test_the_plain_sum_is_the_mean_without_weights() -> None:
     ways = [PULL * (optimum(n) - 1.0) for n in range(CLIENTS)]
     first = models(client_app(), pfl.RobustFedAvg("sum", **NONE), rounds=1)[0]
     np.testing.assert_allclose(first, 1.0 + np.mean(ways, axis=0), rtol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [name for name, row in AGGREGATIONS.items() if not row.rounds])
+RULES = [name for name, row in AGGREGATIONS.items() if not row.root]
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
 def test_every_rule_of_the_table_serves_and_keeps_types(rule: str, kind: str) -> None:
     # Bulyan needs seven replies for one strategic one, and there are five.
@@ -88,10 +113,11 @@ def test_every_rule_of_the_table_serves_and_keeps_types(rule: str, kind: str) ->
     assert set(result.train_metrics_clientapp[1]) == {"loss", "taken-out"}
 
 
-@pytest.mark.parametrize("rule", [name for name, row in AGGREGATIONS.items() if row.rounds])
-def test_a_rule_that_sees_rounds_is_one_line(rule: str) -> None:
-    with pytest.raises(ConfigError, match=f"rule = {rule}: expected a rule of rows alone: sum, me"):
-        pfl.RobustFedAvg(rule)
+def test_a_rule_with_points_of_the_servers_own_is_one_line() -> None:
+    line = r"rule = fltrust: expected sum, .*history-clipping: the server has no points of its own"
+    with pytest.raises(ConfigError, match=line):
+        pfl.RobustFedAvg("fltrust")
+    assert "fltrust" not in RULES and len(RULES) == len(AGGREGATIONS) - 1
 
 
 def test_f_beyond_what_a_rule_ever_withstands_is_one_line() -> None:
@@ -106,6 +132,19 @@ def test_one_attacker_does_not_move_them_far(rule: str) -> None:
     strategy = pfl.RobustFedAvg(rule, **NONE)
     found = models(client_app(pfl.attack_mod(**{**ATTACK, "strength": 1e6})), strategy, rounds=20)
     assert np.linalg.norm(found[-1] - honest) < 1.0 < far * 1e3
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if AGGREGATIONS[name].rounds])
+def test_one_attacker_leaves_rules_that_see_rounds_among_the_honest(rule: str) -> None:
+    """They draw or remember, and never rest: on average no further than an honest optimum is."""
+    honest = models(client_app(), rounds=20)[-1]
+    farthest = max(np.linalg.norm(optimum(n) - honest) for n in range(CLIENTS) if n != 3)
+    mod = pfl.attack_mod(**{**ATTACK, "strength": 1e6})
+    ways = []
+    for strategy in (pfl.RobustFedAvg(rule, **NONE), None):
+        found = models(client_app(mod), strategy, rounds=20)[10:]
+        ways.append(np.mean([np.linalg.norm(model - honest) for model in found]))
+    assert ways[0] < farthest < ways[1] / 1e3
 
 
 @pytest.mark.parametrize("on", [FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx])
@@ -140,6 +179,124 @@ def test_the_order_of_the_replies_does_not_count() -> None:
     assert all(np.array_equal(found[0], other) for other in found)
 
 
+@pytest.mark.parametrize(
+    ("rule", "options", "other"),
+    [
+        ("multi-krum", {"selected": 1}, {"selected": 2}),
+        ("static-clipping", {"radius": 0.1}, {"radius": 0.2}),
+        ("centred-clipping", {"radius": 0.1}, {"clippings": 1, "radius": 0.1}),
+        ("history-clipping", {"radius": 0.1}, {"radius": 0.1, "beta": 0.5}),
+        ("bucketing", {"then": "sum"}, {"size": 1}),
+    ],
+)
+def test_options_reach_the_rule(rule: str, options: Any, other: Any) -> None:
+    found = [
+        models(client_app(), pfl.RobustFedAvg(rule, options=given, **NONE), rounds=3)[-1]
+        for given in (options, other, None)
+    ]
+    assert not np.allclose(found[0], found[1]) and not np.allclose(found[0], found[2])
+
+
+@pytest.mark.parametrize(("rule", "draws"), [("bucketing", True), ("history-clipping", False)])
+def test_a_rule_draws_by_its_seed_and_by_the_round(rule: str, draws: bool) -> None:
+    def once(seed: int) -> list[np.ndarray]:
+        return models(client_app(), pfl.RobustFedAvg(rule, seed=seed, **NONE), rounds=3)
+
+    assert np.array_equal(once(1), once(1))
+    assert np.array_equal(once(1), once(2)) != draws
+
+
+def test_what_is_remembered_of_clients_stays_theirs_as_others_come() -> None:
+    """Three clients, then two others, then all: as if all had been known from the beginning."""
+    draw = torch.Generator().manual_seed(1)
+    rho, rows = torch.zeros(3).double(), torch.randn((3, 5, 3), generator=draw).double()
+    known = HistoryClipping(AppSetup(seed=0, users=5), radius=0.5)
+    state = known.init(rho)
+    grown = Rounds(partial(HistoryClipping, radius=0.5), seed=0)
+    # Of a node's id nothing is known; they get their numbers as they come.
+    nodes = [701, 44, 9, 800, 5]
+    for number, users in enumerate(([0, 1, 2], [1, 3, 4], [0, 1, 2, 3, 4])):
+        there = rows[number, users]
+        seen = Received(round=number + 1, users=torch.tensor(users), rows=there, rho=rho)
+        wanted, state = known.update(state, seen)
+        found = grown.direction(number + 1, [nodes[u] for u in users], rho, there)
+        torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+    assert float(wanted.norm()) > 0.1
+
+
+class _Seen(NamedTuple):
+    rounds: torch.Tensor
+
+
+class Later:
+    """The mean, but 0 in the first round; ``gain`` times it."""
+
+    def __init__(self, setup: Any, *, gain: float = 1.0) -> None:
+        self.gain = gain
+
+    def init(self, rho: torch.Tensor) -> _Seen:
+        return _Seen(torch.zeros(1))
+
+    def update(self, state: _Seen, received: Received) -> tuple[torch.Tensor, _Seen]:
+        total = received.rows.sum(dim=0) * (self.gain if float(state.rounds) else 0.0)
+        return total, _Seen(state.rounds + 1)
+
+
+def test_a_class_of_ones_own_remembers_and_forgets_its_trial() -> None:
+    plain = models(client_app(examples=lambda partition: 10), rounds=2)
+    for rule in (Later, "tests.interop.test_robust:Later"):
+        strategy = pfl.RobustFedAvg(rule, **NONE)
+        found = models(client_app(), strategy, rounds=3)
+        assert np.array_equal(found[0], np.ones(SIZE))
+        np.testing.assert_allclose(found[1:], plain, rtol=1e-12)
+    half = pfl.RobustFedAvg(Later, options={"gain": 0.5}, **NONE)
+    assert not np.allclose(models(client_app(), half, rounds=2)[1], found[1])
+
+
+def test_a_rule_of_ones_own_keeps_its_own_f_unless_it_is_told() -> None:
+    def rule(rows: torch.Tensor, *, tolerance: int = 3) -> torch.Tensor:
+        told.append(tolerance)
+        return rows.sum(dim=0)
+
+    for given, wanted in ((None, 3), (2, 2)):
+        told: list[int] = []
+        models(client_app(), pfl.RobustFedAvg(rule, given, **NONE), rounds=1)
+        assert set(told) == {wanted}
+
+
+def test_rows_are_mixed_before_a_rule_sees_them() -> None:
+    """Mixed rows of which one is far: the mean of the five means of four."""
+    mod = pfl.attack_mod("gaussian", partitions=[3], strength=1e4)
+    far = models(client_app(mod), pfl.RobustFedAvg("sum", **NONE), rounds=1)[0]
+    for rule in ("sum", "history-clipping"):
+        strategy = pfl.RobustFedAvg(rule, 1, mixing=True, **NONE)
+        found = models(client_app(mod), strategy, rounds=1)[0]
+        assert np.linalg.norm(found) < np.linalg.norm(far) / 3
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        (lambda rows: rows.sum(), "expected 4 finite numbers of rows of the shape"),
+        (lambda rows: rows.sum(dim=0) * float("nan"), "expected 4 finite numbers"),
+        (lambda rows: 5, "expected 4 finite numbers"),
+        (lambda rows: rows.no, r"expected a rule that works \(.*AttributeError"),
+    ],
+)
+def test_a_rule_that_does_not_work_is_one_line_before_anybody_is_asked(
+    rule: Any, line: str
+) -> None:
+    asked: list[int] = []
+
+    def examples(partition: int) -> int:
+        asked.append(partition)
+        return 10
+
+    with pytest.raises(ConfigError, match=f"^rule = .*{line}") as error:
+        play(client_app(examples=examples), pfl.RobustFedAvg(rule, **NONE), rounds=1)
+    assert not asked and "\n" not in str(error.value)
+
+
 def test_wrong_replies_are_taken_out_first() -> None:
     strategy = pfl.RobustFedAvg("median", **NONE)
     mod = pfl.attack_mod("nan", partitions=[1])
@@ -158,25 +315,34 @@ def test_a_rule_of_ones_own() -> None:
         np.testing.assert_allclose(found, 1.0 + PULL * (optimum(0) - 1.0), rtol=1e-12)
 
 
-def first_row(rows: torch.Tensor) -> torch.Tensor:
-    return len(rows) * rows[0]
-
-
 def test_counters_take_their_median() -> None:
     values = [{"w": np.zeros(1), "n": np.array(n)} for n in (3, 4, 900)]
-    made = robust_mean(values[0], values, lambda rows: rows.sum(dim=0))
+    made = robust_mean(values[0], values, lambda rho: lambda rows: rows.sum(dim=0))
     assert made["n"] == 4 and made["n"].dtype == np.int64
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"rule": "no"}, "aggregation = no: expected sum, median"),
+        ({"rule": "no"}, "^rule = no: expected sum, median"),
+        ({"rule": 5}, "^rule = 5: expected sum, median"),
         ({"rule": "median", "tolerance": 1}, "tolerance = 1: expected none, median names no f"),
         ({"rule": "krum", "tolerance": -1}, "tolerance = -1: expected a whole number from 0"),
         ({"rule": "krum", "tolerance": 1.5}, "tolerance = 1.5"),
-        ({"rule": "krum", "options": {"no": 1}}, "aggregation-options"),
-        ({"rule": "nomod:f"}, "aggregation = nomod:f"),
+        ({"rule": "krum", "options": {"no": 1}}, r'^options = {"no": 1}: no: expected no option'),
+        ({"rule": "krum", "options": {"radius": 1.0}}, '^options = {"radius": 1.0}: radius'),
+        ({"rule": "krum", "options": {"f": object()}}, "^options = .*: expected JSON's values"),
+        ({"rule": "krum", "options": 5}, "^options = 5: expected JSON's values"),
+        ({"options": {"selected": 0}}, "^options = selected: 0: expected a whole number above 0"),
+        ({"options": {"selected": 1.5}}, "^options = selected: 1.5: expected a whole number"),
+        (
+            {"rule": "static-clipping", "options": {"radius": -1}},
+            "^options = radius: -1: expected a number above 0",
+        ),
+        ({"rule": "nomod:f"}, "^rule = nomod:f"),
+        ({"rule": first_row, "tolerance": 1}, "^tolerance = 1: .* has no parameter tolerance"),
+        ({"rule": "median", "mixing": 1}, "^mixing = 1: expected True or False"),
+        ({"rule": "dnc", "seed": 1.5}, "^seed = 1.5: expected a whole number"),
         ({"rule": "krum", "no": 1}, "RobustFedAvg: .*no"),
         ({"rule": "krum", "on": FedAvg(), "fraction_train": 0.5}, "fraction_train: expected it in"),
         ({"rule": "krum", "on": QFedAvg(client_learning_rate=0.1)}, "on = QFedAvg"),
@@ -195,5 +361,5 @@ def test_rows_are_taken_in_float64() -> None:
     base = 1e4
     models_ = [{"w": np.full(SIZE, base + x, np.float32)} for x in (0.0, 0.01, 0.02, 0.03, 9.0)]
     rule = AGGREGATIONS.load("krum")
-    made = robust_mean(models_[0], models_, lambda rows: rule(rows, tolerance=1))
+    made = robust_mean(models_[0], models_, lambda rho: lambda rows: rule(rows, tolerance=1))
     assert abs(float(made["w"][0]) - base) < 0.04
