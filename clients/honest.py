@@ -1,4 +1,4 @@
-"""Honest users: they solve the local problem on their data, and report R's gradient."""
+"""Honest users: they solve the local problem on their data, and report R's gradient, or L_n's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from clients.base import Answer, Client
-from clients.local_steps import begun, local_steps
+from clients.local_steps import begun
 from clients.own_tests import judged, judged_alone
+from clients.personal_models import Asked, answered
 from pfl_flower.aggregation.rows import Rows, ids, positions
 from pfl_flower.run.served import Served
 from pfl_flower.solvers.population import Population
@@ -18,7 +19,10 @@ from pfl_flower.transport.node_metrics import NodeMetrics
 
 
 class HonestClient(Client):
-    """``theta_n = argmin L_n + R(rho, .)``, or steps to it; ``g_n = grad_rho R(rho, theta_n)``."""
+    """``theta_n = argmin L_n + R(rho, .)``, or steps to it; ``g_n = grad_rho R(rho, theta_n)``.
+
+    Under another ``personalization`` than the paper's: see ``clients.personal_models``.
+    """
 
     kind = "honest"
     """Each kind of client has a memory of its own in the state of a node."""
@@ -89,7 +93,9 @@ class HonestClient(Client):
         if not torch.equal(kept.get("users", ids(())), ids(self.users)):
             kept = {"users": ids(self.users), "values": judged_alone(self.problem, self.users)}
             self.remember(name, kept)
-        theta = self._memory()["theta"]
+        theta = rho.expand(len(self.users), -1)
+        if self.problem.config.personalization != "classical":
+            theta = self._memory()["theta"]
         return judged(self.problem, self.users, theta, rho, kept["values"])
 
     def _answer(
@@ -100,20 +106,9 @@ class HonestClient(Client):
         memory: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor], NodeMetrics]:
         """Return users' reports, what they remember, and what is to be said of the solves."""
-        if self.problem.config.local_solver == "exact":
-            solution = population.solve(broadcast.rho, memory["theta"])
-            metrics = NodeMetrics(
-                worst_residual=float(solution.residual.max()),
-                unconverged=int((~solution.converged).sum()),
-            )
-            reports = population.report(broadcast.rho, solution.theta)
-            return reports, {"theta": solution.theta}, metrics
-        after, residual = local_steps(
-            self.problem, population, users, broadcast.round, memory, broadcast.rho
+        return answered(
+            Asked(self.problem, population, users, broadcast.round, broadcast.rho, memory)
         )
-        used = memory["theta"] if self.problem.config.simultaneous else after["theta"]
-        reports = population.report(broadcast.rho, used)
-        return reports, after, NodeMetrics(worst_residual=residual)
 
     def _memory(self) -> dict[str, Tensor]:
         """Return the users' models and optimiser states, new ones for users not met before."""

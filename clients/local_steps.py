@@ -41,7 +41,9 @@ def local_steps(
     residual = 0.0
     for step in range(config.local_steps):
         theta = memory["theta"]
-        gradient = _loss_gradient(config, population, users, theta, round, step)
+        # The first step's draws are those of a run with one step a round.
+        purpose = ("batch", round, step) if step else ("batch", round)
+        gradient = loss_gradient(config, population, users, theta, purpose)
         if rho is not None:
             gradient = gradient - problem.regularizer.grad_rho(rho, theta)
         residual = float(_residuals(problem, gradient, theta, rho).max())
@@ -64,18 +66,15 @@ def _residuals(problem: Problem, gradient: Tensor, theta: Tensor, rho: Tensor | 
     return torch.where(at_kink, (norms - problem.regularizer.kink).clamp(min=0), norms)
 
 
-def _loss_gradient(
+def loss_gradient(
     config: RunConfig,
     population: Population,
     users: tuple[int, ...],
     theta: Tensor,
-    round: int,
-    step: int,
+    purpose: tuple[str | int, ...],
 ) -> Tensor:
-    """Return ``grad L_n(theta_n)``, ``(k, d)``, or its estimate from a step's own batches."""
+    """Return ``grad L_n(theta_n)``, ``(k, d)``, or its estimate from batches for one purpose."""
     if not config.batch_size:
         return population.gradient(theta)
-    # The first step's draws are those of a run with one step a round.
-    purpose = ("batch", round, step) if step else ("batch", round)
     draws = uniform_rows(ids(users), config.batch_size, config.seed, *purpose)
     return population.minibatch_gradient(theta, draws)

@@ -1,4 +1,4 @@
-"""Strategic users: they report what an attack asks for, projected on GRAD(rho_t)."""
+"""Strategic users: they report what an attack asks for, projected on what is plausible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StrategicClient(Client):
     """Runs one attack per strategic user and tells it what became of its last report."""
 
     def report(self, broadcast: Broadcast) -> Answer:
-        """Return the attacks' reports, projected on GRAD(rho_t)."""
+        """Return the attacks' reports, projected on GRAD(rho_t), or on what else is plausible."""
         positions = {user: row for row, user in enumerate(broadcast.users)}
         attacks = {user: make_attack(self.problem, user) for user in self.asked(broadcast)}
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
@@ -74,7 +74,7 @@ class StrategicClient(Client):
             honest=broadcast.honest,
             coalition=broadcast.coalition or None,
         )
-        return plausible_report(attack, start, observation, self.problem.regularizer)
+        return plausible_report(attack, start, observation, self.problem.plausible)
 
     def _kept(self, user: int, round: int, report: Tensor, state: Any) -> Tensor:
         """Return the report, remembered with the state."""

@@ -13,7 +13,7 @@ import torch
 
 from pfl_flower.aggregation.combination import RunningRule
 from pfl_flower.aggregation.rows import Rows
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.plausible import Plausible
 from pfl_flower.run.attendance import Attendance
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
@@ -60,7 +60,7 @@ class Expected:
     dim: int
     dtype: torch.dtype
     device: torch.device
-    regularizer: Regularizer
+    plausible: Plausible
     columns: Sequence[str]
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -71,7 +71,7 @@ class Expected:
             dim=problem.model.dim,
             dtype=problem.dtype,
             device=problem.device,
-            regularizer=problem.regularizer,
+            plausible=problem.plausible,
             columns=columns,
             memory=RunningRule(problem.config, ServerSetup(problem), problem.initial).memory(),
         )
@@ -146,8 +146,8 @@ def _check(facts: Facts, sealed: Sealed, config: RunConfig, expected: Expected) 
     users, rows = found["strategic-users"], torch.from_numpy(found["strategic-rows"])
     if not set(users.tolist()) <= set(facts.strategic) or (np.diff(users) <= 0).any():
         raise SealError("strategic-users is wrong (expected strategic users, ascending)")
-    if not bool(expected.regularizer.contains(rows, config.gradient_rtol).all()):
-        raise SealError("strategic-rows is wrong (a report outside GRAD)")
+    if not bool(expected.plausible.contains(rows, config.gradient_rtol).all()):
+        raise SealError("strategic-rows is wrong (a report that is not plausible)")
     if (found["answered"] < found["last-accepted"])[found["last-accepted"] > 0].any():
         raise SealError("answered is wrong (a user who was accepted later than it answered)")
 

@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from pfl_flower.aggregation.combination import RunningRule, combine
-from pfl_flower.aggregation.reports import RowCheck
+from pfl_flower.aggregation.reports import Reason, RowCheck
 from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
 from pfl_flower.aggregation.table import lowered
@@ -64,14 +64,15 @@ class ParameterServer(ResumableStrategy):
         config = problem.config
         super().__init__(config, on_round=on_round, on_checkpoint=on_checkpoint, saved=saved)
         self.problem = problem
-        self.step_sizes = server_step_sizes(config, problem.regularizer)
+        self.step_sizes = server_step_sizes(problem)
         self.scale = config.sample_scale()
         self.optimizer = ServerOptimizer(config.server_optimizer)
         self.rule = RunningRule(config, ServerSetup(problem), problem.initial)
         self.check = RowCheck(
-            regularizer=problem.regularizer,
+            plausible=problem.plausible,
             rtol=config.gradient_rtol,
-            max_norm=config.max_gradient_norm,
+            max_norm=config.max_gradient_norm if config.way.coupled else 0.0,
+            outside=Reason.OUTSIDE_GRAD if config.way.coupled else Reason.NORM_LIMIT,
         )
         self._omniscient = knowledge_of(config) == "omniscient"
         self._everyone = frozenset(range(config.users))
@@ -233,6 +234,8 @@ class ParameterServer(ResumableStrategy):
             config.server_optimizer,
             self.step_sizes.at(1),
         )
+        if not config.way.coupled:
+            log(INFO, "personalization = %s: %s", config.personalization, config.way.text)
 
     def _broadcast(self, round: int, node: int, users: tuple[int, ...]) -> Broadcast:
         past, oracle = self._past, self.config.estimator == "oracle"

@@ -120,7 +120,7 @@ def test_the_lock_is_what_the_project_asks_for() -> None:
 @pytest.mark.parametrize("regularizer", ["l2", "smooth-l2"])
 def test_the_bounds_in_numbers_are_the_presets(regularizer: str) -> None:
     config = parse_config(preset(f"digits-{regularizer}"))
-    sizes = server_step_sizes(config, build_problem(config).regularizer)
+    sizes = server_step_sizes(build_problem(config))
     etas = [sizes.at(round) for round in range(1, config.rounds + 1)]
     first, everything = config.lam * etas[0], config.lam * sum(etas)
     head = f"| {regularizer.replace('-', ' ')} | ball of radius lam |"

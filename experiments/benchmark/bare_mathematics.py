@@ -41,7 +41,7 @@ def rounds(config: RunConfig) -> tuple[Tensor, list[float]]:
     problem, local = build_problem(config), local_step_sizes(config)
     evaluate, eta = (
         Evaluation.of(problem),
-        server_step_sizes(problem.config, problem.regularizer).at,
+        server_step_sizes(problem).at,
     )
     honest = [problem.population((user,)) for user in honest_users(problem)]
     theta = [problem.local_start((user,)) for user in honest_users(problem)]

@@ -74,7 +74,7 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
         test_labels=tests.labels,
         target=problem.target.view(classes, -1),
         lam=config.lam,
-        eta=server_step_sizes(problem.config, problem.regularizer).at(1),
+        eta=server_step_sizes(problem).at(1),
         local_lr=local_step_sizes(config).at,
     )
     del drawn

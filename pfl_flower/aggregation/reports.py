@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.rows import Rows, ids
-from pfl_flower.objective.radial import EDGE
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.plausible import EDGE, Plausible
 from pfl_flower.objective.vectors import finite
 
 
@@ -98,36 +97,39 @@ def check_form(
 
 @dataclass(frozen=True, kw_only=True)
 class RowCheck:
-    """Membership in GRAD(rho_t).
+    """Membership in GRAD(rho_t), or in what else reports may be.
 
     Parameters
     ----------
-    regularizer : Regularizer
-        Whose GRAD it is.
+    plausible : Plausible
+        A regulariser, whose GRAD is meant, or a ball.
     rtol : float
         Tolerance on the norm, relative to the radius of GRAD; covers the rounding of honest users.
     max_norm : float
         Extra limit on the norm of a row, 0 for none; the paper has none.
+    outside : Reason
+        Why what is not plausible is rejected: the ball may itself be a limit.
     """
 
-    regularizer: Regularizer
+    plausible: Plausible
     rtol: float = EDGE
     max_norm: float = 0.0
+    outside: Reason = Reason.OUTSIDE_GRAD
 
     def fault(self, user: int, row: Tensor) -> Rejection:
         """Return why a user's row ``(d,)``, which does not count, does not."""
         if not bool(finite(row)):
             return Rejection(user, Reason.NOT_FINITE, "the gradient is not finite")
         norm = float(torch.linalg.vector_norm(row))
-        if 0 < self.max_norm < norm and bool(self.regularizer.contains(row, self.rtol)):
+        if 0 < self.max_norm < norm and bool(self.plausible.contains(row, self.rtol)):
             return Rejection(user, Reason.NORM_LIMIT, f"norm {norm:.6g}: limit {self.max_norm:.6g}")
-        radius = self.regularizer.radius
-        return Rejection(user, Reason.OUTSIDE_GRAD, f"norm {norm:.6g}: expected <= {radius:.6g}")
+        radius = self.plausible.radius
+        return Rejection(user, self.outside, f"norm {norm:.6g}: expected <= {radius:.6g}")
 
     def split(self, report: Report) -> tuple[Rows, list[Rejection]]:
         """Return the rows that count, projected on GRAD(rho_t), by user, and the rejections."""
         rows = Rows(ids(report.users), report.gradients)
-        good = self.regularizer.contains(rows.values_by_user, self.rtol)
+        good = self.plausible.contains(rows.values_by_user, self.rtol)
         if self.max_norm > 0:
             good &= torch.linalg.vector_norm(rows.values_by_user, dim=1) <= self.max_norm
         counts = good.cpu()
@@ -135,4 +137,4 @@ class RowCheck:
         if not bool(counts.all()):
             rejections = [self.fault(user, row) for user, row in rows.select(~counts).items()]
             rows = rows.select(counts)
-        return Rows(rows.users, self.regularizer.project(rows.values_by_user)), rejections
+        return Rows(rows.users, self.plausible.project(rows.values_by_user)), rejections

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.plausible import Plausible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ def known_rows(datasets: tuple[int, ...], observation: Observation) -> Tensor:
 
 
 def plausible_report(
-    attack: Attack[State], state: State, observation: Observation, regularizer: Regularizer
+    attack: Attack[State], state: State, observation: Observation, plausible: Plausible
 ) -> tuple[Tensor, State]:
-    """Return what the attack reports, projected on GRAD(rho_t), and its next state."""
+    """Return what the attack reports, projected on GRAD(rho_t) or another set, and its state."""
     gradient, state = attack.update(state, observation)
-    return regularizer.project(gradient), state
+    return plausible.project(gradient), state

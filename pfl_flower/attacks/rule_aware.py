@@ -11,7 +11,7 @@ from pfl_flower.attacks.attack import Observation, known_rows
 from pfl_flower.attacks.rule_search import Rule, RuleSearch
 from pfl_flower.attacks.setup import AttackSetup
 from pfl_flower.attacks.untargeted import NoMemory
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.plausible import Plausible
 from pfl_flower.objective.vectors import length, middle, ratio
 
 TRIALS = 160
@@ -38,8 +38,8 @@ class RuleAware:
         theta_dagger, ``(d,)``.
     rule : callable
         The server's rule, from rows to a direction.
-    regularizer : Regularizer
-        The coupling R, for GRAD.
+    within : Plausible
+        What a report may be: GRAD, or what the server has in its place.
     datasets : tuple of int
         Ids of the datasets of the attacker's own, for each guess as many as there are honest users;
         empty where it is given the honest reports.
@@ -57,7 +57,7 @@ class RuleAware:
 
     target: Tensor
     rule: Rule
-    regularizer: Regularizer
+    within: Plausible
     datasets: tuple[int, ...]
     guesses: int = GUESSES
     copies: int = 1
@@ -97,7 +97,7 @@ class RuleAware:
 
     def plausible(self, report: Tensor) -> Tensor:
         """Return the vector nearest to a report that the server does not refuse."""
-        inside = self.regularizer.project(report)
+        inside = self.within.project(report)
         if self.limit == 0:
             return inside
         size = length(inside)
@@ -110,7 +110,7 @@ def rule_aware(setup: AttackSetup, *, trials: int = TRIALS, guesses: int = GUESS
     return RuleAware(
         target=setup.target,
         rule=setup.rule,
-        regularizer=setup.regularizer,
+        within=setup.plausible,
         datasets=setup.stand_ins(guesses),
         guesses=guesses,
         copies=setup.allies,

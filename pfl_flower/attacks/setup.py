@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.knowledge import Knowledge
 from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.objective.plausible import Plausible
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.support.run_settings import RunSettings
@@ -29,7 +30,12 @@ class AttackSetup(Protocol):
 
     @property
     def regularizer(self) -> Regularizer:
-        """The coupling R."""
+        """The coupling R; without one in reports, the loss by which one holds theta_spade."""
+        ...
+
+    @property
+    def plausible(self) -> Plausible:
+        """What the server takes for a report: GRAD(rho), or what it has in its place."""
         ...
 
     @property

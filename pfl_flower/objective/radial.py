@@ -19,17 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.vectors import finite, length
-
-EDGE = 1e-6
-"""Relative width of the edge of GRAD, within which a norm counts as its radius.
-
-A projection ends on the sphere but for rounding: 3e-16 of the radius in double, and in single
-precision up to 3e-7 for the 7,850 parameters of MNIST.
-"""
-
-FAR_OUT = 2.0**64
-"""Of gradients that many radii long, or infinitely, the projection takes a shorter multiple."""
+from pfl_flower.objective.plausible import EDGE, Ball
+from pfl_flower.objective.vectors import length
 
 
 class UnattainableGradientError(ValueError):
@@ -120,20 +111,12 @@ class Regularizer(ABC):
     def contains(self, gradient: Tensor, rtol: float = EDGE) -> Tensor:
         """Whether each gradient is finite and lies in GRAD(rho), up to ``rtol`` of its radius.
 
-        Of many parameters in single precision up to ``eps sqrt(d)`` if that is more: what one
-        processor takes for the sphere another, which sums squares in another order, does not. At
-        623,000 parameters that was 3e-5.
-
         Returns
         -------
         Tensor
             Booleans of shape ``(...)``.
         """
-        if math.isinf(self.radius):
-            return finite(gradient)
-        norm = length(gradient)[..., 0]
-        wider = torch.finfo(norm.dtype).eps * math.sqrt(gradient.shape[-1])
-        return finite(gradient) & (norm <= self.radius * (1 + max(rtol, wider)))
+        return Ball(self.radius).contains(gradient, rtol)
 
     def project(self, gradient: Tensor) -> Tensor:
         """Orthogonal projection on GRAD(rho) (Proposition 1): ``g min(1, radius/||g||)``.
@@ -143,16 +126,7 @@ class Regularizer(ABC):
         >>> L2(lam=1.0).project(torch.tensor([3.0, 4.0]))
         tensor([0.6000, 0.8000])
         """
-        if math.isinf(self.radius):
-            return gradient.clone()
-        norm = length(gradient)
-        # Far outside, the length may be infinite; in a unit of a power of two the digits are equal.
-        far = norm / FAR_OUT > 2 * self.radius
-        if bool(far.any()):
-            gradient = torch.where(far, gradient / FAR_OUT, gradient)
-            norm = torch.where(far, length(gradient), norm)
-        # Inside the ball the factor is 1 to the bit, and nothing changes.
-        return gradient * (self.radius / norm.clamp(min=self.radius))
+        return Ball(self.radius).project(gradient)
 
     def attain(self, rho: Tensor, gradient: Tensor) -> Tensor:
         """Return a theta with ``grad_rho R(rho, theta) = gradient`` (Lemma 3, Proposition 3).

@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.radial import EDGE, Regularizer, UnattainableGradientError
+from pfl_flower.objective.plausible import EDGE
+from pfl_flower.objective.radial import Regularizer, UnattainableGradientError
 
 __all__ = ["L2", "Regularizer", "SmoothL2", "SquaredL2", "UnattainableGradientError"]
 

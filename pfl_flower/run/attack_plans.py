@@ -4,6 +4,9 @@
 
 (Sections 3.2 and 5). A user who prepares ``exact`` attacks knows the honest users' data, which only
 a laboratory can grant; one who starts from a CGA run knows what that run's attacker saw.
+
+Where reports are gradients of L_n rho is held at the target by ``-sum_n grad L_n(target)``, and no
+model stands between the gradient and the data: these are to have it at the target itself.
 """
 
 from __future__ import annotations
@@ -98,6 +101,10 @@ def reach(problem: Problem, user: int) -> Limit:
 
 def _reach(problem: Problem, shift: int, allies: int) -> Limit:
     target, users = problem.targets[shift], honest_users(problem)
+    if not problem.config.way.coupled:
+        there = target.expand(len(users), -1)
+        total = problem.population(users).gradient(there).sum(dim=0)
+        return Limit(target, -total, True, 0.0, 0.0, True)
     radius = allies * problem.regularizer.radius
     start = None
     if problem.model.dim > DENSE_LIMIT:
@@ -109,7 +116,7 @@ def _reach(problem: Problem, shift: int, allies: int) -> Limit:
 
 @remembered
 def _plan(problem: Problem, shift: int, allies: int) -> Plan:
-    coupling = problem.regularizer
+    coupling = problem.pretended
     if problem.config.attack_model == "exact":
         limit = _reach(problem, shift, allies)
         rho, gradient = limit.rho, limit.gradient
@@ -146,7 +153,7 @@ def _from_run(problem: Problem, shift: int) -> tuple[Tensor, Tensor]:
     """
     rho, gradient = _limit_of_run(problem)
     # Without a bound on GRAD the target can be held, and Proposition 3 speaks of the target.
-    if problem.regularizer.radius == float("inf"):
+    if problem.pretended.radius == float("inf"):
         rho = problem.targets[shift]
     return rho, gradient
 
@@ -188,7 +195,7 @@ def _aim(problem: Problem, user: int) -> Aim:
     return Aim(
         model=problem.model,
         loss=problem.loss,
-        attack_model=made.attack_model,
+        attack_model=made.attack_model if problem.config.way.coupled else made.rho,
         gradient=made.gradient,
         nu=problem.config.nu,
         bias=problem.source.bias,

@@ -82,6 +82,7 @@ def conclude(
         at_rest=at_rest,
         device=problem.device,
         seconds=time.perf_counter() - began,
+        radius=problem.plausible.radius,
         left_out=[
             *problem.source.left_out,
             *left_out_of_rounds(course.text),
@@ -120,6 +121,8 @@ def table(outcome: Outcome) -> str:
             rows.add_row(meaning + word, f"{outcome.metrics[key]:.4g}")
     if outcome.at_rest:
         rows.add_row("rho*, where the run leads, is", outcome.rest)
+    if not outcome.config.way.coupled:
+        rows.add_row("reports are held against", outcome.reports)
     rows.add_row("steps of rho are", outcome.behaviour)
     rows.add_row("rounds, seconds", f"{outcome.config.rounds}, {outcome.seconds:.1f}")
     rows.add_row("verdict", plain(verdict(outcome.checks, claimed(outcome.config))))

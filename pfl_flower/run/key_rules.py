@@ -94,13 +94,29 @@ def check_shifts(config: Settings, outputs: int) -> None:
 def _solver_rules(config: Settings) -> list[Rule]:
     exact = config.local_solver == "exact"
     adam = config.server_optimizer == "adam"
+    slopes, named = config.way.moves and not config.way.coupled, _named(config)
     return [
         Rule("dtype", exact and config.dtype != "float64", "float64, for exact solves"),
         Rule("batch-size", exact and config.batch_size > 0, "0, for exact solves"),
         Rule("local-steps", exact and config.local_steps > 1, "1, for exact solves"),
         Rule("update-order", exact and config.simultaneous, "local-first, for exact solves"),
         Rule("server-lr", adam and config.server_lr == "auto", "a number, under Adam"),
+        Rule(
+            "nu",
+            exact and config.nu == 0 and not config.way.moves,
+            f"a positive number, for exact solves of {named}: L_n alone need have no minimiser",
+        ),
+        Rule(
+            "server-lr",
+            config.server_lr == "auto" and slopes and not (config.linear and not config.away),
+            f"a number, for {named}: the smoothness of L_n is not known of a model that is not "
+            "linear, nor of points that lie on nodes alone",
+        ),
     ]
+
+
+def _named(config: Settings) -> str:
+    return f"personalization = {config.personalization}"
 
 
 def _step_rules(config: Settings) -> list[Rule]:

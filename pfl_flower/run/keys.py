@@ -12,6 +12,7 @@ from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.data.table import DATASETS, PARTITIONS
 from pfl_flower.objective.table import MODELS, REGULARIZERS
+from pfl_flower.run.personalization import DESCRIBED, Personalization
 from pfl_flower.run.tracking.table import TRACKERS
 from pfl_flower.support.extensions import Table
 from pfl_flower.support.options import EXAMPLE
@@ -174,6 +175,7 @@ class Keys(BaseModel):
     regularizer: str = Field("squared-l2", description=REGULARIZERS.described)
     regularizer_options: str = options_of(REGULARIZERS)
     lam: Positive = Field(1.0, description="strength of the regulariser")
+    personalization: Personalization = Field("joint", description=DESCRIBED)
 
     local_solver: Literal["exact", "adam", "sgd"] = Field(
         "exact", description="exact local optimum, or local-steps optimiser steps a round"
@@ -232,7 +234,11 @@ class Keys(BaseModel):
         description="tolerance of GRAD(rho), relative to its radius; what rounding takes is "
         "allowed besides",
     )
-    max_gradient_norm: NonNegative = Field(0.0, description="limit on a report's norm; 0: none")
+    max_gradient_norm: NonNegative = Field(
+        0.0,
+        description="limit on a report's norm, all that there is where reports are gradients of "
+        "L_n; 0: none",
+    )
 
     strategic_users: str = Field("10", description="ids of strategic users: 3,7-9, all, or none")
     attack: str = Field("cga", description=ATTACKS.described)

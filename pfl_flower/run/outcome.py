@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ from pfl_flower.run.checks import Check
 from pfl_flower.run.columns import Table
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.metrics import NODES_WORD, last_metrics
+from pfl_flower.run.personalization import checked
 from pfl_flower.run.places import SUMMARY_FILE
 from pfl_flower.run.preset_claims import all_checks, claimed
 from pfl_flower.run.rest_checks import rest_checks, told_rest
@@ -96,6 +98,8 @@ class Outcome:
         The metrics of the exact equilibrium, with ``equilibrium``.
     device : torch.device
         Where it computed.
+    radius : float
+        Of what reports may be: of GRAD(rho), or a limit.
     seconds : float
         How long it took, from the first look at the nodes to the last metric.
     left_out : sequence of LeftOut
@@ -107,6 +111,7 @@ class Outcome:
     at_rest: Mapping[str, float] = field(default_factory=dict)
     device: torch.device
     seconds: float
+    radius: float = math.inf
     left_out: Sequence[LeftOut] = ()
 
     @cached_property
@@ -141,6 +146,14 @@ class Outcome:
         """What rho* is, where it was looked for: one minimiser, one of many, or none."""
         return told_rest(self.metrics)
 
+    @property
+    def reports(self) -> str:
+        """What reports were held against."""
+        config = self.config
+        return checked(
+            config.personalization, config.regularizer, self.radius, config.max_gradient_norm
+        )
+
     def summary(self) -> dict[str, Any]:
         """Return the content of ``summary.json``."""
         return summarise(
@@ -155,6 +168,8 @@ class Outcome:
                 "behaviour": self.behaviour,
                 "estimator": self.config.estimator,
                 "attack_knowledge": knowledge_told(self.config),
+                "personalization": self.config.way.text,
+                "reports": self.reports,
                 "claims": claimed(self.config),
                 "nodes_word": self.nodes_word,
                 **({"equilibrium": self.rest} if self.at_rest else {}),
@@ -208,4 +223,6 @@ def title(config: RunConfig) -> str:
         details = [detail, "" if known == "own" else f"knows: {known}"]
         detail = ", ".join(one for one in details if one)
         attack = f"under {shown(config.attack)} attack" + (f" ({detail})" if detail else "")
-    return f"{config.dataset}, {shown(config.regularizer)}, lam = {config.lam:g}, {attack}"
+    told = f"{shown(config.regularizer)}, lam = {config.lam:g}" if config.way.tied else ""
+    way = "" if config.way.coupled else config.personalization
+    return ", ".join(one for one in (config.dataset, way, told, attack) if one)

@@ -49,6 +49,11 @@ def _shared_otherwise(config: Settings) -> bool:
 
 
 MOVERS = (
+    Mover(
+        "personalization",
+        lambda c: not c.way.coupled,
+        "whose LOSS is another",
+    ),
     Mover("aggregation", _other_sum, "whose limit is not known"),
     Mover("aggregation-mixing", lambda c: c.aggregation_mixing, "whose limit is not known"),
     Mover(

@@ -49,10 +49,13 @@ class ServerSetup:
         """Return the report ``(d,)`` and the model of an honest user with the server's own points.
 
         With exact local solves it solves its own; else it takes ``local-steps`` plain steps of the
-        local learning rate on all its points, whatever the users' optimiser is.
+        local learning rate on all its points, whatever the users' optimiser is. Where reports are
+        gradients of L_n it solves nothing.
         """
         config = self.settings
         population = root_population(self.problem, points, self.own_user)
+        if not config.way.coupled:
+            return population.gradient(rho[None])[0], theta
         if config.local_solver == "exact":
             held = population.solve(rho, theta[None]).theta
             return population.report(rho, held)[0], held[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 from pfl_flower.data.table import DATASETS, PARTITIONS, TOLD
 from pfl_flower.objective.table import MODELS
 from pfl_flower.run.keys import Keys, Scalar
+from pfl_flower.run.personalization import WAYS, Way
 from pfl_flower.run.places import changes, named
 from pfl_flower.run.presets import settings_of
 from pfl_flower.support.errors import KeyFault
@@ -81,6 +82,11 @@ class Settings(Keys):
     def embedded(self) -> bool:
         """Whether images are seen through a network's last layer but one."""
         return DATASETS.row(self.dataset).embedded
+
+    @property
+    def way(self) -> Way:
+        """What is learned, and whose gradients reports are."""
+        return WAYS[self.personalization]
 
     @property
     def simultaneous(self) -> bool:

@@ -13,6 +13,7 @@ from pfl_flower.attacks.knowledge import Knowledge, knows_rule
 from pfl_flower.attacks.other_data import OtherData
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.table import ATTACKS, knowledge_of
+from pfl_flower.objective.plausible import Plausible
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.attack_plans import fabricate, plan
@@ -46,8 +47,13 @@ class StrategicUser:
 
     @property
     def regularizer(self) -> Regularizer:
-        """The coupling R."""
-        return self.problem.regularizer
+        """The coupling R; where reports are gradients of L_n, ``lam ||rho - theta_spade||^2``."""
+        return self.problem.pretended
+
+    @property
+    def plausible(self) -> Plausible:
+        """What the server takes for a report."""
+        return self.problem.plausible
 
     @property
     def target(self) -> Tensor:

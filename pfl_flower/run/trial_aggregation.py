@@ -27,7 +27,7 @@ class Rehearsal(ServerSetup):
     def root(self, rho: Tensor, theta: Tensor, points: int, round: int) -> tuple[Tensor, Tensor]:
         """Return some report in GRAD(rho), and a model."""
         found = made_up(self.problem, 2, len(rho), words=("root", round))
-        return self.problem.regularizer.project(found[0]), found[1]
+        return self.problem.plausible.project(found[0]), found[1]
 
 
 def try_rule(problem: Problem) -> None:
@@ -44,7 +44,7 @@ def try_rule(problem: Problem) -> None:
     tried = Tried(AGGREGATIONS.point, config.aggregation)
     count = min(config.sample_size(), max(ROWS, 2 * config.tolerance() + 3))
     rows = made_up(problem, count, problem.model.dim, words=("rows",))
-    rows = problem.regularizer.project(rows)
+    rows = problem.plausible.project(rows)
     before = rows.clone()
     if sees_rounds(AGGREGATIONS.load(config.aggregation)):
         _try_rounds(problem, tried, rows)

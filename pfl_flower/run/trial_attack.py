@@ -86,10 +86,7 @@ def _try_user(problem: Problem, user: int) -> None:
     with tried.working("a factory"):
         attack = ATTACKS.make(config.attack, config.attack_options, Rehearsal(problem, user))
     ATTACKS.expect(config.attack, attack, Attack)
-    rows, sizes = (
-        _surrogates(problem, tried, attack),
-        server_step_sizes(config, problem.regularizer),
-    )
+    rows, sizes = _surrogates(problem, tried, attack), server_step_sizes(problem)
     rho = made_up(problem, problem.model.dim, words=("rho", user))
     accepted, eta_sum, kept = torch.zeros_like(rho), 0.0, None
     for round in (1, 2):
@@ -116,7 +113,7 @@ def _told(problem: Problem, user: int) -> dict[str, Any]:
         return {}
     honest = max(1, config.sample_size() - len(config.strategic()))
     rows = made_up(problem, min(honest, FEW), problem.model.dim, words=("honest", user))
-    return {"honest": problem.regularizer.project(rows), "coalition": max(1, config.allies(user))}
+    return {"honest": problem.plausible.project(rows), "coalition": max(1, config.allies(user))}
 
 
 def _surrogates(problem: Problem, tried: Tried, attack: Attack[Any]) -> Tensor | None:
@@ -127,7 +124,7 @@ def _surrogates(problem: Problem, tried: Tried, attack: Attack[Any]) -> Tensor |
     if not datasets:
         return None
     rows = made_up(problem, len(datasets), problem.model.dim, words=("surrogates",))
-    return problem.regularizer.project(rows)
+    return problem.plausible.project(rows)
 
 
 def _report(
@@ -157,7 +154,7 @@ def _report(
     after = _memory(tried, answer[1])
     if not (torch.equal(seen.rho, before[0]) and torch.equal(seen.accepted, before[1])):
         raise tried.refusal("an update that leaves rho and accepted as they are")
-    return problem.regularizer.project(report), after
+    return problem.plausible.project(report), after
 
 
 def _memory(tried: Tried, state: object) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def small_aim(problem: Problem) -> Aim:
     data = small_data(problem)
     assert data.weights is not None
     gradient = local_gradient(aim, data.features, data.labels, data.weights)
-    return replace(aim, gradient=problem.regularizer.project(gradient))
+    return replace(aim, gradient=problem.plausible.project(gradient))
 
 
 def small_data(problem: Problem) -> UserData:

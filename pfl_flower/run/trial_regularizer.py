@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pfl_flower.attacks.poisoning.table import POISONINGS
 from pfl_flower.attacks.table import ATTACKS
-from pfl_flower.objective.radial import EDGE
+from pfl_flower.objective.plausible import EDGE
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
@@ -154,7 +154,7 @@ def try_step_sizes(problem: Problem) -> None:
     """
     config, regularizer = problem.config, problem.regularizer
     automatic = config.server_lr == "auto"
-    if automatic:
+    if automatic and config.way.coupled:
         tried = Tried(REGULARIZERS.point, config.regularizer)
         with tried.working("an envelope_smoothness"):
             smooth = float(regularizer.envelope_smoothness(config.users))
@@ -163,7 +163,7 @@ def try_step_sizes(problem: Problem) -> None:
                 f"server-lr = auto: expected a number, as regularizer = {config.regularizer} "
                 f"gives no step size (its envelope_smoothness is {smooth:g})"
             )
-    sizes = server_step_sizes(config, regularizer)
+    sizes = server_step_sizes(problem)
     for round in (1, config.rounds):
         eta = sizes.at(round)
         if not 0 < eta < math.inf:

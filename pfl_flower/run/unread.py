@@ -50,6 +50,16 @@ def _solves(config: Settings) -> bool:
     return config.local_solver == "exact" or config.equilibrium or exact
 
 
+def _held(config: Settings) -> bool:
+    """Whether a strategic user pretends to hold one model, by lam where reports have no R."""
+    return bool(config.strategic()) and ATTACKS.row(config.attack).rest == "model"
+
+
+SERVER = tuple(
+    kebab(name) for name in Keys.model_fields if name.startswith(("server_", "aggregation"))
+)
+"""Keys of how reports move rho."""
+TIED = "unless personalization = joint, ditto"
 STEPS = "unless local-solver = adam, sgd"
 READERS = (
     Reader(
@@ -88,6 +98,31 @@ READERS = (
         POISONING,
         fabricates,
         f"unless attack = {', '.join(n for n, r in ATTACKS.items() if r.told_by == 'poisoning')}",
+    ),
+    Reader(
+        ("regularizer", "regularizer-options"),
+        lambda config: config.way.tied,
+        f"{TIED}: nothing else is tied to rho",
+    ),
+    Reader(
+        ("lam",),
+        lambda config: config.way.tied or (config.way.moves and _held(config)),
+        f"{TIED}, or classical with attack = model",
+    ),
+    Reader(
+        ("gradient-rtol", "update-order", "initialization"),
+        lambda config: config.way.coupled,
+        "unless personalization = joint: no other report is made of theta_n",
+    ),
+    Reader(
+        ("local-steps",),
+        lambda config: config.way.tied or not config.way.moves,
+        "for personalization = classical, where users take no steps",
+    ),
+    Reader(
+        (*SERVER, "max-gradient-norm"),
+        lambda config: config.way.moves,
+        "for personalization = local, where rho stays at its start",
     ),
 )
 

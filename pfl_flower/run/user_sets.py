@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +16,16 @@ from pfl_flower.data.sources import Source
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Model
 from pfl_flower.objective.own_points import OwnPoints
+from pfl_flower.objective.plausible import Ball, Plausible
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.user_data import Stack, UserData, padded_size
 from pfl_flower.run.config import RunConfig
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.memo import Memo, remembered
 from pfl_flower.support.seeding import generator, user_rows
+
+CHUNK = 64
+"""Users whose points are held at a time where only a number is wanted of each."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,22 @@ class UserSets:
     dtype: torch.dtype
     device: torch.device
     memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
+
+    @cached_property
+    def plausible(self) -> Plausible:
+        """What a report may be: in GRAD(rho), or where it is no gradient of R not too long."""
+        way, limit = self.config.way, self.config.max_gradient_norm
+        if way.coupled:
+            return self.regularizer
+        return Ball((limit or math.inf) if way.moves else 0.0)
+
+    @cached_property
+    def pretended(self) -> Regularizer:
+        """What a user who holds one model whatever rho is says by its reports: R, or a loss.
+
+        Where reports are gradients of L_n, ``lam ||rho - theta_spade||^2``.
+        """
+        return self.regularizer if self.config.way.coupled else SquaredL2(lam=self.config.lam)
 
     @cached_property
     def initial(self) -> Tensor:
@@ -60,6 +81,19 @@ class UserSets:
         return self.in_double.population_of(
             self.in_double._stacks(users), regularizer=coupling, nu=0.0
         )
+
+    @remembered
+    def smoothness(self, asked: int) -> float:
+        """Return an upper bound on the curvature of the sum of any ``asked`` users' L_n.
+
+        It is the sum of so many of the largest bounds; in float64, from a few users at a time.
+        """
+        everyone, size = range(self.config.users), self.config.chunk_users or CHUNK
+        bounds = [
+            self.in_double.draw(tuple(everyone[first : first + size]), compress=False).smoothness()
+            for first in range(0, len(everyone), size)
+        ]
+        return float(torch.cat(bounds).sort(descending=True).values[:asked].sum())
 
     def own_tests(self, users: tuple[int, ...]) -> tuple[tuple[int, ...], OwnPoints]:
         """Return those of the users who keep a test set, and their test sets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from pfl_flower.objective.local_loss import LocalLoss, Reduction
 from pfl_flower.objective.losses import PointLoss
 from pfl_flower.objective.models import Model
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.user_data import Stack, UserData, stack
 from pfl_flower.solvers.proximal import DEFAULT_TOLERANCE, ProximalSolver, Solution
 
@@ -91,6 +91,7 @@ class Population:
         self.size, self._buckets, self._origin = len(rows), buckets, origin
         self._order = torch.argsort(rows)
         self._made: list[ProximalSolver] | None = None
+        self._lonely: Population | None = None
 
     def select(self, rows: Tensor) -> Population:
         """Return the users at ``rows``, ascending, with what their solvers have worked out."""
@@ -126,6 +127,20 @@ class Population:
                 for bucket in self._buckets
             ]
         return self._made
+
+    def alone(self) -> Population:
+        """Return the same users without a coupling: ``solve`` about 0 gives ``argmin L_n``.
+
+        ``nu ||theta||^2`` stands in R's place, which takes nu > 0. What its solvers work out is
+        kept as long as this population is.
+        """
+        if self._lonely is None:
+            whole = copy.copy(self)
+            whole.regularizer, whole.nu = SquaredL2(lam=self.nu), 0.0
+            buckets = [replace(one, loss=replace(one.loss, nu=0.0)) for one in self._buckets]
+            whole._fill(buckets, None)
+            self._lonely = whole
+        return self._lonely
 
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""

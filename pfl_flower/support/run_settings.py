@@ -10,6 +10,11 @@ class RunSettings(Protocol):
     """A run's settings: keys of its configuration, with ``_`` for ``-``, and what they come to."""
 
     @property
+    def personalization(self) -> Literal["joint", "classical", "ditto", "local"]:
+        """What is learned, and whose gradients reports are."""
+        ...
+
+    @property
     def seed(self) -> int:
         """Seed of every random draw."""
         ...

@@ -51,7 +51,7 @@ def attack(rule: Rule, regularizer: Regularizer | None = None, **more: Any) -> R
     return RuleAware(
         target=torch.zeros(DIM, dtype=torch.float64),
         rule=rule,
-        regularizer=regularizer or SquaredL2(lam=1.0),
+        within=regularizer or SquaredL2(lam=1.0),
         datasets=(),
         copies=F,
         **more,

@@ -68,6 +68,27 @@ def test_ray_and_in_process_runs_agree(superlink: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("personalization", ["classical", "ditto", "local"])
+def test_other_objectives_agree_on_both_engines(
+    personalization: str, superlink: None, tmp_path: Path
+) -> None:
+    """Rho of every round, and how good the users' models are, whoever carries the messages."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=3)  # type: ignore[arg-type]
+        keys = {**DIGITS, "rounds": 4, "evaluate-every": 4, "personalization": personalization}
+        config = options.configure(keys, tmp_path / engine, 1)
+        run_once(config, options)
+        result = read_result(config.folder())
+        rhos = np.load(config.folder() / "trajectory.npy")
+        found.append((rhos, result.metrics["local_accuracy"]))
+    assert np.abs(found[0][0] - found[1][0]).max() <= 1e-9
+    assert found[0][1] == found[1][1]
+    moved = np.abs(found[0][0][-1] - found[0][0][0]).max()
+    assert moved == 0 if personalization == "local" else moved > 1e-3
+
+
+@pytest.mark.slow
 def test_a_network_agrees_on_both_engines(superlink: None, tmp_path: Path) -> None:
     """Each process learns the target by itself, and finds the same."""
     found = []

@@ -142,6 +142,7 @@ CHANGES: Mapping[str, tuple[Settings, Any]] = {
     "regularizer": ({}, "l2"),
     "regularizer_options": ({"regularizer": own("own_regularizer")}, '{"factor": 2.0}'),
     "lam": ({}, 2.0),
+    "personalization": ({}, "ditto"),
     "local_solver": ({}, "sgd"),
     "solver_tolerance": ({}, 10.0),
     "solver_iterations": ({}, 1),

@@ -49,7 +49,7 @@ def test_the_honest_users_and_the_steps_are_the_same_in_the_twin(twin: str) -> N
     for one, other in zip(attacked.datasets(ten), honest.datasets(ten), strict=True):
         assert torch.equal(one.features, other.features)
         assert torch.equal(one.labels, other.labels)
-    steps = [server_step_sizes(p.config, p.regularizer).at(7) for p in (attacked, honest)]
+    steps = [server_step_sizes(p).at(7) for p in (attacked, honest)]
     assert steps[0] == steps[1]
     assert torch.equal(attacked.initial, honest.initial)
 

@@ -48,10 +48,10 @@ from tests.support.runs import configure
 DIM, USERS, ROUND, ETA = 4, (1, 3), 7, 10.0
 FORM = Form(ROUND, DIM, torch.float64)
 CHECKS = {
-    "l2": RowCheck(regularizer=L2(lam=2.0)),
-    "smooth-l2": RowCheck(regularizer=SmoothL2(lam=2.0)),
-    "limited": RowCheck(regularizer=L2(lam=2.0), max_norm=1.0),
-    "squared-l2": RowCheck(regularizer=SquaredL2(lam=2.0)),
+    "l2": RowCheck(plausible=L2(lam=2.0)),
+    "smooth-l2": RowCheck(plausible=SmoothL2(lam=2.0)),
+    "limited": RowCheck(plausible=L2(lam=2.0), max_norm=1.0),
+    "squared-l2": RowCheck(plausible=SquaredL2(lam=2.0)),
 }
 TURNS = (*CHECKS, *CHECKS, "limited", "limited", "squared-l2", "squared-l2")
 """Limits and overflow are rarer than other reasons."""
@@ -304,7 +304,7 @@ def _judged(data: st.DataObject, name: str, question: Message, met: Counter[str]
     assert bool(torch.isfinite(rho - ETA * direction).all())
     for row in kept.values():
         assert row.shape == (DIM,) and bool(torch.isfinite(row).all())
-        assert bool(torch.linalg.vector_norm(row) <= check.regularizer.radius * (1 + 1e-12))
+        assert bool(torch.linalg.vector_norm(row) <= check.plausible.radius * (1 + 1e-12))
     for fault in rejections:
         assert len(fault.detail) <= 200 and "\n" not in fault.detail
     assert math.isfinite(intake.metrics.worst_residual)
