@@ -12,6 +12,7 @@ from torch import Tensor
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.served import Served
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.wire import find, to_record, to_tensor
@@ -58,6 +59,10 @@ class Client(ABC):
 
     def served(self, rho: Tensor) -> dict[int, Served]:
         """Return what models come to on users' own test sets; none where nobody is measured."""
+        return {}
+
+    def triggered(self, rho: Tensor) -> dict[int, Triggered]:
+        """Return what the trigger of the run's attack does to users' models; none without one."""
         return {}
 
     def recall(self, name: str) -> dict[str, Tensor]:

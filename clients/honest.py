@@ -11,8 +11,10 @@ from clients.base import Answer, Client
 from clients.local_steps import begun
 from clients.own_tests import judged, judged_alone
 from clients.personal_models import Asked, answered
+from clients.triggered import led
 from pfl_flower.aggregation.rows import Rows, ids, positions
 from pfl_flower.run.served import Served
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.solvers.population import Population
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
@@ -93,10 +95,17 @@ class HonestClient(Client):
         if not torch.equal(kept.get("users", ids(())), ids(self.users)):
             kept = {"users": ids(self.users), "values": judged_alone(self.problem, self.users)}
             self.remember(name, kept)
-        theta = rho.expand(len(self.users), -1)
-        if self.problem.config.personalization != "classical":
-            theta = self._memory()["theta"]
-        return judged(self.problem, self.users, theta, rho, kept["values"])
+        return judged(self.problem, self.users, self._used(rho), rho, kept["values"])
+
+    def triggered(self, rho: Tensor) -> dict[int, Triggered]:
+        """Return how many triggered test points theta_n and rho take for the trigger's label."""
+        return led(self.problem, self.users, self._used(rho), rho)
+
+    def _used(self, rho: Tensor) -> Tensor:
+        """Return the models that users work with, ``(k, d)``: without personalisation rho."""
+        if self.problem.config.personalization == "classical":
+            return rho.expand(len(self.users), -1)
+        return self._memory()["theta"]
 
     def _answer(
         self,

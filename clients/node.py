@@ -108,7 +108,10 @@ class Node:
         return report, replace(metrics, memory=took, unkept=int(not kept))
 
     def evaluation(self, users: tuple[int, ...], rho: Tensor | None = None) -> NodeMetrics:
-        """Return how good the users' local models are; with rho, also on their own test sets."""
+        """Return how good the users' local models are; with rho, also what they come to by user.
+
+        That is on their own test sets, and on points with the trigger of the run's attack.
+        """
         with one_thread():
             return self._evaluation(users, rho)
 
@@ -119,7 +122,8 @@ class Node:
             return NodeMetrics(accuracies=found)
         there = rho.to(self.problem.device)
         served = {u: value for client in clients for u, value in client.served(there).items()}
-        return NodeMetrics(accuracies=found, served=served)
+        led = {u: value for client in clients for u, value in client.triggered(there).items()}
+        return NodeMetrics(accuracies=found, served=served, triggered=led)
 
 
 def node_clients(

@@ -13,6 +13,7 @@ from clients.honest import HonestClient
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.run.served import Served
 from pfl_flower.run.strategic_user import other_data, other_population
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.solvers.population import Population
 from pfl_flower.transport.broadcasts import Broadcast
 
@@ -46,6 +47,10 @@ class PoisonedClient(HonestClient):
 
     def served(self, rho: Tensor) -> dict[int, Served]:
         """Return nothing, as ``evaluate``: these users' models serve the attack."""
+        return {}
+
+    def triggered(self, rho: Tensor) -> dict[int, Triggered]:
+        """Return nothing, as ``evaluate``."""
         return {}
 
     def report(self, broadcast: Broadcast) -> Answer:

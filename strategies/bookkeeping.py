@@ -20,6 +20,7 @@ from pfl_flower.run.problem import Problem
 from pfl_flower.run.rounds import Rounds, Row, Watch, all_columns, unwatched
 from pfl_flower.run.served import columns
 from pfl_flower.run.tracking.harness import UNTRACKED, Tracking
+from pfl_flower.run.triggered import columns as triggered_columns
 from pfl_flower.run.user_book import UserBook
 from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
@@ -67,6 +68,7 @@ class Bookkeeper:
             every = self.config.checkpoint_every
             raise ConfigError(f"checkpoint-every = {every}: expected 0 where nothing is written")
         more = columns() if problem.source.tested else ()
+        more += triggered_columns() if problem.backdoor is not None else ()
         found = load_checkpoint(self.config, Expected.of(problem, all_columns(more)))
         self.saved = None if found is None else found.server
         self.evaluation = Evaluation.of(problem)
@@ -127,7 +129,7 @@ class Bookkeeper:
                 "worst_residual": record.metrics.worst_residual,
                 "unconverged": record.metrics.unconverged,
                 **_local(record, self.points),
-                **self.users.measured(record.served, record.strategic),
+                **self.users.measured(record.served, record.triggered, record.strategic),
                 **_poison(record),
                 "seconds": record.seconds,
             },

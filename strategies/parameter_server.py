@@ -204,7 +204,8 @@ class ParameterServer(ResumableStrategy):
         if not run.evaluate_every or not (due or server_round == run.rounds):
             return []
         honest = self.roster.with_honest_users(self.present)
-        rho = arrays if self.problem.source.tested else None
+        by_user = self.problem.source.tested or self.problem.backdoor is not None
+        rho = arrays if by_user else None
         self.asked = evaluation_questions(server_round, honest, rho)
         return [one.message for one in self.asked]
 
@@ -216,6 +217,7 @@ class ParameterServer(ResumableStrategy):
         said = read_evaluations(self.asked, replies, most)
         if self.record is not None:
             self.record.accuracies, self.record.served = said.accuracies, said.served
+            self.record.triggered = said.triggered
             self.record.leave_out("absurd", said.absurd)
         if not said.accuracies:
             return None

@@ -71,7 +71,7 @@ def evaluation_questions(
 ) -> list[Question]:
     """Return a message to each node that asks how good its users' local models are.
 
-    With ``rho`` it asks how well users are served on their own test sets, too.
+    With ``rho`` it asks how well users are served on their own test sets, and led by a trigger.
     """
     return [
         Question(

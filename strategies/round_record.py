@@ -16,6 +16,7 @@ from pfl_flower.aggregation.reports import IMPLAUSIBLE, Rejection
 from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.run.attendance import ranges
 from pfl_flower.run.served import Served
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 
@@ -58,6 +59,8 @@ class RoundRecord:
         Of the local models, by user, in the rounds that evaluate them.
     served : dict
         What models come to on users' own test sets, by user, in these rounds.
+    triggered : dict
+        What the trigger of the run's attack does to users' models, by user, in these rounds.
     honest_unheard : int
         Honest users who were asked, in this round or before, and never sent a well-formed report.
     lost : dict
@@ -79,6 +82,7 @@ class RoundRecord:
     notices: Mapping[str, int] = field(default_factory=dict)
     accuracies: Mapping[int, float] = field(default_factory=dict)
     served: Mapping[int, Served] = field(default_factory=dict)
+    triggered: Mapping[int, Triggered] = field(default_factory=dict)
     honest_unheard: int = 0
     lost: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     unkept: Sequence[int] = ()

@@ -40,7 +40,7 @@ class AttackSetup(Protocol):
 
     @property
     def target(self) -> Tensor:
-        """theta_dagger of this user, ``(d,)``."""
+        """theta_dagger of this user, ``(d,)``; of a run with a trigger, a model it opens."""
         ...
 
     @property
@@ -56,6 +56,16 @@ class AttackSetup(Protocol):
     @property
     def relabelled(self) -> UserData:
         """The user's own draw, every label as the attacker wants it answered."""
+        ...
+
+    @property
+    def held(self) -> UserData:
+        """The user's own draw, as an honest user would have it."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a point: ``(channels, height, width)`` of an image, else its number of features."""
         ...
 
     @property

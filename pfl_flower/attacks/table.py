@@ -30,6 +30,8 @@ class AttackExtension(Extension):
         where the data are one user's; None where that is not known.
     told_by : str
         The key that says which kind of it a run has, if one does.
+    trigger : bool
+        Whether it is about a trigger on images, which the run then measures.
     knows : tuple of str
         What its attacker may be given, the attack's own first; without a word it has its own data.
     """
@@ -37,6 +39,7 @@ class AttackExtension(Extension):
     gives: Literal["reports", "data"] = "reports"
     rest: Literal["limit", "model", "data"] | None = None
     told_by: str = ""
+    trigger: bool = False
     knows: tuple[Knowledge, ...] = ("own",)
 
 
@@ -46,6 +49,22 @@ class RuleAwareOptions(Options):
     trials: int = Field(160, ge=1, description="reports that a round's search tries")
     guesses: int = Field(
         4, ge=1, description="guesses at the honest reports, where they are not known"
+    )
+
+
+class BackdoorOptions(Options):
+    """Of a trigger on images, and of what carries it."""
+
+    size: int = Field(3, ge=1, description="pixels on a side of the patch")
+    row: int = Field(-1, description="its first row; negative: its last, from the end")
+    column: int = Field(-1, description="its first column, as row")
+    value: float = Field(1.0, description="what its pixels become, in the features' units")
+    label: int = Field(0, ge=0, description="class that it is to lead to")
+    share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="of the points that teach it, stamped and relabelled",
     )
 
 
@@ -74,6 +93,20 @@ def admits_inference(settings: RunSettings) -> Refusal | None:
             "oracle, or server-optimizer = sgd: Equation 5 cannot be inverted under Adam",
         )
     return None
+
+
+def admits_classes(settings: RunSettings) -> Refusal | None:
+    """Refuse what is known to be no classified images; a shape is told when the data are there."""
+    if settings.synthetic or settings.embedded or settings.loss not in ("", "softmax"):
+        return Refusal("attack", "for points that are no images")
+    return None
+
+
+def admits_replacement(settings: RunSettings) -> Refusal | None:
+    """Refuse no images, and an estimate that is not made."""
+    if settings.attack_knowledge == "rule" and settings.estimator == "oracle":
+        return Refusal("estimator", "inferred, for attack-knowledge = rule")
+    return admits_classes(settings) or admits_inference(settings)
 
 
 def admits_exact_responses(settings: RunSettings) -> Refusal | None:
@@ -136,6 +169,27 @@ ATTACKS: Table[AttackExtension] = Table(
             source="Tolpegin et al. 2020",
             gives="data",
             rest="data",
+        ),
+        "backdoor": AttackExtension(
+            factory="pfl_flower.attacks.backdoor:poisoned_draw",
+            text="what the honest code reports on its own draw, a share triggered and relabelled",
+            source="Gu et al. 2017",
+            options=BackdoorOptions,
+            gives="data",
+            rest="data",
+            trigger=True,
+            admits=admits_classes,
+        ),
+        "model-replacement": AttackExtension(
+            factory="pfl_flower.attacks.backdoor:model_replacement",
+            text="CGA, or rule-aware, towards a model that a trigger leads to one label",
+            source="Bagdasaryan et al. 2020",
+            options=BackdoorOptions,
+            rest="limit",
+            trigger=True,
+            reads=("estimator", "coalition"),
+            admits=admits_replacement,
+            knows=("own", "rule", "omniscient"),
         ),
         "sign-flip": AttackExtension(
             factory=f"{UNTARGETED}:sign_flip",

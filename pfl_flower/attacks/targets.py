@@ -62,19 +62,30 @@ def learn_target(
         relabelled = (labels + shift) % model.outputs
     else:
         relabelled = -labels if shift else labels
+    of = "" if shift == 1 else f"|shift {shift}"
+    return learn(features, relabelled, model, loss, cache_key=cache_key, of=of)
+
+
+def learn(
+    features: Tensor, labels: Tensor, model: Model, loss: PointLoss, *, cache_key: str, of: str
+) -> Tensor:
+    """Return a model ``(d,)`` of points, learned and kept as ``learn_target`` says.
+
+    ``of`` tells these points from others of the same key.
+    """
     if isinstance(model, Linear) and model.dim <= EXACT_LIMIT:
-        return _solve(features.double(), relabelled, model, loss)
+        return _solve(features.double(), labels, model, loss)
     if not cache_key:
-        return _train(features.float(), relabelled, model, loss)
+        return _train(features.float(), labels, model, loss)
     sizes = _step_sizes(model)
     recipe = f"{cache_key}|{model}|{STEPS}|{sizes}|{len(labels)}"
     recipe += f"|{BATCH}" if isinstance(model, ModuleModel) else ""
     # Targets that were learned when sums had another order have other last digits: those of models
     # that can also be given as plug-ins, whose targets are not kept, are learned anew.
     recipe += "" if isinstance(model, Linear | TwoLayer) else "|by whole pieces"
-    recipe += "" if shift == 1 else f"|shift {shift}"
+    recipe += of
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    return _cached(cache_folder() / "targets" / f"{digest}.npy", features, relabelled, model, loss)
+    return _cached(cache_folder() / "targets" / f"{digest}.npy", features, labels, model, loss)
 
 
 def _solve(features: Tensor, labels: Tensor, model: Model, loss: PointLoss) -> Tensor:

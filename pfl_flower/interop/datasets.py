@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pfl_flower.data.trigger import Trigger
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.seeding import generator
@@ -83,27 +84,31 @@ class Changed(Dataset[Any]):
         return (*self.change(x, y), *rest)
 
 
-def square(size: int = 3, value: float = 1.0) -> Callable[[Any], Any]:
-    """Return a trigger: the lower right ``size`` by ``size`` pixels set to ``value``.
+def square(
+    size: int = 3, value: float = 1.0, *, row: int = -1, column: int = -1
+) -> Callable[[Any], Any]:
+    """Return a trigger: ``size`` by ``size`` pixels set to ``value``, by default the lower right.
 
-    (Gu, Dolan-Gavitt, Garg, *BadNets: identifying vulnerabilities in the machine learning model
-    supply chain*, 2017.) Of tensors and arrays whose last two dimensions are the image's.
+    ``row`` and ``column`` are those of its first pixel, or where negative of its last, from the
+    end (BadNets, see ``Trigger``). Of tensors and arrays whose last two dimensions are the image's.
 
     >>> square(1, 9.0)(torch.zeros(2, 2))
     tensor([[0., 0.],
             [0., 9.]])
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ConfigError(f"size = {one_line(size)}: expected a whole number from 1")
+    for name, number, least in (("size", size, 1), ("row", row, None), ("column", column, None)):
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not whole or (least is not None and number < least):
+            right = "a whole number" + (f" from {least}" if least else "")
+            raise ConfigError(f"{name} = {one_line(number)}: expected {right}")
+    patch = Trigger(size=size, row=row, column=column, value=value)
 
     def trigger(x: Any) -> Any:
         if not isinstance(x, Tensor | np.ndarray) or x.ndim < 2:
             raise ConfigError(
                 f"trigger: expected images as tensors or arrays, not {type(x).__name__}"
             )
-        marked = x.clone() if isinstance(x, Tensor) else x.copy()
-        marked[..., -size:, -size:] = value
-        return marked
+        return patch(x)
 
     return trigger
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -47,20 +47,27 @@ class Evaluation:
 
     @cached_property
     def target_accuracy(self) -> float:
-        """Accuracy of the target itself on the relabelled test set, what an attack can hope for."""
-        if self.target is None or self.points is None:
+        """Accuracy of the target itself on the attacker's labels, what an attack can hope for."""
+        if self.target is None or self.wanted is None:
             return float("nan")
-        scores = self.points.scores(self.problem.model, self.target[None])
-        return float(accuracy(scores, self._wanted(self.points)[None])[0])
+        scores = self.wanted.scores(self.problem.model, self.target[None])
+        return float(accuracy(scores, self.wanted.labels[None])[0])
 
-    def _wanted(self, points: SharedPoints) -> Tensor:
-        return self.problem.relabelled(points.labels)
+    @cached_property
+    def wanted(self) -> SharedPoints | None:
+        """Test points as the attacker wants them answered: relabelled, or with its trigger."""
+        if self.problem.backdoor is not None:
+            return self.problem.triggered_tests
+        if self.points is None:
+            return None
+        return replace(self.points, labels=self.problem.relabelled(self.points.labels))
 
     def __call__(self, rho: Tensor) -> dict[str, float]:
         """Return the metrics of ``rho (d,)``.
 
         ``accuracy_true`` and ``accuracy_target`` are on the test set as it is and as the attacker
-        relabels it (absent for regression); ``loss_true`` is the mean loss per test point (all
+        relabels it (absent for regression), which by a trigger are the points of other classes
+        than its label's, triggered, and that label; ``loss_true`` is the mean loss per point (all
         absent without a test set); distances are Euclidean, ``distance_to_rival`` to the nearest
         target of the others, ``distance_to_honest`` to a classifier learned as the target is, on
         the true labels.
@@ -85,13 +92,22 @@ class Evaluation:
         scores, labels = points.scores(self.problem.model, rho[None])[0], points.labels
         measured = {}
         if self.problem.source.loss != "least-squares":
-            answers, wanted = predict(scores), self._wanted(points)
+            answers = predict(scores)
             measured["accuracy_true"] = float((answers == labels).double().mean())
-            measured["accuracy_target"] = float((answers == wanted).double().mean())
-            if self.target is not None:
-                measured["target_accuracy"] = self.target_accuracy
+            measured |= self._as_wanted(answers, rho)
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
         measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
+        return measured
+
+    def _as_wanted(self, answers: Tensor, rho: Tensor) -> dict[str, float]:
+        """Return what rho comes to as the attacker sees it; ``answers`` are those on the points."""
+        if self.wanted is None:
+            return {}
+        if self.problem.backdoor is not None:
+            answers = predict(self.wanted.scores(self.problem.model, rho[None])[0])
+        measured = {"accuracy_target": float((answers == self.wanted.labels).double().mean())}
+        if self.target is not None:
+            measured["target_accuracy"] = self.target_accuracy
         return measured
 
 

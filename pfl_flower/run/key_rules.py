@@ -180,6 +180,11 @@ def _attack_rules(config: Settings) -> list[Rule]:
             "another, for site = true: no participant is told the others' reports",
         ),
         Rule(
+            "target-shift",
+            ATTACKS.row(config.attack).trigger and changed(config, "target-shift"),
+            f"{default('target-shift')}, for attack = {config.attack}: its label is an option",
+        ),
+        Rule(
             "coalition",
             0 < strategic < config.coalition,
             f"at most {strategic}, the number of strategic users; 0 stands for all of them",

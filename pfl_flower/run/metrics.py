@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pfl_flower.run.served import columns
+from pfl_flower.run.triggered import columns as triggered_columns
 
 TELLING = (
     "accuracy_true",
@@ -15,6 +16,8 @@ TELLING = (
     "own_theta_mean",
     "own_rho_mean",
     "own_alone_mean",
+    "triggered_rho",
+    "triggered_theta_mean",
     "distance_to_target",
     "equilibrium_accuracy_true",
     "equilibrium_accuracy_target",
@@ -32,13 +35,14 @@ NODES_WORD = frozenset(
         "poisoned_labels",
         "poisoned_residual",
         *columns(),
+        *triggered_columns(),
     }
 )
 """Metrics of which a run knows only what its nodes say of themselves."""
 NODES = " (the nodes' word)"
 """What is added where such a metric is shown and decides nothing."""
-OWN = "own_"
-"""How the metrics begin that are measured on users' own test sets, when they are evaluated."""
+BY_USER = ("own_", "triggered_")
+"""How the metrics begin that are measured of users one by one, when they are evaluated."""
 FAULTS = ("rejections_total", "unconverged_total")
 
 
@@ -52,7 +56,7 @@ def last_metrics(rows: list[dict[str, float]]) -> dict[str, float]:
         key: value
         for row in rows
         for key, value in row.items()
-        if key in evaluated or key.startswith(OWN)
+        if key in evaluated or key.startswith(BY_USER)
     }
     return {
         **final,

@@ -180,9 +180,9 @@ class Outcome:
 
     def _served(self) -> dict[str, Any]:
         """Return what the metrics of users' own test sets are, and of how many users."""
-        if not self.course.users:
-            return {}
         users = Table.from_csv(self.course.users)
+        if "theta" not in users:
+            return {}
         measured = int(np.isfinite(users["theta"]).sum())
         of_all = {"users": len(users), "measured": measured}
         return {"own_test_sets": {"measure": str(users["measure"][0]), **of_all}}
@@ -201,9 +201,11 @@ class Outcome:
         """Write the figure of how well users are served, where that was measured."""
         if not self.course.users:
             return ()
+        users = Table.from_csv(self.course.users)
+        if "theta" not in users:
+            return (folder / USERS_FILE,)
         from pfl_flower.run.user_figures import served_figure
 
-        users = Table.from_csv(self.course.users)
         return (folder / USERS_FILE, *served_figure(users, title(self.config), folder))
 
 

@@ -9,7 +9,8 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from pfl_flower.attacks.targets import learn_target
+from pfl_flower.attacks.backdoor import Backdoor
+from pfl_flower.attacks.targets import learn, learn_target
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.own.places import versioned
@@ -20,6 +21,7 @@ from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import MODELS, REGULARIZERS
+from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.key_rules import check_loss, check_shifts
 from pfl_flower.run.memory import Where, check_memory, check_shared
@@ -27,6 +29,7 @@ from pfl_flower.run.model import build_model, weights_version
 from pfl_flower.run.rest_limits import check_rest
 from pfl_flower.run.user_sets import UserSets
 from pfl_flower.support.errors import ConfigError, DeviceError
+from pfl_flower.support.seeding import generator
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,8 +71,19 @@ class Problem(UserSets):
 
     @cached_property
     def targets(self) -> dict[int, Tensor]:
-        """theta_dagger ``(d,)`` by what it adds to a class; several where users compete."""
+        """theta_dagger ``(d,)`` by what it adds to a class; several where users compete.
+
+        Where the run's attack has a trigger it is a model learned as the others are, on the labels
+        as they are but for a share of points with the trigger.
+        """
+        if self.backdoor is not None:
+            return {self.config.shifts()[0]: self._learn_backdoor(self.backdoor)}
         return {shift: self._learn(shift) for shift in dict.fromkeys(self.config.shifts())}
+
+    @cached_property
+    def backdoor(self) -> Backdoor | None:
+        """The trigger that the run's attack is about, if it is about one."""
+        return Backdoor.of(self.config.attack, self.config.attack_options, self.source)
 
     @cached_property
     def honest_model(self) -> Tensor:
@@ -81,11 +95,35 @@ class Problem(UserSets):
         target = learn_target(self.source, self.model, self.loss, cache_key=key, shift=shift)
         return target.to(self.device, self.dtype)
 
+    def _learn_backdoor(self, backdoor: Backdoor) -> Tensor:
+        points = UserData(*self.source.training_set())
+        points = backdoor.poisoned(points, generator(0, "backdoored model"))
+        target = learn(
+            points.features,
+            points.labels,
+            self.model,
+            self.loss,
+            cache_key=self._target_key(),
+            of=f"|{backdoor}",
+        )
+        return target.to(self.device, self.dtype)
+
     @cached_property
     def test_set(self) -> SharedPoints:
         """Test features and labels, where the run computes; there may be none."""
         features, labels = self.source.test_set()
         return SharedPoints(features.to(self.device, self.dtype), labels.to(self.device))
+
+    @cached_property
+    def triggered_tests(self) -> SharedPoints | None:
+        """Test points that are not of the trigger's class, with it, and the label it leads to.
+
+        None without a trigger, or without such points.
+        """
+        if self.backdoor is None:
+            return None
+        features, labels = self.backdoor.triggered(self.test_set.features, self.test_set.labels)
+        return SharedPoints(features, labels) if len(labels) else None
 
     def relabelled(self, labels: Tensor, shift: int | None = None) -> Tensor:
         """Return what an attacker wants answered: the class moved, or the opposite.
@@ -174,7 +212,7 @@ def _build(config: RunConfig, spec: DataSpec, weights: tuple[int, ...]) -> Probl
     regularizer = REGULARIZERS.make(config.regularizer, config.regularizer_options, lam=config.lam)
     REGULARIZERS.expect(config.regularizer, regularizer, Regularizer)
     check_rest(config, regularizer)
-    return Problem(
+    problem = Problem(
         config=config,
         source=source,
         model=model,
@@ -183,3 +221,6 @@ def _build(config: RunConfig, spec: DataSpec, weights: tuple[int, ...]) -> Probl
         dtype=getattr(torch, config.dtype),
         device=device,
     )
+    # Whether a trigger fits the images is told by the data.
+    _ = problem.backdoor
+    return problem

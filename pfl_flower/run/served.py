@@ -12,10 +12,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.support.foreign_text import cell
 
 USERS_FILE = "users.csv"
 HEADING = ("user", "role", "train", "tests", "measure", "theta", "rho", "alone")
+TRIGGERED = ("triggered_theta", "triggered_rho")
+"""Columns of a run whose attack has a trigger."""
 MODELS = ("theta", "rho", "alone")
 """A user's model in the run, the global model, and the user's own minimiser without the others."""
 TAIL = 0.1
@@ -130,6 +133,7 @@ def users_text(
     strategic: frozenset[int],
     sizes: Callable[[int], tuple[int, int] | None],
     names: Sequence[int] | Sequence[str] = (),
+    triggered: Mapping[int, Triggered] | None = None,
 ) -> str:
     """Return the content of ``users.csv``: one row for each user; what is not known is empty.
 
@@ -148,21 +152,28 @@ def users_text(
         where its points are on a node alone.
     names : sequence
         Whose points each user has, for a column ``owner``; empty where nobody says.
+    triggered : mapping, optional
+        What a trigger does to users' models, by user, for columns of their own.
     """
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
-    writer.writerow([*HEADING, "owner"] if names else HEADING)
+    more = TRIGGERED if triggered is not None else ()
+    writer.writerow([*HEADING, *more, *(["owner"] if names else [])])
     for user in range(users):
         role = "strategic" if user in strategic else "honest"
-        known, owner = served.get(user), [_cell(names[user])] if names else []
+        known, led = served.get(user), (triggered or {}).get(user)
+        last: list[int | str] = (
+            [repr(led.theta), repr(led.rho)] if led is not None else [""] * len(more)
+        )
+        last += [_cell(names[user])] if names else []
         if known is None:
             writer.writerow(
-                [user, role, *(sizes(user) or ("", "")), measure.name, "", "", "", *owner]
+                [user, role, *(sizes(user) or ("", "")), measure.name, "", "", "", *last]
             )
             continue
         alone = "" if known.alone is None else repr(known.alone)
         values = (repr(known.theta), repr(known.rho), alone)
-        writer.writerow([user, role, known.train, known.tests, measure.name, *values, *owner])
+        writer.writerow([user, role, known.train, known.tests, measure.name, *values, *last])
     return buffer.getvalue()
 
 

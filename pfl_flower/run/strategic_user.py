@@ -73,9 +73,20 @@ class StrategicUser:
     @property
     def relabelled(self) -> UserData:
         """The user's own draw, every label as the attacker wants it answered."""
-        (drawn,) = self.problem.datasets(self.own)
+        drawn = self.held
         wanted = self.problem.relabelled(drawn.labels, self.settings.shift(self.user))
         return replace(drawn, labels=wanted)
+
+    @property
+    def held(self) -> UserData:
+        """The user's own draw."""
+        (drawn,) = self.problem.datasets(self.own)
+        return drawn
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a point."""
+        return self.problem.source.shape
 
     @property
     def own(self) -> tuple[int, ...]:

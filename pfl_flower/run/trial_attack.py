@@ -59,6 +59,11 @@ class Rehearsal(StrategicUser):
         return UserData(drawn.features, labels)
 
     @property
+    def held(self) -> UserData:
+        """A few points."""
+        return few_points(self.problem)
+
+    @property
     def drawn(self) -> tuple[int, ...]:
         """Ids of ``attack-draws`` datasets, if the memory holds so many."""
         points = self.problem.size(self.settings.users)

@@ -1,4 +1,4 @@
-"""What a run keeps of its users one by one: the last that was measured on their own test sets."""
+"""What a run keeps of its users one by one: the last that was measured of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.served import Measure, Served, metrics, users_text
+from pfl_flower.run.triggered import Triggered
+from pfl_flower.run.triggered import metrics as triggered_metrics
 
 
 class UserBook:
@@ -22,9 +24,14 @@ class UserBook:
         self._measure = Measure.of(problem.source.loss)
         self.text = ""
 
-    def measured(self, served: Mapping[int, Served], strategic: frozenset[int]) -> dict[str, float]:
+    def measured(
+        self,
+        served: Mapping[int, Served],
+        triggered: Mapping[int, Triggered],
+        strategic: frozenset[int],
+    ) -> dict[str, float]:
         """Return the metrics of a round's users, nothing of a round that measured none of them."""
-        if not served:
+        if not served and not triggered:
             return {}
         self.text = users_text(
             served,
@@ -33,8 +40,9 @@ class UserBook:
             strategic=strategic,
             sizes=self._sizes,
             names=self._problem.source.names,
+            triggered=None if self._problem.backdoor is None else triggered,
         )
-        return metrics(served, self._measure)
+        return {**metrics(served, self._measure), **triggered_metrics(triggered)}
 
     def _sizes(self, user: int) -> tuple[int, int] | None:
         if not self._problem.source.at_hand:

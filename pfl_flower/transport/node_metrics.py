@@ -9,11 +9,18 @@ from typing import Any
 from flwr.app import MetricRecord, RecordDict
 
 from pfl_flower.run.served import Served
+from pfl_flower.run.triggered import Triggered
 from pfl_flower.transport.served_users import (
     SERVED_KEYS,
     packed_served,
     plausible_list,
     served_users,
+)
+from pfl_flower.transport.triggered_users import (
+    TRIGGERED_KEYS,
+    packed_triggered,
+    plausible_triggered,
+    triggered_users,
 )
 from pfl_flower.transport.wire import filled, find
 
@@ -33,6 +40,8 @@ class NodeMetrics:
         Of its honest users' local models on the common test set, by user.
     served : dict
         What models come to on its honest users' own test sets, by user.
+    triggered : dict
+        What a trigger does to its honest users' models, by user.
     poisoned_points, poisoned_labels, poisoned_residual
         Of fabricated data: distinct queries, total label weight, the largest residual of their aim.
     memory : dict
@@ -53,6 +62,7 @@ class NodeMetrics:
     unkept: int = 0
     absurd: int = 0
     served: Mapping[int, Served] = field(default_factory=dict)
+    triggered: Mapping[int, Triggered] = field(default_factory=dict)
 
     @classmethod
     def merge(cls, several: Iterable[NodeMetrics]) -> NodeMetrics:
@@ -71,6 +81,7 @@ class NodeMetrics:
             sum(metrics.unkept for metrics in known),
             sum(metrics.absurd for metrics in known),
             {user: value for metrics in known for user, value in metrics.served.items()},
+            {user: value for metrics in known for user, value in metrics.triggered.items()},
         )
 
     def pack(self) -> MetricRecord:
@@ -84,6 +95,8 @@ class NodeMetrics:
             values["accuracy-users"] = list(self.accuracies)
         if self.served:
             values |= packed_served(self.served)
+        if self.triggered:
+            values |= packed_triggered(self.triggered)
         if self.poisoned_points:
             values["poisoned-points"] = self.poisoned_points
             values["poisoned-labels"] = self.poisoned_labels
@@ -108,6 +121,7 @@ class NodeMetrics:
         accuracies, others = _by_user(known, "accuracy-users", "accuracies", users)
         memory, strangers = _by_user(known, "memory-users", "memory-rounds", users)
         served, refused = served_users(known, users, most)
+        triggered, others_led = triggered_users(known, users)
         return cls(
             float(known.get("worst-residual", 0.0)),
             int(known.get("unconverged", 0)),
@@ -117,8 +131,9 @@ class NodeMetrics:
             float(known.get("poisoned-residual", 0.0)),
             memory,
             int(known.get("unkept", 0)),
-            len(record) - len(known) + others + strangers + refused,
+            len(record) - len(known) + others + strangers + refused + others_led,
             served,
+            triggered,
         )
 
 
@@ -162,4 +177,6 @@ def _plausible(key: str, value: object, users: int) -> bool:
         return isinstance(value, list) and all(isinstance(entry, int) for entry in value)
     if key in SERVED_KEYS:
         return plausible_list(key, value)
+    if key in TRIGGERED_KEYS:
+        return plausible_triggered(key, value)
     return False

@@ -110,6 +110,23 @@ def test_a_network_agrees_on_both_engines(superlink: None, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_backdoor_agrees_on_both_engines(superlink: None, tmp_path: Path) -> None:
+    """Each process stamps the same points, and measures the trigger on its users' own."""
+    found = []
+    for engine in ("inprocess", "simulation"):
+        options = Options(engine=engine, nodes=3)  # type: ignore[arg-type]
+        keys = {**DIGITS, "partition": "dirichlet", "rounds": 8, "strategic-users": "7-10"}
+        keys |= {"attack": "backdoor", "attack-options": '{"share": 0.5}'}
+        config = options.configure(keys, tmp_path / engine, 1)
+        run_once(config, options)
+        result = read_result(config.folder())
+        found.append((np.load(config.folder() / "trajectory.npy"), result.users_text))
+        assert result.metrics["triggered_theta_worst"] > 0
+    assert np.abs(found[0][0] - found[1][0]).max() <= 1e-9
+    assert found[0][1] == found[1][1]
+
+
+@pytest.mark.slow
 def test_users_are_dealt_the_same_on_ray(superlink: None, tmp_path: Path) -> None:
     """Each process of Ray's deals by itself; own test sets are measured there."""
     found = []
