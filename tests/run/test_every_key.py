@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping
 from functools import cache
@@ -215,6 +216,8 @@ SAME: Mapping[str, tuple[Settings, Any, str]] = {
 }
 """For each key a value that must not change what comes of the settings, and why not."""
 
+PICTURES: Settings = {"dataset": "tests.support.small_images:small_images"}
+BACKDOOR = {"size": 1, "row": 0, "column": 0, "value": 0.5, "label": 2, "share": 0.9}
 OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
     ("dataset", "csv:PATH", "delimiter"): (TABLE, '{"delimiter": ";"}'),
     ("dataset", "hf:PATH", "config"): (
@@ -232,6 +235,11 @@ OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
     ("aggregation", "centred-clipping", "clippings"): ({}, '{"clippings": 1}'),
     ("attack", "rule-aware", "trials"): ({"aggregation": "krum", **FIVE}, '{"trials": 2}'),
     ("attack", "rule-aware", "guesses"): ({"aggregation": "median"}, '{"guesses": 1}'),
+    **{
+        ("attack", attack, option): (PICTURES, json.dumps({option: value}))
+        for attack in ("backdoor", "model-replacement")
+        for option, value in BACKDOOR.items()
+    },
     ("aggregation", "qrmed", "influence"): ({}, '{"influence": 0.01}'),
     ("aggregation", "qrmed", "steps"): ({}, '{"steps": 1}'),
     ("aggregation", "static-clipping", "then"): ({}, '{"then": "median"}'),
