@@ -25,6 +25,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from clients.answers import ANSWER
+from clients.learned import LEARNED
 from pfl_flower.support.files import Sealed, SealError, read_sealed, write_sealed
 from pfl_flower.transport.broadcasts import Broadcast, Session
 from pfl_flower.transport.flower_internals import log
@@ -127,7 +128,7 @@ class Memory:
         arrays = {
             f"{name}/{key}": array.numpy()
             for name, record in state.array_records.items()
-            if not name.startswith(ANSWER)
+            if not name.startswith((ANSWER, LEARNED))
             for key, array in record.items()
         }
         path = self.folder / f"round-{broadcast.round:08d}-{session.name}-{group}.pfl"

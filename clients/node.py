@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from logging import WARNING
 from pathlib import Path
 
 from flwr.app import Context, RecordDict
@@ -22,8 +24,11 @@ from pfl_flower.run.config import RunConfig, parse_config
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.threads import one_thread
+from pfl_flower.support.world import out_of_memory
 from pfl_flower.transport.broadcasts import Broadcast
+from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.questions import ROLES, Introduction
 
@@ -102,10 +107,12 @@ class Node:
         kept = True
         if self.problem.config.checkpoint_every:
             kept = memory.keep(self.state, broadcast)
+        accuracies = measured(clients) if broadcast.measured else {}
         rows = Rows.merge(answer.gradients for answer in answers)
         report = Report(broadcast.round, broadcast.users, rows.values_by_user)
         metrics = NodeMetrics.merge(answer.metrics for answer in answers)
-        return report, replace(metrics, memory=took, unkept=int(not kept))
+        said = replace(metrics, memory=took, unkept=int(not kept), accuracies=accuracies)
+        return report, said
 
     def evaluation(self, users: tuple[int, ...], rho: Tensor | None = None) -> NodeMetrics:
         """Return how good the users' local models are; with rho, also what they come to by user.
@@ -117,13 +124,31 @@ class Node:
 
     def _evaluation(self, users: tuple[int, ...], rho: Tensor | None) -> NodeMetrics:
         clients = node_clients(self.problem, users, self.role, self.state)
-        found = {user: value for client in clients for user, value in client.evaluate().items()}
+        found = _accuracies(clients)
         if rho is None:
             return NodeMetrics(accuracies=found)
         there = rho.to(self.problem.device)
         served = {u: value for client in clients for u, value in client.served(there).items()}
         led = {u: value for client in clients for u, value in client.triggered(there).items()}
         return NodeMetrics(accuracies=found, served=served, triggered=led)
+
+
+def measured(clients: Iterable[Client]) -> dict[int, float]:
+    """Return how good local models are, to be said with reports, whose worth is another matter.
+
+    What cannot be measured costs no report: the server asks once more, and is told why.
+    """
+    try:
+        return _accuracies(clients)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        log(WARNING, "the local models cannot be measured: %s", one_line(error))
+        return {}
+
+
+def _accuracies(clients: Iterable[Client]) -> dict[int, float]:
+    return {user: value for client in clients for user, value in client.evaluate().items()}
 
 
 def node_clients(

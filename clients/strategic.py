@@ -10,6 +10,7 @@ from torch import Tensor
 
 from clients.base import Answer, Client
 from clients.honest import SurrogateClient
+from clients.learned import keep_targets, take_targets
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.attack import Attack, Observation, plausible_report
 from pfl_flower.run.strategic_user import make_attack
@@ -22,6 +23,7 @@ class StrategicClient(Client):
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the attacks' reports, projected on GRAD(rho_t), or on what else is plausible."""
         positions = {user: row for row, user in enumerate(broadcast.users)}
+        take_targets(self.problem, self.state)
         attacks = {user: make_attack(self.problem, user) for user in self.asked(broadcast)}
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
         seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
@@ -34,6 +36,7 @@ class StrategicClient(Client):
             if alike not in said:
                 said[alike] = self._attack(attack, user, broadcast, accepted, seen[wanted[user]])
             gradients[user] = self._kept(user, broadcast.round, *said[alike])
+        keep_targets(self.problem, self.state)
         return Answer(Rows.of(gradients))
 
     def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:

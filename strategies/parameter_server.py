@@ -25,6 +25,7 @@ from pfl_flower.support.seeding import generator
 from pfl_flower.support.threads import one_thread
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
 from pfl_flower.transport.flower_internals import log
+from strategies.measuring import Measuring
 from strategies.questions import (
     evaluation_questions,
     read_evaluations,
@@ -76,6 +77,8 @@ class ParameterServer(ResumableStrategy):
         )
         self._omniscient = knowledge_of(config) == "omniscient"
         self._everyone = frozenset(range(config.users))
+        by_user = problem.source.tested or problem.backdoor is not None
+        self._measuring = Measuring(config, by_user)
         self._past = PastRounds.none(config.users)
         self._rho = problem.initial
 
@@ -120,9 +123,12 @@ class ParameterServer(ResumableStrategy):
         self._rho = unpack_rho(arrays).to(self.problem.device)
         users = self.participants(server_round)
         asked = self.roster.asked(users - self.roster.strategic if self._omniscient else users)
-        self.asked = training_questions(
-            {node: self._broadcast(server_round, node, users) for node, users in asked.items()}
-        )
+        measured = self._measuring.with_reports(server_round, self.roster, self.present)
+        told = {
+            node: replace(self._broadcast(server_round, node, users), measured=node in measured)
+            for node, users in asked.items()
+        }
+        self.asked = training_questions(told, measured)
         # Flower would wait in vain for a node that it knows to be gone.
         return [one.message for one in self.asked if one.node in self.present]
 
@@ -157,6 +163,7 @@ class ParameterServer(ResumableStrategy):
     ) -> tuple[ArrayRecord, MetricRecord]:
         eta = self.step_sizes.at(server_round)
         found = self.read(server_round, replies)
+        self._measuring.heard = found.measured
         rows = found.rows.to(self.problem.device)
         rule = self.rule.at(server_round, self._rho)
         direction, accepted, overflow = combine(
@@ -180,6 +187,7 @@ class ParameterServer(ResumableStrategy):
             rejections=rejections,
             strategic=self.roster.strategic,
             metrics=found.metrics,
+            accuracies=found.metrics.accuracies,
             notices=found.notices,
             lost=self._past.lost(found.metrics.memory),
             unkept=found.unkept,
@@ -198,15 +206,10 @@ class ParameterServer(ResumableStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return questions to honest nodes, each ``evaluate-every`` rounds and at the end."""
-        run = self.config
-        due = run.evaluate_every and server_round % run.evaluate_every == 0
-        if not run.evaluate_every or not (due or server_round == run.rounds):
-            return []
-        honest = self.roster.with_honest_users(self.present)
-        by_user = self.problem.source.tested or self.problem.backdoor is not None
-        rho = arrays if by_user else None
-        self.asked = evaluation_questions(server_round, honest, rho)
+        """Return questions to honest nodes that have not said how good their models are."""
+        left = self._measuring.by_message(server_round, self.roster, self.present)
+        rho = arrays if self._measuring.by_user else None
+        self.asked = evaluation_questions(server_round, left, rho)
         return [one.message for one in self.asked]
 
     def aggregate_evaluate(
@@ -215,13 +218,15 @@ class ParameterServer(ResumableStrategy):
         """Return the mean accuracy of the local models that answered."""
         most = Measure.of(self.problem.source.loss).most
         said = read_evaluations(self.asked, replies, most)
+        accuracies = said.accuracies
         if self.record is not None:
-            self.record.accuracies, self.record.served = said.accuracies, said.served
+            accuracies = {**self.record.accuracies, **accuracies}
+            self.record.accuracies, self.record.served = accuracies, said.served
             self.record.triggered = said.triggered
             self.record.leave_out("absurd", said.absurd)
-        if not said.accuracies:
+        if not accuracies:
             return None
-        return MetricRecord({"local-accuracy": statistics.fmean(said.accuracies.values())})
+        return MetricRecord({"local-accuracy": statistics.fmean(accuracies.values())})
 
     def summary(self) -> None:
         """Log what is about to run."""

@@ -33,6 +33,8 @@ class Question:
         Whom it asks.
     most : int
         Bytes of a reply's content: more is not read.
+    measured : tuple of int
+        Whose local models' accuracies may come with a report.
     repeats : int
         How often it was repeated.
     """
@@ -40,6 +42,7 @@ class Question:
     message: Message
     users: tuple[int, ...] = ()
     most: int = MOST_BYTES
+    measured: tuple[int, ...] = ()
     repeats: int = 0
 
     def repeat(self) -> None:
@@ -53,14 +56,23 @@ class Question:
         return self.message.metadata.dst_node_id
 
 
-def training_questions(told: Mapping[int, Broadcast]) -> list[Question]:
-    """Return a training message to each node with its broadcast."""
+def training_questions(
+    told: Mapping[int, Broadcast], measured: Mapping[int, tuple[int, ...]] | None = None
+) -> list[Question]:
+    """Return a training message to each node with its broadcast.
+
+    ``measured`` are the users, by node, whose local models' accuracies a broadcast asks for.
+    """
+    rated = measured or {}
     contents = pack_broadcasts(list(told.values()))
     return [
         Question(
             Message(content, node, MessageType.TRAIN, group_id=str(broadcast.round)),
             broadcast.users,
-            largest_reply(len(broadcast.users), broadcast.rho.nbytes),
+            largest_reply(
+                len(broadcast.users), broadcast.rho.nbytes, measured=len(rated.get(node, ()))
+            ),
+            rated.get(node, ()),
         )
         for (node, broadcast), content in zip(told.items(), contents, strict=True)
     ]

@@ -19,7 +19,7 @@ from pfl_flower.aggregation.reports import (
 )
 from pfl_flower.aggregation.rows import Rows, ids
 from pfl_flower.support.foreign_text import one_line
-from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.node_metrics import NodeMetrics, speaks_of_accuracies
 from pfl_flower.transport.nonces import failure_in, genuine
 from pfl_flower.transport.pulling import TOO_LARGE
 from pfl_flower.transport.training_replies import largest_reply, unpack_report
@@ -51,6 +51,8 @@ class RoundReplies:
         What the nodes say of their own work.
     unkept : list
         Users whose memory their node, as it says, could not keep.
+    measured : set
+        Nodes that have said with their report how good their local models are, or tried to.
     notices : Counter
         What was left out without costing anybody a row: ``duplicate`` and ``stray`` replies, and
         entries of metrics that are ``absurd``.
@@ -60,6 +62,7 @@ class RoundReplies:
     rejections: list[Rejection] = field(default_factory=list)
     said: list[NodeMetrics] = field(default_factory=list)
     unkept: list[int] = field(default_factory=list)
+    measured: set[int] = field(default_factory=set)
     notices: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -112,8 +115,10 @@ def read_replies(
             continue
         parts.append(Rows(ids(report.users), report.gradients))
         if answer is not None:
-            said = NodeMetrics.unpack(answer.content, users)
+            said = NodeMetrics.unpack(answer.content, users, measured=question.measured)
             found.said.append(said)
+            if speaks_of_accuracies(answer.content):
+                found.measured.add(question.node)
             found.unkept += users if said.unkept else ()
     if parts:
         together = Rows.merge(parts)
@@ -138,7 +143,8 @@ def _read(question: Question, answer: Message | None, form: Form) -> Report:
     if (why := failure_in(answer.content)) is not None:
         raise ReportError(Reason.CLIENT_ERROR, why)
     users = question.users
-    limit = largest_reply(len(users), form.dim * form.dtype.itemsize)
+    row_bytes, measured = form.dim * form.dtype.itemsize, len(question.measured)
+    limit = largest_reply(len(users), row_bytes, measured)
     report = unpack_report(answer.content, max_bytes=limit)
     check_form(report, round=form.round, users=users, dim=form.dim, dtype=form.dtype)
     return report

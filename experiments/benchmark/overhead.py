@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -94,7 +95,7 @@ def large_messages(conditions: Conditions) -> list[Comparison]:
 
 def a_message(conditions: Conditions) -> list[Comparison]:
     """Compare what this app adds to a message at a site with importing torch and Flower (b)."""
-    sides = {role: partial(fresh_process, "message_cost", role) for role in USERS}
+    sides = {role: partial(_second_message, role) for role in USERS}
     found = take_turns(conditions, "a message", sides)
     return [
         Comparison.of_times(
@@ -102,7 +103,22 @@ def a_message(conditions: Conditions) -> list[Comparison]:
             f"a message to an {role} user at a site, processor time".replace("an s", "a s"),
             ("all but these imports", [one["imports"] + one["answer"] for one in runs]),
             ("importing torch and Flower", [one["torch"] + one["flower"] for one in runs]),
-            f"of ours, the app's imports: {milliseconds([one['imports'] for one in runs])}",
+            f"of ours, the app's imports: {milliseconds([one['imports'] for one in runs])}; "
+            f"all of it in the run's first message: {milliseconds([one['first'] for one in runs])}",
         )
         for role, runs in found.items()
     ]
+
+
+def _second_message(role: str) -> dict[str, float]:
+    """Measure what answers a node's second message, after the process that answered the first.
+
+    A node keeps what Python has compiled for the first one, unless its environment forbids it.
+    """
+    kept = {"PYTHONDONTWRITEBYTECODE": ""}
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (
+            fresh_process("message_cost", role, number, folder, environment=kept)
+            for number in ("1", "2")
+        )
+    return {**second, "first": first["imports"] + first["answer"]}

@@ -107,7 +107,9 @@ def worker(case: str, *, threads: int = 0, **arguments: Any) -> dict[str, Any]:
     return fresh_process("worker", case, json.dumps(arguments), threads=threads)
 
 
-def fresh_process(module: str, *arguments: str, threads: int = 0) -> dict[str, Any]:
+def fresh_process(
+    module: str, *arguments: str, threads: int = 0, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module of this folder in a process of its own and return the JSON that it prints last.
 
     Raises
@@ -123,7 +125,7 @@ def fresh_process(module: str, *arguments: str, threads: int = 0) -> dict[str, A
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **limits},
+        env={**os.environ, **limits, **(environment or {})},
     )
     if done.returncode:
         said = (done.stderr.strip() or "no output").splitlines()[-1]

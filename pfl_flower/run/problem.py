@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.attacks.backdoor import Backdoor
-from pfl_flower.attacks.targets import learn, learn_target
+from pfl_flower.attacks.targets import learn, learn_target, stays_in_cache
 from pfl_flower.data.catalogue import load_source
 from pfl_flower.data.consistency import check_draw
 from pfl_flower.data.own.places import versioned
@@ -79,6 +80,18 @@ class Problem(UserSets):
         if self.backdoor is not None:
             return {self.config.shifts()[0]: self._learn_backdoor(self.backdoor)}
         return {shift: self._learn(shift) for shift in dict.fromkeys(self.config.shifts())}
+
+    def dear_targets(self) -> dict[int, Tensor]:
+        """Return targets that were learned in this process and that the next must learn anew."""
+        key = self._target_key()
+        kept = stays_in_cache(self.source, self.model, key)
+        return {} if kept else dict(vars(self).get("targets", {}))
+
+    def take_targets(self, learned: Mapping[int, Tensor]) -> None:
+        """Take the ``dear_targets`` of an earlier process for one's own, unless there are some."""
+        if set(learned) == set(self.config.shifts()):
+            placed = {one: value.to(self.device, self.dtype) for one, value in learned.items()}
+            vars(self).setdefault("targets", placed)
 
     @cached_property
     def backdoor(self) -> Backdoor | None:

@@ -58,6 +58,8 @@ class Broadcast:
         The honest reports of this round that count, ``(m, d)``; to omniscient attackers only.
     coalition : int
         How many strategic users are asked in this round, told with them; 0 to all others.
+    measured : bool
+        Whether the accuracies of the node's local models are to come with the reports.
     members : tuple of int
         Ids of all users that the node acts for, ascending; those asked when left out.
     session : Session
@@ -73,6 +75,7 @@ class Broadcast:
     honest_sum: Tensor | None = None
     honest: Tensor | None = None
     coalition: int = 0
+    measured: bool = False
     members: tuple[int, ...] = ()
     session: Session = Session()
 
@@ -134,6 +137,8 @@ def _packed_words(broadcast: Broadcast) -> ConfigRecord:
         config["members"] = packed(broadcast.members)
     if broadcast.coalition:
         config["coalition"] = broadcast.coalition
+    if broadcast.measured:
+        config["measured"] = True
     return filled(ConfigRecord, config)
 
 
@@ -153,6 +158,7 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
         honest_sum=None if honest is None else to_tensor(honest).to(device),
         honest=None if known is None else to_tensor(known).to(device),
         coalition=integer(config, "coalition") if "coalition" in config else 0,
+        measured=bool(config.get("measured", False)),
         members=integers(config, "members") if "members" in config else (),
         session=Session(
             str(config["session"]), integer(config, "resumed"), integer(config, "committed")

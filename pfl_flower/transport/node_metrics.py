@@ -109,16 +109,25 @@ class NodeMetrics:
         return filled(MetricRecord, values)
 
     @classmethod
-    def unpack(cls, content: RecordDict, users: Collection[int], most: float = 1.0) -> NodeMetrics:
+    def unpack(
+        cls,
+        content: RecordDict,
+        users: Collection[int],
+        most: float = 1.0,
+        *,
+        measured: Collection[int] | None = None,
+    ) -> NodeMetrics:
         """Return the metrics of a reply on ``users``; what is absurd is left out and counted.
 
-        ``most`` is the largest value on own test sets: 1 for accuracies.
+        ``most`` is the largest value on own test sets: 1 for accuracies. ``measured`` are those
+        whose accuracies were asked for; left out, all of them.
         """
         record = find(content, METRICS, MetricRecord) or MetricRecord()
         known: dict[str, Any] = {
             key: value for key, value in record.items() if _plausible(key, value, len(users))
         }
-        accuracies, others = _by_user(known, "accuracy-users", "accuracies", users)
+        rated = users if measured is None else measured
+        accuracies, others = _by_user(known, "accuracy-users", "accuracies", rated)
         memory, strangers = _by_user(known, "memory-users", "memory-rounds", users)
         served, refused = served_users(known, users, most)
         triggered, others_led = triggered_users(known, users)
@@ -135,6 +144,12 @@ class NodeMetrics:
             served,
             triggered,
         )
+
+
+def speaks_of_accuracies(content: RecordDict) -> bool:
+    """Return whether a reply says how good local models are, well or not."""
+    record = find(content, METRICS, MetricRecord)
+    return record is not None and "accuracies" in record
 
 
 def _by_user(

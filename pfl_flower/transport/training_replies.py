@@ -23,15 +23,19 @@ from pfl_flower.transport.wire import filled, find, plain, to_record
 GRADIENTS = "gradients"
 USER_BYTES = 64
 """Room in a reply for what is said of each user, besides its numbers."""
+ACCURACY_BYTES = 16
+"""An accuracy, and whose it is."""
 
 
-def largest_reply(users: int, row_bytes: int) -> int:
+def largest_reply(users: int, row_bytes: int, measured: int = 0) -> int:
     """Return the most bytes of a training reply: its rows, 64 for each user, and 4096.
 
-    >>> largest_reply(users=2, row_bytes=80)
-    4384
+    Where the accuracies of ``measured`` local models are to come with it, 16 more for each.
+
+    >>> largest_reply(users=2, row_bytes=80), largest_reply(users=2, row_bytes=80, measured=3)
+    (4384, 4432)
     """
-    return users * (row_bytes + USER_BYTES) + FRAME_BYTES
+    return users * (row_bytes + USER_BYTES) + measured * ACCURACY_BYTES + FRAME_BYTES
 
 
 def pack_report(report: Report, metrics: NodeMetrics) -> RecordDict:

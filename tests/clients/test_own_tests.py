@@ -140,11 +140,14 @@ def test_without_a_minimiser_or_a_converged_solve_nothing_is_claimed() -> None:
 
 
 def test_draws_are_measured_as_they_were_and_rho_stays_at_home() -> None:
-    asked: list[bool] = []
+    asked: list[str] = []
 
     def spy(message: Message, context: Any) -> Message:
-        if message.metadata.message_type == "evaluate":
-            asked.append("arrays" in message.content)
+        kind, told = message.metadata.message_type, message.content
+        if kind == "train":
+            asked.append("measured" if told["config"].get("measured") else "")
+        if kind == "evaluate":
+            asked.append("rho" if "arrays" in told else "no rho")
         return client_app(message, context)
 
     for partition in ("draws", "similarity"):
@@ -157,7 +160,8 @@ def test_draws_are_measured_as_they_were_and_rho_stays_at_home() -> None:
         assert server.record is not None
         assert bool(server.record.served) == (partition == "similarity")
         assert len(server.record.accuracies) == 5
-    assert asked == [False, True]
+    # Models on the common test set with the reports; on one's own once the round's rho is there.
+    assert asked == ["measured", "", "", "", "rho"]
     run = pfl.run(dataset=HERE + "written", points_per_user=40, **FEW)
     assert len(run.users) == 0
     assert not any(name.startswith("own_") for name in (*run.metrics, *run.rounds))
