@@ -116,9 +116,8 @@ class Post:
 
     def rest(self, began: float) -> None:
         """Wait until it is worth another look at what was asked at ``began``."""
-        if self.waiting:
-            passed = time.monotonic() - began
-            time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * passed)))
+        passed = time.monotonic() - began
+        time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * passed)))
 
 
 def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
@@ -132,7 +131,8 @@ def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
         post.send(questions, timeout)
         while post.waiting:
             post.look()
-            post.rest(began)
+            if post.waiting:
+                post.rest(began)
         return post.heard
     heard, again = Heard(), list(questions)
     # Nodes of this process answer at once, each in a time of its own.

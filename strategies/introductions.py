@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -13,7 +14,7 @@ from flwr.serverapp import Grid
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import DeviceError
 from pfl_flower.support.foreign_text import one_line
-from pfl_flower.transport.flower_internals import log
+from pfl_flower.transport.flower_internals import APP_ERRORS, NODE_UNAVAILABLE, log
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import failure_in, genuine, lacks_device
 from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
@@ -24,6 +25,10 @@ from strategies.questions import Question
 MOST_REMEMBERED = 10_000
 """Nodes of which it is remembered that they cannot take part, or are slow: strangers may come and
 go without end, and those that are forgotten are asked as if they came for the first time."""
+
+
+AGAIN_SECONDS = 2.0
+"""Between two questions to a node of which errors came: it may be on its way back."""
 
 
 class Introductions:
@@ -48,7 +53,7 @@ class Introductions:
         self.notices: Counter[str] = Counter()
         self._refused: dict[int, None] = {}
         self._late: dict[int, None] = {}
-        self._open: dict[int, Question] = {}
+        self._open: dict[int, list[Question]] = {}
         self._post: Post | None = None
 
     def ask(self, grid: Grid, nodes: Iterable[int], round: int, *, least: int = 0) -> None:
@@ -56,56 +61,84 @@ class Introductions:
 
         ``introduction-timeout`` is how long, and, as long as fewer than ``least`` can take part,
         the longer of ``node-timeout`` and ``reply-timeout``: the first answer takes a process that
-        starts. Who has not answered by then may do so later, see ``look``. ``round`` is the one up
-        to which memory counts.
+        starts. Until then a node that is silent, or gone and back, is asked again, and so is one
+        that comes. Who has not answered by then may do so later, see ``look``. ``round`` is the one
+        up to which memory counts.
         """
-        config = self.config
-        patience = max(config.reply_timeout, config.node_timeout)
-        questions = {node: self._question(node, round) for node in nodes}
-        self._open |= questions
+        config, first = self.config, {node: self._question(node, round) for node in nodes}
+        patience = max(config.reply_timeout, config.node_timeout, config.introduction_timeout)
+        self._open |= {node: [question] for node, question in first.items()}
         if isinstance(grid, InProcessGrid):
-            heard = ask(grid, list(questions.values()), patience)
-            self._take(heard.replies)
+            heard = ask(grid, list(first.values()), patience)
+            self._take(heard.replies, 0)
             self.notices.update(heard.notices)
             # Nodes of this process have answered, or never will.
             for node in [*self._open]:
                 self._refuse(node, "it did not answer in time")
             return
         post, began = self._posted(grid), time.monotonic()
-        post.send(list(questions.values()), max(patience, config.introduction_timeout))
-        while any(node in self._open for node in questions) and post.waiting:
-            self._hear(post)
+        post.send(list(first.values()), patience)
+        asked = dict.fromkeys(first, began)
+        while any(node in self._open for node in asked):
+            self._hear(post, least)
             passed = time.monotonic() - began
             enough = len(self.known) >= least and passed >= config.introduction_timeout
-            if enough or passed >= max(patience, config.introduction_timeout):
+            if enough or passed >= patience:
+                break
+            if len(self.known) < least:
+                self._ask_again(grid, asked, round, patience - passed)
+            elif not post.waiting:
                 break
             post.rest(began)
-        for node in [node for node in questions if node in self._open]:
+        for node in [node for node in asked if node in self._open]:
             self._note_late(node)
+
+    def _ask_again(self, grid: Grid, asked: dict[int, float], round: int, left: float) -> None:
+        """Ask those whose question is lost, as far as can be seen, and those who have come.
+
+        That of a node that died is known to be lost once Flower has missed it for a while, or when
+        nothing has come for ``introduction-timeout``; an answer to an earlier question counts, too.
+        """
+        post, now = self._posted(grid), time.monotonic()
+        waiting = {question.node for question in post.waiting.values()}
+        for node in grid.get_node_ids():
+            if node in self.known or node in self._refused:
+                continue
+            pause = self.config.introduction_timeout if node in waiting else AGAIN_SECONDS
+            if now - asked.get(node, -math.inf) >= pause:
+                question = self._question(node, round)
+                self._open.setdefault(node, []).append(question)
+                post.send([question], left)
+                asked[node] = now
 
     def look(self, grid: Grid, present: Collection[int], round: int) -> None:
         """Hear who has answered since, without waiting, and ask those again that are late."""
         if self._post is None:
             return
-        self._hear(self._post)
+        self._hear(self._post, 0)
         gone = [node for node in self._open if node not in present]
         self._post.forget(gone)
         for node in gone:
             del self._open[node]
+        # Who was late once, and has come again, is asked, and nobody waits for it.
+        back = self._late.keys() & present
+        for node in back - self.known.keys() - self._refused.keys() - self._open.keys():
+            self._open[node] = []
         waiting = {question.node for question in self._post.waiting.values()}
         again = {node: self._question(node, round) for node in self._open if node not in waiting}
-        self._open |= again
+        self._open |= {node: [question] for node, question in again.items()}
         if again:
             self._post.send(list(again.values()), self.config.introduction_timeout)
 
     def strangers(self, present: Collection[int]) -> list[int]:
         """Return the nodes that are to be asked for the first time, and waited for."""
         known = self.known.keys() | self._refused.keys() | self._open.keys()
-        new = sorted(set(present) - known)
-        # Who was late once is asked, too, and nobody waits for it again.
-        for node in [node for node in new if node in self._late]:
-            self._open[node] = self._question(node, 0)
-        return [node for node in new if node not in self._late]
+        return sorted(set(present) - known - self._late.keys())
+
+    @property
+    def unheard(self) -> list[int]:
+        """The nodes that were asked and have not answered yet."""
+        return sorted(self._open)
 
     def forget(self, keep: Collection[int]) -> None:
         """Forget what nodes said that are gone and act for nobody."""
@@ -120,18 +153,19 @@ class Introductions:
             self._post = Post(grid)
         return self._post
 
-    def _hear(self, post: Post) -> None:
+    def _hear(self, post: Post, least: int) -> None:
         post.look()
         replies, post.heard.replies = post.heard.replies, []
-        self._take(replies)
+        self._take(replies, least)
         self.notices.update(post.heard.notices)
         post.heard.notices.clear()
 
-    def _take(self, replies: Iterable[Message]) -> None:
-        asked = {one.message.metadata.message_id: one for one in self._open.values()}
+    def _take(self, replies: Iterable[Message], least: int) -> None:
+        open = [one for several in self._open.values() for one in several]
+        asked = {one.message.metadata.message_id: one for one in open}
         for reply in replies:
             question = asked.pop(reply.metadata.reply_to_message_id, None)
-            if question is None:
+            if question is None or question.node not in self._open:
                 continue
             try:
                 said = introduction(question, reply, self.config.users)
@@ -142,7 +176,8 @@ class Introductions:
                 self._refuse(question.node, one_line(str(error)))
                 continue
             except ValueError as error:
-                self._refuse(question.node, one_line(str(error)))
+                if not _passes(reply, hurt=len(self.known) < least):
+                    self._refuse(question.node, one_line(str(error)))
                 continue
             del self._open[question.node]
             self.known[question.node] = said
@@ -188,6 +223,13 @@ def introduction(question: Question, reply: Message, users: int) -> Introduction
     if said.role not in ROLES:
         raise ValueError(f"role {one_line(said.role, 40)}")
     return said
+
+
+def _passes(reply: Message, *, hurt: bool) -> bool:
+    """Whether a reply says that a node was not there, or, if that hurts, that its process died."""
+    if not reply.has_error():
+        return False
+    return reply.error.code == NODE_UNAVAILABLE or (hurt and reply.error.code not in APP_ERRORS)
 
 
 def _remember(nodes: dict[int, None], node: int) -> None:

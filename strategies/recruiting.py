@@ -113,9 +113,10 @@ class Recruiter:
     def _meet(self, grid: Grid, nodes: list[int], round: int) -> None:
         self.introductions.ask(grid, nodes, round, least=self.config.min_nodes)
         if len(self.nodes) < self.config.min_nodes:
+            unheard = ", ".join(map(str, self.introductions.unheard))
             raise NodesMissingError(
                 f"min-nodes = {self.config.min_nodes}: {len(self.nodes)} of {len(nodes)} nodes "
-                "can take part"
+                f"can take part{f'; not heard of: {unheard}' if unheard else ''}"
             )
 
     def turned_away(self) -> Counter[str]:

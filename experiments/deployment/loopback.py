@@ -51,6 +51,8 @@ class Site:
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",
+            # A node compiles an app once, for its first message, as Python does unless told not to.
+            "PYTHONDONTWRITEBYTECODE": "",
             "PFL_BIND": "127.0.0.1",
             "PFL_PAUSE": "2",
             "PFL_AS_ROOT": "1",

@@ -27,6 +27,7 @@ from pfl_flower.support.errors import REFUSALS
 from pfl_flower.support.foreign_text import one_line
 
 __all__ = [
+    "APP_ERRORS",
     "CLIENT_APP_RAISED",
     "NODE_UNAVAILABLE",
     "SUPERLINK_NODE_ID",
@@ -45,6 +46,15 @@ __all__ = [
 
 NODE_UNAVAILABLE: int = ErrorCode.NODE_UNAVAILABLE
 """The code of the error reply on behalf of a node that is gone."""
+APP_ERRORS = frozenset(
+    {
+        ErrorCode.LOAD_CLIENT_APP_EXCEPTION,
+        ErrorCode.CLIENT_APP_RAISED_EXCEPTION,
+        ErrorCode.MOD_FAILED_PRECONDITION,
+        ErrorCode.INVALID_FAB,
+    }
+)
+"""The codes of error replies that another try does not mend."""
 CLIENT_APP_RAISED: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 """The code of the error reply of a node whose ClientApp raised."""
 

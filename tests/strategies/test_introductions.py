@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
 
 from clients import node
 from pfl_flower.client_app import app as client_app
@@ -16,6 +16,7 @@ from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.errors import DeviceError, NodesMissingError
 from pfl_flower.transport.broadcasts import pack_rho
+from pfl_flower.transport.flower_internals import NODE_UNAVAILABLE
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.nonces import nonce_of, signed
@@ -96,6 +97,78 @@ def test_with_too_few_others_it_is_waited_for_as_long_as_for_a_reply(clock: list
     assert 70.0 <= clock[0] < 71.0
     with pytest.raises(NodesMissingError, match="min-nodes = 2: 1 of 2 nodes can take part"):
         serve(config, posted(config, clock, 2, delays=late(1001, 95.0)))
+
+
+class Dying(Coming):
+    """Node 1001 dies with its first question, is missed after 30 s, and is back after ``back``.
+
+    Where ``missed`` is false nobody misses it: what it was asked is lost without a word.
+    """
+
+    back, missed, code = 70.0, True, NODE_UNAVAILABLE
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        found = []
+        for message in messages:
+            (identifier,) = super().push_messages([message])
+            found.append(identifier)
+            if message.metadata.dst_node_id != 1001 or self.clock[0] >= self.back:
+                continue
+            when = max(self.clock[0], 30.0) if self.missed else 1e9
+            self._ready[identifier] = when, Message(Error(self.code, "gone"), reply_to=message)
+        return found
+
+    def get_node_ids(self) -> Iterable[int]:
+        away = self.missed and 30.0 <= self.clock[0] < self.back
+        return [node for node in super().get_node_ids() if node != 1001 or not away]
+
+
+def dying(config: RunConfig, clock: list[float]) -> Dying:
+    grid = Dying(InProcessGrid(client_app, nodes=3, run_config=config.flat()), clock)
+    grid.here = lambda look: (1000, 1001, 1002)  # type: ignore[method-assign]
+    return grid
+
+
+@pytest.mark.parametrize("missed", [True, False])
+@pytest.mark.parametrize("code", [NODE_UNAVAILABLE, 8, 0])
+def test_who_dies_with_its_introduction_is_asked_again_and_takes_part(
+    code: int, missed: bool, clock: list[float]
+) -> None:
+    """All nodes are needed: the start waits for the third, whose first question nobody answers."""
+    config = configure(rounds=3, min_nodes=3, introduction_timeout=20.0, node_timeout=120.0)
+    grid = dying(config, clock)
+    grid.missed, grid.code = missed, code
+    records, server = serve(config, grid)
+    assert server.roster.nodes.keys() == {1000, 1001, 1002}
+    assert 70.0 <= clock[0] <= 70.0 + (3.0 if missed else 20.0) + 1.0
+    assert not any(record.rejections for record in records)
+    assert torch.equal(trajectory(records), trajectory(play(config, nodes=3)))
+    # It is asked while it may be there, and nobody else is asked twice.
+    asked = [m.metadata.dst_node_id for _, m in grid.pushed if m.metadata.message_type == QUERY]
+    assert asked.count(1000) == asked.count(1002) == 1 and 2 <= asked.count(1001) <= 12
+
+
+def test_who_dies_with_its_introduction_and_stays_away_is_named(clock: list[float]) -> None:
+    config = configure(rounds=1, min_nodes=3, introduction_timeout=20.0, reply_timeout=90.0)
+    grid = dying(config, clock)
+    grid.back = 1e9
+    with pytest.raises(NodesMissingError, match="2 of 3 nodes can take part; not heard of: 1001"):
+        serve(config, grid)
+    assert 90.0 <= clock[0] <= 92.0
+
+
+def test_who_dies_with_its_introduction_and_is_not_needed_may_come_later(
+    clock: list[float],
+) -> None:
+    """The others begin; node 1000 goes when it is back, and 1001 takes its users."""
+    config = configure(rounds=9, introduction_timeout=20.0)
+    grid = dying(config, clock)
+    grid.delays = late(1000, 10.0, TRAIN)
+    grid.here = lambda look: (1000, 1001, 1002) if clock[0] < 80.0 else (1001, 1002)  # type: ignore
+    records, server = serve(config, grid)
+    assert server.roster.nodes.keys() == {1001, 1002}
+    assert records[0].notices["cannot-1001"] == 1
+    assert not any(record.rejections for record in records)
 
 
 def test_who_was_late_takes_the_users_of_a_node_that_goes(clock: list[float]) -> None:
