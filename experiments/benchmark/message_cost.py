@@ -39,6 +39,7 @@ def measure(role: str, round: int, folder: Path) -> dict[str, float]:
     from torch import float64, zeros
 
     from pfl_flower.client_app import app
+    from pfl_flower.support.files import replacing
     from pfl_flower.transport.broadcasts import Broadcast, pack_broadcasts
     from pfl_flower.transport.flower_internals import identify_process, number
     from pfl_flower.transport.nonces import failure_in
@@ -65,7 +66,8 @@ def measure(role: str, round: int, folder: Path) -> dict[str, float]:
     answered = time.process_time() - began
     if (why := failure_in(reply.content)) is not None:
         raise RuntimeError(why)
-    kept.write_bytes(flowers.context_to_proto(context).SerializeToString())
+    with replacing(kept) as file:
+        file.write(flowers.context_to_proto(context).SerializeToString())
     torch, flower, ours = (later - earlier for earlier, later in pairwise(spent))
     return {"torch": torch, "flower": flower, "imports": ours, "answer": answered}
 
