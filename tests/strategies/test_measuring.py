@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "samples": {"participation": 0.4},
     "omniscient": {"attack-knowledge": "omniscient"},
     "other labels": {"attack": "label-flip"},
+    "ditto": {"personalization": "ditto"},
 }
 
 
