@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+import torch
+
 from experiments.paper.protocols import Keys
 from experiments.paper.runs import configured, run_variant, shared
 from experiments.studies.study import Setting
@@ -13,6 +15,7 @@ from pfl_flower.run.attack_plans import honest_users, plan, reach
 from pfl_flower.run.evaluation import Evaluation
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.results import LIMIT_FILE, write_limit
+from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 
 WORTH = ("accuracy_true", "accuracy_target", "distance_to_target")
@@ -43,6 +46,20 @@ def exact_limit(setting: Setting, keys: Keys) -> str:
         limit = reach(problem, user)
         write_limit(folder / LIMIT_FILE, limit.rho, limit.gradient, {user: 0})
     return str(folder)
+
+
+def beyond_steps(setting: Setting, label: str, keys: Keys) -> float:
+    """Return how far from the target Adam on the server must leave rho in so many rounds.
+
+    A step of Adam moves no coordinate by much more than eta_t, so that T rounds take it about
+    ``B = sum_t eta_t`` at most, and ``||max(|target - rho_1| - B, 0)||`` of the way is left.
+    """
+    config = configured(setting, label, keys)
+    problem = build_problem(config)
+    sizes = server_step_sizes(config, problem.regularizer)
+    reach = sum(sizes.at(round) for round in range(1, config.rounds + 1))
+    away = (problem.target - problem.initial).abs()
+    return float(torch.linalg.vector_norm((away - reach).clamp(min=0)))
 
 
 def at_rest(setting: Setting, label: str, keys: Keys, steps: int) -> dict[str, float]:

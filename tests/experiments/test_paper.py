@@ -24,14 +24,17 @@ from experiments.paper import (
     table_1_sums_and_means,
 )
 from experiments.paper.curves import COLUMNS, curve
-from experiments.paper.protocols import Keys
+from experiments.paper.protocols import MNIST, PAPER, Keys
 from experiments.paper.runs import run_variants, slug
 from experiments.paper.sums_and_means import LINES, REDUCTIONS, sums_beat_means
 from experiments.paper.table_1_sums_and_means import LAMS, MODELS, OnCpu
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting, Study
+from pfl_flower.objective.regularizers import SquaredL2
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.rounds import read_rounds
+from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import TINY
 
@@ -142,6 +145,7 @@ def test_claims_and_printed_numbers_are_of_what_is_measured(
         "run_variants": made_up,
         "cga_limit": lambda *_: "",
         "exact_limit": lambda *_: "",
+        "beyond_steps": lambda *_: 0.5,
         "read_rounds": lambda _: [{"round": 250.0, **dict.fromkeys(runs.ENDINGS, 0.5)}],
         "at_rest": lambda _, label, *__: {
             f"{label}, equilibrium: {key}": 0.5 for key in attack_limits.WORTH
@@ -186,3 +190,37 @@ def test_two_layers_run_on_a_cpu_where_the_study_says_and_are_judged_there_alone
     checks = sums_beat_means([metrics], MODELS, (1, 10))
     failed = [check.name for check in checks if not check.passed]
     assert failed == ["two-layer, lam 1: global, sum above mean"]
+
+
+def test_figure_1_steps_as_the_authors_train_does_and_the_other_figures_as_before(
+    tmp_path: Path,
+) -> None:
+    """Their scheduler steps before the first round: 0.02 x 0.99, then 0.02 x 0.99^2."""
+    keys = figure_1_cga.variants(Setting(seed=1, folder=tmp_path))
+    for regularizer in ("squared-l2", "l2", "smooth-l2"):
+        config = parse_config(keys[f"paper, {regularizer}"])
+        server = server_step_sizes(config, SquaredL2(lam=1.0))
+        for sizes in (server, local_step_sizes(config)):
+            theirs = [max(0.02 * 0.99**t, 0.005) for t in (1, 2, 100, 200)]
+            assert [sizes.at(t) for t in (1, 2, 100, 200)] == pytest.approx(theirs, rel=1e-15)
+        assert parse_config(keys[f"threat model, {regularizer}"]).local_lr == 0.02
+    assert (PAPER["server-lr"], MNIST["local-lr"]) == (0.02, 0.02)
+
+
+def test_what_adam_cannot_reach_is_what_adam_does_not_reach(tmp_path: Path) -> None:
+    """Steps too short for the target leave about what is said; longer ones leave nothing so far."""
+    keys = {
+        **TINY,
+        "server-optimizer": "adam",
+        "estimator": "oracle",
+        "update-order": "local-first",
+        "rounds": 60,
+    }
+    left, out = {}, {}
+    for lr in (0.002, 0.1):
+        asked = {**keys, "server-lr": lr}
+        config = runs.run_variant(setting(tmp_path, keep=True), f"steps {lr}", asked)
+        left[lr] = read_rounds(config.folder() / "rounds.csv")[-1]["distance_to_target"]
+        out[lr] = attack_limits.beyond_steps(setting(tmp_path, keep=True), f"steps {lr}", asked)
+    assert 0.9 * out[0.002] <= left[0.002] <= 1.2 * out[0.002]
+    assert out[0.1] < 0.01 * out[0.002]
