@@ -54,10 +54,9 @@ def beyond_steps(setting: Setting, label: str, keys: Keys) -> float:
     A step of Adam moves no coordinate by much more than eta_t, so that T rounds take it about
     ``B = sum_t eta_t`` at most, and ``||max(|target - rho_1| - B, 0)||`` of the way is left.
     """
-    config = configured(setting, label, keys)
-    problem = build_problem(config)
-    sizes = server_step_sizes(config, problem.regularizer)
-    reach = sum(sizes.at(round) for round in range(1, config.rounds + 1))
+    problem = build_problem(configured(setting, label, keys))
+    sizes = server_step_sizes(problem)
+    reach = sum(sizes.at(round) for round in range(1, problem.config.rounds + 1))
     away = (problem.target - problem.initial).abs()
     return float(torch.linalg.vector_norm((away - reach).clamp(min=0)))
 

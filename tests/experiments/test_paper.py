@@ -31,10 +31,10 @@ from experiments.paper.table_1_sums_and_means import LAMS, MODELS, OnCpu
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting, Study
-from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.aggregation.server_steps import StepSizes
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.rounds import read_rounds
-from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
+from pfl_flower.run.step_sizes import local_step_sizes
 from pfl_flower.support.errors import ConfigError
 from tests.support.runs import TINY
 
@@ -199,7 +199,9 @@ def test_figure_1_steps_as_the_authors_train_does_and_the_other_figures_as_befor
     keys = figure_1_cga.variants(Setting(seed=1, folder=tmp_path))
     for regularizer in ("squared-l2", "l2", "smooth-l2"):
         config = parse_config(keys[f"paper, {regularizer}"])
-        server = server_step_sizes(config, SquaredL2(lam=1.0))
+        server = StepSizes(
+            first=config.server_lr, decay=config.server_lr_decay, floor=config.server_lr_floor
+        )
         for sizes in (server, local_step_sizes(config)):
             theirs = [max(0.02 * 0.99**t, 0.005) for t in (1, 2, 100, 200)]
             assert [sizes.at(t) for t in (1, 2, 100, 200)] == pytest.approx(theirs, rel=1e-15)
