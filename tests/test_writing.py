@@ -18,6 +18,7 @@ MAY = {
     "experiments.defences.study": "logs grow line by line",
     "experiments.examples.anyone": "logs grow line by line",
     "experiments.examples.fedavg_digits.fedavg_digits.server_app": "a stranger's app",
+    "experiments.examples.sgd_tabular.sgd_tabular.server_app": "a stranger's app",
     "experiments.deployment.loopback": "logs grow line by line",
 }
 

@@ -1,20 +1,22 @@
-"""README's three lines in a stranger's app, as ``flwr run`` runs it on Ray, and in one process."""
+"""README's three lines in two strangers' apps, as ``flwr run`` runs them on Ray, and in process."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments.examples.anyone import APP
 from experiments.running.engines import run_status
+from tests.experiments import test_sgd_tabular as tabular
 from tests.support.readmes import ROOT
+from tests.support.strangers import Replaced, played, with_lines
 from tests.support.superlink import private_superlink
 
 README = (ROOT / "README.md").read_text()
@@ -33,52 +35,66 @@ REPLACED = {
         "strategy(config)": STRATEGY.partition("= ")[2],
     },
 }
-SERVER = """\
-import json, sys, tomllib
-from pathlib import Path
-from fedavg_digits import client_app, server_app
-from pfl_flower.transport.inprocess import run_in_process
-given = tomllib.loads(Path(sys.argv[1], "pyproject.toml").read_text())
-given = given["tool"]["flwr"]["app"]["config"]
-given |= {"num-server-rounds": 3, "output": sys.argv[2]}
-run_in_process(server_app.app, client_app.app, nodes=10, run_config=given)
-"""
 
 
-def with_our_lines(folder: Path) -> Path:
-    """Return a copy of the app that has README's lines in the place of its choices."""
-    app = shutil.copytree(APP, folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, replaced in REPLACED.items():
-        path = app / "fedavg_digits" / f"{name}.py"
-        text = path.read_text()
-        for theirs, ours in replaced.items():
-            assert text.count(theirs) == 1
-            text = text.replace(theirs, ours)
-        path.write_text(text)
-    (app / "fedavg_digits" / "choices.py").unlink()
-    return app
+@dataclass(frozen=True)
+class App:
+    """A stranger's app with lines of ours.
+
+    ``sums``: how far accuracies may be apart, since replies come in any order, and sums have one.
+    """
+
+    folder: Path
+    replaced: Replaced
+    nodes: int
+    sums: float
+    taken_out: int
+
+
+APPS = {
+    "digits": App(APP, REPLACED, nodes=10, sums=2.5 / 360, taken_out=1),
+    "tabular": App(
+        tabular.APP,
+        tabular.lines(tabular.MOD, tabular.STRATEGY),
+        nodes=tabular.NODES,
+        sums=1.5 / 119,
+        taken_out=0,
+    ),
+    "tabular, checked": App(
+        tabular.APP,
+        tabular.lines(tabular.MOD, f"strategy = {tabular.ROWS[2][1]}"),
+        nodes=tabular.NODES,
+        sums=1.5 / 119,
+        taken_out=1,
+    ),
+}
+
+
+def taken_out(written: Any) -> list[int]:
+    """Return how many replies were taken out in each round, as either app writes it."""
+    if "taken out" in written:
+        return list(written["taken out"])
+    return [one["taken-out"] for one in written["metrics"]]
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_on_ray_as_in_process_whatever_the_actors(tmp_path: Path) -> None:
-    app = with_our_lines(tmp_path)
+@pytest.mark.parametrize("name", APPS)
+def test_the_recipe_runs_on_ray_as_in_process_whatever_the_actors(
+    tmp_path: Path, name: str
+) -> None:
+    one = APPS[name]
+    app = with_lines(one.folder, tmp_path, one.replaced)
+    (app / app.name / "choices.py").unlink(missing_ok=True)
+    right = played(app, tmp_path / "here.json", nodes=one.nodes, **{"num-server-rounds": 3})
+    assert taken_out(right) == [one.taken_out] * 3 and right["accuracy"][-1] > 0.6
     with private_superlink(tmp_path / "flwr") as environment:
-        here = tmp_path / "here.json"
-        path = f"{app}:{environment.get('PYTHONPATH', '')}"
-        subprocess.run(
-            [sys.executable, "-c", SERVER, str(app), str(here)],
-            env={**environment, "PYTHONPATH": path},
-            check=True,
-            timeout=300,
-        )
-        right = json.loads(here.read_text())
-        assert right["taken out"] == [1, 1, 1] and right["accuracy"][-1] > 0.6
         for cpus in (1, 2):
             output = tmp_path / f"ray-{cpus}.json"
             command = [
                 *("flwr", "run", str(app), "--stream", "--run-config"),
                 f"num-server-rounds=3 output='{output}'",
-                *("--federation-config", f"num-supernodes=10 client-resources-num-cpus={cpus}"),
+                "--federation-config",
+                f"num-supernodes={one.nodes} client-resources-num-cpus={cpus}",
             ]
             ran = subprocess.run(
                 command, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -86,6 +102,8 @@ def test_the_recipe_runs_on_ray_as_in_process_whatever_the_actors(tmp_path: Path
             log = ran.stdout + ran.stderr
             assert run_status(log, environment) == "finished:completed", log[-3000:]
             found = json.loads(output.read_text())
-            # Replies come in any order, and float32 sums have one: a digit or two change sides.
-            np.testing.assert_allclose(found["accuracy"], right["accuracy"], atol=2.5 / 360)
-            assert found["taken out"] == right["taken out"]
+            np.testing.assert_allclose(found["accuracy"], right["accuracy"], atol=one.sums)
+            assert taken_out(found) == taken_out(right)
+            if "model" in right:
+                for layer, values in right["model"].items():
+                    np.testing.assert_allclose(found["model"][layer], values, rtol=1e-9, atol=1e-12)
