@@ -66,7 +66,10 @@ class Client(ABC):
         return {}
 
     def recall(self, name: str) -> dict[str, Tensor]:
-        """Return the tensors remembered under ``name``, on the CPU; empty if there are none."""
+        """Return the tensors remembered under ``name``; empty if there are none.
+
+        In one process they are where they were, from elsewhere they come on the CPU.
+        """
         record = find(self.state, name, ArrayRecord)
         return {} if record is None else {key: to_tensor(value) for key, value in record.items()}
 

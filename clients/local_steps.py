@@ -30,15 +30,17 @@ def local_steps(
     round: int,
     memory: dict[str, Tensor],
     rho: Tensor | None,
-) -> tuple[dict[str, Tensor], float]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Return what is remembered of a round's steps, and the largest residual before the last.
+
+    The latter is a scalar where the run computes: to read it is to wait for all that was begun.
 
     Every step goes along ``grad L_n(theta) + grad_theta R(rho, theta)`` where theta then is;
     without rho, along ``grad L_n`` alone.
     """
     config = problem.config
     lr = local_step_sizes(config).at(round)
-    residual = 0.0
+    residual = problem.initial.new_zeros(())
     for step in range(config.local_steps):
         theta = memory["theta"]
         # The first step's draws are those of a run with one step a round.
@@ -46,7 +48,7 @@ def local_steps(
         gradient = loss_gradient(config, population, users, theta, purpose)
         if rho is not None:
             gradient = gradient - problem.regularizer.grad_rho(rho, theta)
-        residual = float(_residuals(problem, gradient, theta, rho).max())
+        residual = _residuals(problem, gradient, theta, rho).max()
         if config.local_solver == "sgd":
             memory = {"theta": sgd_step(theta, gradient, lr)}
             continue

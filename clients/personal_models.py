@@ -90,10 +90,10 @@ def _everywhere(asked: Asked) -> Tensor:
 
 
 def _solved(solution: Solution) -> tuple[Memory, NodeMetrics]:
-    metrics = NodeMetrics(
-        worst_residual=float(solution.residual.max()),
-        unconverged=int((~solution.converged).sum()),
-    )
+    said = [solution.residual.max().double(), (~solution.converged).sum().double()]
+    # Both at once: a card is waited for at each look.
+    worst, unconverged = torch.stack(said).tolist()
+    metrics = NodeMetrics(worst_residual=worst, unconverged=int(unconverged))
     return {"theta": solution.theta}, metrics
 
 
@@ -101,4 +101,4 @@ def _stepped(asked: Asked, rho: Tensor | None) -> tuple[Memory, NodeMetrics]:
     after, residual = local_steps(
         asked.problem, asked.population, asked.users, asked.round, asked.memory, rho
     )
-    return after, NodeMetrics(worst_residual=residual)
+    return after, NodeMetrics(worst_residual=float(residual))

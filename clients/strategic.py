@@ -61,7 +61,9 @@ class StrategicClient(Client):
         start = attack.init(broadcast.rho)
         accepted = torch.zeros_like(broadcast.rho)
         if kept:
-            moved = {field: kept[field].to(broadcast.rho.device) for field in start._fields}
+            # What an attack counts on the CPU stays there.
+            places = {name: getattr(start, name).device for name in start._fields}
+            moved = {name: kept[name].to(place) for name, place in places.items()}
             start = start._replace(**moved)
             # A rejected, lost or unasked report moved rho by nothing.
             if int(kept["report-round"]) == last_accepted:

@@ -109,7 +109,9 @@ class Bookkeeper:
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""
         sums = {"honest": record.honest_sum, "strategic": record.strategic_sum}
-        norms = {f"{side}_gradient_norm": _norm(total) for side, total in sums.items()}
+        vectors = {f"{side}_gradient_norm": total for side, total in sums.items()}
+        vectors["step_norm"] = record.rho - self._previous
+        vectors["gradient_norm"] = record.honest_sum + record.strategic_sum
         self._write(
             record.round,
             {
@@ -117,9 +119,7 @@ class Bookkeeper:
                 "round": record.round,
                 "eta": record.eta,
                 **self._measured,
-                "step_norm": _norm(record.rho - self._previous),
-                "gradient_norm": _norm(record.honest_sum + record.strategic_sum),
-                **norms,
+                **_norms(vectors),
                 "accepted": len(record.accepted),
                 "rejections": len(record.rejections),
                 "honest_reports": record.honest_reports,
@@ -213,8 +213,10 @@ class Bookkeeper:
         log(INFO, "round %d/%d  %s", record.round, self.config.rounds, values)
 
 
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
+def _norms(vectors: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the vectors' lengths, which are read at once: a card is waited for at each look."""
+    lengths = torch.stack([torch.linalg.vector_norm(one) for one in vectors.values()])
+    return dict(zip(vectors, lengths.tolist(), strict=True))
 
 
 def _local(record: RoundRecord, points: tuple[int, ...]) -> dict[str, float]:

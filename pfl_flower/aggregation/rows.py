@@ -62,7 +62,15 @@ class Rows(Mapping[int, Tensor]):
 
     def select(self, index: Tensor) -> Rows:
         """Return the rows at positions, or under a mask, of ``index``."""
-        return Rows(self.users[index], self.values_by_user[index.to(self.values_by_user.device)])
+        values = self.values_by_user
+        if values.is_cpu:
+            return Rows(self.users[index], values[index])
+        # A mask that is sent to a card comes back as a number of rows, which has to be waited for.
+        places = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        first, many = int(places[0]) if len(places) else 0, len(places)
+        if torch.equal(places, torch.arange(first, first + many)):
+            return Rows(self.users[places], values[first : first + many])
+        return Rows(self.users[places], values[places.to(values.device, non_blocking=True)])
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device; the ids stay on the CPU."""

@@ -36,11 +36,25 @@ def unit(rows: Tensor) -> float:
 def unit_of(rows: Tensor, largest: float) -> float:
     """Return the ``unit`` of rows ``(k, d)`` whose largest entry, of either sign, is known."""
     limits = torch.finfo(rows.dtype)
-    # A difference is twice, a length of d of them sqrt(d), a length of k lengths sqrt(k) as large.
-    room = 2.0 ** math.ceil(math.log2(4 * math.sqrt(rows.numel())))
+    room = _room(rows)
     if largest > limits.max / room:
         return room
     return UP if 0 < largest < limits.tiny * FEW_DIGITS else 1.0
+
+
+def unit_there(rows: Tensor) -> Tensor:
+    """Return the same of rows on a card, as a tensor that stays there: nobody waits for it."""
+    low, high = torch.aminmax(rows)
+    largest, limits = torch.maximum(-low, high), torch.finfo(rows.dtype)
+    one = torch.ones_like(largest)
+    tiny = (largest > 0) & (largest < limits.tiny * FEW_DIGITS)
+    small = torch.where(tiny, one * UP, one)
+    return torch.where(largest > limits.max / _room(rows), one * _room(rows), small)
+
+
+def _room(rows: Tensor) -> float:
+    # A difference is twice, a length of d of them sqrt(d), a length of k lengths sqrt(k) as large.
+    return float(2.0 ** math.ceil(math.log2(4 * math.sqrt(rows.numel()))))
 
 
 def in_units(
@@ -62,6 +76,9 @@ def in_units(
     ) -> Callable[Concatenate[Tensor, P], Tensor]:
         @wraps(rule)
         def scaled(rows: Tensor, /, *args: P.args, **options: P.kwargs) -> Tensor:
+            if not rows.is_cpu and not lengths:
+                there = unit_there(rows)
+                return rule(rows / there, *args, **options) * there
             one = unit(rows)
             if one == 1:
                 return rule(rows, *args, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from pfl_flower.support.threads import each
 
 SCORES_AT_ONCE = 2**21
 """Scores, or hidden units, held at a time while many models are judged: 16 MiB in double."""
+PART, LINE = 2560, 16
+"""Most points of a part, which one thread does; parts begin at lines of the cache."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,32 @@ class SharedPoints:
         """The features without their zeros, where that pays."""
         return Compressed.of(self.features)
 
+    def parts(self, model: Model) -> list[SharedPoints]:
+        """Return the points as pieces of work: of a linear model's, on the CPU, some points each.
+
+        Where they are cut depends on their number alone, whatever the threads.
+        """
+        return self._cut if isinstance(model, Linear) and self.features.is_cpu else [self]
+
+    @cached_property
+    def _cut(self) -> list[SharedPoints]:
+        many = len(self.labels)
+        size = LINE * ceil(many / max(1, ceil(many / PART)) / LINE)
+        if many <= size:
+            return [SharedPoints(self.features, self.labels)]
+        pieces = zip(*(torch.split(one, size) for one in (self.features, self.labels)), strict=True)
+        return [SharedPoints(*piece) for piece in pieces]
+
     def scores(self, model: Model, theta: Tensor) -> Tensor:
         """Scores ``(k, m, c)`` of models ``theta (k, d)``."""
-        if self._compressed is None or not isinstance(model, Linear):
+        parts = self.parts(model)
+        if len(parts) == 1:
+            return parts[0].own_scores(model, theta)
+        return torch.cat(each(lambda part: part.own_scores(model, theta), [(p,) for p in parts]), 1)
+
+    def own_scores(self, model: Model, theta: Tensor) -> Tensor:
+        """Return the same of points that are one part, by one thread."""
+        if not isinstance(model, Linear) or self._compressed is None:
             return model.shared_scores(theta, self.features)
         weights = theta.view(-1, model.outputs, model.inputs)
         return torch.stack([self._compressed.scores(one) for one in weights])

@@ -27,7 +27,8 @@ def norm(vectors: Tensor) -> Tensor:
     tensor([5.0000e+00, 5.0000e+30])
     """
     plain = torch.linalg.vector_norm(vectors, dim=-1)
-    if bool(plain.isfinite().all()):
+    # To look whether that is so, a card would have to be waited for.
+    if plain.is_cpu and bool(plain.isfinite().all()):
         return plain
     return torch.where(plain.isfinite(), plain, length(vectors)[..., 0])
 
@@ -39,10 +40,11 @@ def ratio(vector: Tensor, divisor: float) -> Tensor:
     (tensor([ 1.5000, -2.0000]), tensor([True, True]))
     """
     quotient = vector / divisor
-    if bool(finite(quotient)):
+    if quotient.is_cpu and bool(finite(quotient)):
         return quotient
     # A quarter of the range is left for what is added to it.
-    return vector / vector.abs().amax() * (torch.finfo(vector.dtype).max / 4)
+    longest = vector / vector.abs().amax() * (torch.finfo(vector.dtype).max / 4)
+    return torch.where(finite(quotient), quotient, longest)
 
 
 def middle(vectors: Tensor) -> float:

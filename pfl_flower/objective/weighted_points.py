@@ -75,7 +75,7 @@ class WeightedPoints:
                 for new, user in enumerate(torch.arange(self.users)[index].tolist())
                 for part in own[user]
             ]
-        return replace(
+        some = replace(
             self,
             features=aligned(self.features[index]),
             labels=self.labels[index],
@@ -83,6 +83,10 @@ class WeightedPoints:
             scale=self.scale[index],
             blocks=blocks,  # type: ignore[arg-type]  # mypy takes the Self of a field for its class
         )
+        if vars(self).get("plain"):
+            # What is so of all need not be looked at again, for which a card is waited for.
+            object.__setattr__(some, "plain", True)
+        return some
 
     def block(self, users: slice, points: slice) -> Self:
         """Return some points of some users, with the users' own scales."""

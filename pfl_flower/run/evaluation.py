@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from pfl_flower.objective.models import accuracy, predict
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.run.problem import Problem
-from pfl_flower.support.threads import one_thread
+from pfl_flower.support.threads import each, one_thread
 
 
 @dataclass(frozen=True)
@@ -73,43 +73,56 @@ class Evaluation:
         the true labels.
         """
         with one_thread():
-            return self._measured(rho)
+            found = self._measured(rho)
+            # What is measured on a card is read at once: each look waits for all that it does.
+            values = torch.stack([value.double() for value in found.values()]).tolist()
+        measured = dict(zip(found, values, strict=True))
+        if "accuracy_target" in measured and self.target is not None:
+            measured["target_accuracy"] = self.target_accuracy
+        return measured
 
-    def _measured(self, rho: Tensor) -> dict[str, float]:
+    def _measured(self, rho: Tensor) -> dict[str, Tensor]:
         measured = {} if self.points is None else self._tested(self.points, rho)
         if self.target is not None:
             measured["distance_to_target"] = _norm(rho - self.target)
         if self.rivals:
-            measured["distance_to_rival"] = min(_norm(rho - rival) for rival in self.rivals)
+            away = [_norm(rho - rival) for rival in self.rivals]
+            measured["distance_to_rival"] = torch.stack(away).amin()
         measured["distance_to_start"] = _norm(rho - self.start)
         if self.honest is not None:
             measured["distance_to_honest"] = _norm(rho - self.honest)
         measured["norm_rho"] = _norm(rho)
         return measured
 
-    def _tested(self, points: SharedPoints, rho: Tensor) -> dict[str, float]:
+    def _tested(self, points: SharedPoints, rho: Tensor) -> dict[str, Tensor]:
         """Return what rho comes to on the common test set."""
-        scores, labels = points.scores(self.problem.model, rho[None])[0], points.labels
-        measured = {}
+        model, triggered = self.problem.model, self.problem.backdoor is not None
+        judged = each(partial(self._sums, rho), [(part,) for part in points.parts(model)])
+        means = torch.stack(judged).sum(dim=0) / len(points.labels)
+        names = ("loss_true", "accuracy_true", "accuracy_target")[: len(means)]
+        measured = dict(zip(names, means, strict=True))
+        if triggered and self.wanted is not None and len(means) > 1:
+            parts = [(part,) for part in self.wanted.parts(model)]
+            hits = torch.stack(each(partial(self._hits, rho), parts)).sum(dim=0)
+            measured["accuracy_target"] = hits / len(self.wanted.labels)
+        return measured
+
+    def _sums(self, rho: Tensor, points: SharedPoints) -> Tensor:
+        """Return sums over points: the loss; of classes also right answers, and wanted ones."""
+        scores, labels = points.own_scores(self.problem.model, rho[None])[0], points.labels
+        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
+        sums = [self.problem.loss.values(scores, typed).double().sum()]
         if self.problem.source.loss != "least-squares":
             answers = predict(scores)
-            measured["accuracy_true"] = float((answers == labels).double().mean())
-            measured |= self._as_wanted(answers, rho)
-        typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
-        measured["loss_true"] = float(self.problem.loss.values(scores, typed).mean())
-        return measured
+            given = (labels, self.problem.relabelled(labels))
+            sums += [(answers == one).double().sum() for one in given]
+        return torch.stack(sums)
 
-    def _as_wanted(self, answers: Tensor, rho: Tensor) -> dict[str, float]:
-        """Return what rho comes to as the attacker sees it; ``answers`` are those on the points."""
-        if self.wanted is None:
-            return {}
-        if self.problem.backdoor is not None:
-            answers = predict(self.wanted.scores(self.problem.model, rho[None])[0])
-        measured = {"accuracy_target": float((answers == self.wanted.labels).double().mean())}
-        if self.target is not None:
-            measured["target_accuracy"] = self.target_accuracy
-        return measured
+    def _hits(self, rho: Tensor, points: SharedPoints) -> Tensor:
+        """Return how many of the points are answered as they are labelled."""
+        answers = predict(points.own_scores(self.problem.model, rho[None])[0])
+        return (answers == points.labels).double().sum()
 
 
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector))
+def _norm(vector: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vector)

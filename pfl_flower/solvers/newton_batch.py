@@ -46,13 +46,12 @@ def minimise_batch(
     points = theta[users]
     gradient = batch.gradient(rho, points)
     residual = torch.linalg.vector_norm(gradient, dim=-1)
-    goal = batch.rounding().clamp(min=GOAL * tolerance)
+    goal = batch.rounding.clamp(min=GOAL * tolerance)
     for _ in range(max_iterations):
         # NaN is not above a goal: who has lost all digits leaves too.
-        left = residual > goal
-        if not bool(left.all()):
+        index = (residual > goal).nonzero()[:, 0]
+        if len(index) < len(users):
             theta[users], residuals[users] = points, residual
-            index = left.nonzero()[:, 0]
             users, points, gradient = users[index], points[index], gradient[index]
             residual, goal, batch = residual[index], goal[index], batch.select(index)
         if len(users) == 0:

@@ -52,8 +52,9 @@ def adam_step(
         part = moved[users], gradient[users], first[users], second[users]
         _adam(*part, count, lr)
         moved[users], first[users], second[users] = part[0], part[2], part[3]
-    if not math.isfinite(float(second.amax())):
-        moved[~finite(second)] = torch.nan
+    # A card is not waited for to see whether there is such a user.
+    if not second.is_cpu or not math.isfinite(float(second.amax())):
+        moved = torch.where(finite(second)[:, None], moved, torch.nan)
     return moved, StepState(state.steps + 1, first, second)
 
 

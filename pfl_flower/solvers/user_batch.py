@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pfl_flower.objective.local_loss import LocalLoss
-from pfl_flower.objective.regularizers import Regularizer
+from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.vectors import length, norm
 
 LEAST_USERS = 64
@@ -73,8 +74,12 @@ class Batch:
 
     def split(self) -> Iterator[tuple[slice, Batch]]:
         """Yield parts that fit into the cache."""
-        most = FEATURES_ON_A_CARD if self.loss.features.is_cuda else FEATURES_AT_ONCE
+        most = FEATURES_AT_ONCE if self.loss.features.is_cpu else FEATURES_ON_A_CARD
         size = max(1, most // self.loss.features[0].numel())
+        if size >= self.loss.users:
+            # Itself, with what it has worked out.
+            yield slice(0, self.loss.users), self
+            return
         for first in range(0, self.loss.users, size):
             part = slice(first, first + size)
             yield part, self.select(part)
@@ -87,6 +92,7 @@ class Batch:
         """Return the gradient in theta, ``(k, d)``."""
         return self.loss.gradient(theta) - self.regularizer.grad_rho(rho, theta)
 
+    @cached_property
     def rounding(self) -> Tensor:
         """Size of the rounding error of each gradient's sum over points, ``(k,)``."""
         weight = self.loss.weights * self.loss.scale[:, None]
@@ -99,7 +105,7 @@ class Batch:
         r = length(z)
         weight = self.regularizer.weight(r)
         beta = self.regularizer.second(r) - weight
-        if not bool(beta.any()):
+        if isinstance(self.regularizer, SquaredL2) or not bool(beta.any()):
             # Squared l2, or everybody at rho: one right-hand side instead of two.
             return self._solve(theta, weight, gradient[..., None])[..., 0]
         unit = z / r.clamp(min=torch.finfo(r.dtype).tiny)
@@ -132,6 +138,6 @@ def _cholesky_solve(system: Tensor, targets: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(system)
     solved = torch.cholesky_solve(targets, factor)
     # Users without a factor are for the solver of single ones, which knows ridges.
-    if bool(info.any()):
-        solved[info > 0] = torch.nan
-    return solved
+    if solved.is_cpu and not bool(info.any()):
+        return solved
+    return torch.where((info > 0)[:, None, None], torch.nan, solved)

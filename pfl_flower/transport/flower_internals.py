@@ -32,6 +32,7 @@ __all__ = [
     "NODE_UNAVAILABLE",
     "SUPERLINK_NODE_ID",
     "Run",
+    "array_of",
     "assembled",
     "empty_run",
     "entries",
@@ -62,6 +63,7 @@ LONGEST_LINE = 2000
 """Characters of a line in the log."""
 
 Object = TypeVar("Object")
+Held = TypeVar("Held", bound=Array)
 
 
 def log(level: int, message: str, *values: object) -> None:
@@ -138,6 +140,11 @@ def assembled(
 
 def new_array(dtype: str, shape: tuple[int, ...], data: bytes) -> Array:
     """Return an array of numpy's bytes, without trying which of its signatures is meant."""
-    array = Array.__new__(Array)
-    array.__dict__.update(dtype=dtype, shape=shape, stype="numpy.ndarray", data=data)
+    return array_of(Array, dtype, shape, data=data)
+
+
+def array_of(kind: type[Held], dtype: str, shape: tuple[int, ...], **more: object) -> Held:
+    """Return an array of this kind, with what it has besides Flower's own fields."""
+    array = kind.__new__(kind)
+    array.__dict__.update(dtype=dtype, shape=shape, stype="numpy.ndarray", **more)
     return array

@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 from flwr.app import Array, ConfigRecord, RecordDict
 
+from pfl_flower.transport.wire import bytes_in
+
 ARRAYS, CONFIG = "arrays", "config"
 FRAME_BYTES = 4096
 """Room in a reply for headers and names."""
@@ -70,7 +72,7 @@ def content_bytes(content: RecordDict) -> int:
 
 def _bytes(value: object) -> int:
     if isinstance(value, Array):
-        return len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
+        return bytes_in(value) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
     if isinstance(value, list):
         return sum(_bytes(entry) for entry in value)
     return len(value) if isinstance(value, str | bytes) else 8

@@ -18,7 +18,14 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.transport.flower_internals import assembled, entries, holding, new_array, twin
+from pfl_flower.transport.flower_internals import (
+    array_of,
+    assembled,
+    entries,
+    holding,
+    new_array,
+    twin,
+)
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 Filled = TypeVar("Filled", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)
@@ -54,8 +61,42 @@ def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
     return buffer.getvalue()
 
 
+class OnCard(Array):
+    """Flower's form of a tensor on a card: its numbers stay there until somebody asks for bytes.
+
+    Within a process nobody does; a message that leaves it is made of them, and they are what
+    ``to_array`` gives of the same numbers on the CPU.
+    """
+
+    tensor: Tensor
+
+    @classmethod
+    def of(cls, tensor: Tensor, kind: str) -> OnCard:
+        """Return the array of a tensor of its own, that nobody writes to."""
+        return array_of(cls, kind, tuple(tensor.shape), tensor=tensor)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes, for which the card is waited for."""
+        return to_array(self.tensor.cpu()).data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave a process as bytes: another one need not see the card."""
+        return new_array, (self.dtype, self.shape, self.data)
+
+
+def bytes_in(array: Array) -> int:
+    """Return how many bytes an array's data are, or would be."""
+    if isinstance(array, OnCard):
+        return len(_header(array.dtype, tuple(array.shape))) + array.tensor.nbytes
+    return len(array.data)
+
+
 def to_array(tensor: Tensor) -> Array:
     """Return Flower's form of a tensor; its numbers are copied once."""
+    kind = KINDS.get(tensor.dtype)
+    if not tensor.is_cpu and kind is not None:
+        return OnCard.of(tensor.detach().clone(memory_format=torch.contiguous_format), kind)
     kind, values = KINDS.get(tensor.dtype), tensor.detach().cpu().contiguous().numpy()
     if kind is None:
         return Array(values)
@@ -70,6 +111,8 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 def plain(array: Array) -> Tensor | None:
     """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
+    if isinstance(array, OnCard):
+        return array.tensor.clone()
     shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)
     if array.stype != "numpy.ndarray" or kind is None:
         return None

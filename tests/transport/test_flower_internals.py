@@ -203,6 +203,20 @@ def test_a_new_array_is_flowers_own() -> None:
     assert np.array_equal(ours.numpy(), theirs.numpy())
 
 
+def test_an_array_of_another_kind_has_flowers_fields_and_its_own() -> None:
+    class Own(Array):
+        """One with a field more."""
+
+    made = inside.array_of(Own, "float64", (2,), extra=3)
+    assert isinstance(made, Own) and vars(made) == {
+        "dtype": "float64",
+        "shape": (2,),
+        "stype": "numpy.ndarray",
+        "extra": 3,
+    }
+    assert vars(inside.twin(made)) == vars(made)
+
+
 def test_flowers_log_is_the_logger_that_an_engine_turns_to_a_file() -> None:
     """``support.console.logged_to`` names it, and cannot import it."""
     heard: list[str] = []
