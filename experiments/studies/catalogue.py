@@ -58,6 +58,10 @@ STUDIES: Mapping[str, Listed] = {
         f"{THEORY}.reduction:STUDY",
         "Lemma 1: data poisoning is a model attack with the data's own local model",
     ),
+    "lemma2-l2": Listed(
+        f"{THEORY}.sampled_l2:STUDY",
+        "Lemma 2 under l2: data that a model labels do what the model attack does",
+    ),
     "lemma5-own-regularizer": Listed(
         f"{THEORY}.own_regularizer:STUDY",
         "Lemma 5: regularisers of one's own, convex or not, let an honest user learn",
@@ -65,6 +69,18 @@ STUDIES: Mapping[str, Listed] = {
     "gradient-pac": Listed(
         f"{THEORY}.gradient_pac:STUDY",
         "Definition 2, Lemma 4: regressions are gradient-PAC*",
+    ),
+    "means-are-not-pac": Listed(
+        f"{THEORY}.means_not_pac:STUDY",
+        "Appendix C.1: with means of losses an honest user does not learn, however many points",
+    ),
+    "reports-against-data": Listed(
+        f"{THEORY}.reports_presentation:STUDY",
+        "Section 6, arXiv 2506.18020: reports answer to honest data, datasets do not",
+    ),
+    "few-points": Listed(
+        f"{THEORY}.honest_points:STUDY",
+        "Section 5.3: what labels hold rho against honest users of many or few points",
     ),
     "alpha-grows-with-n": Listed(
         f"{THEORY}.alpha_growth:STUDY",
