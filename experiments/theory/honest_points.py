@@ -163,7 +163,6 @@ STUDY = Study(
     ),
     measure=measure,
     draw=draw,
-    seeds=(1, 2, 3),
     success=SUCCESS,
     always=ALWAYS,
     setting=(

@@ -15,7 +15,12 @@ keep rho where those reports take it on S, the same on S' (``data``) or new ones
 it, so that reports move it by twice that, whatever m is: for reports of length lam ``2 f/sqrt(n(n -
 2f))``, which is at most ``2 sqrt(f/(n - 2f))`` and as steep towards n = 2f. A dataset that stays
 moves rho by O(1/m), as honest data do: the term ``f/(n - f)``, proved of rules that choose among
-the rows, is not there where rho minimises a strictly convex LOSS.
+the rows, is not there where rho minimises a strictly convex LOSS. So the equivalence stops at who
+answers whom: data that are made after S' are reports in all but form.
+
+Seeds 1 to 3: reports move rho by 0.979 to 1.009 of what is predicted, for f of 1 to 9 and m = 1,000,
+and by m^-0.01; data that stay as m^-0.93 to m^-0.99, like no attack at all to 1.2 % with 10,000
+points, where reports move rho 2,150 times as far. Remade data reach the reports' rho to 6e-11.
 
 Section 6 says that lower bounds for Byzantine learning hold for data poisoning too. The bounds come
 from worlds that nobody can tell apart, for which data do: f users at +u and f at -u, either of

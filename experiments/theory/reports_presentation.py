@@ -89,14 +89,6 @@ PAPER = (
         why="predicted is sqrt(f/n) times as much; the opposite: as much as f itself, 1 to 9",
     ),
     Stated(
-        what="what poisoned data add, f/(n - f), does not vanish with m",
-        where=BOUDOU,
-        claim=Claim("exponent, data", at_least(-NEAR)),
-        against=at_most(-0.5),
-        paper="a constant, of the rules that are bounded there",
-        why="an exponent of 0; the opposite: at least as fast as statistics fall",
-    ),
-    Stated(
         what="what gradient attacks can do to given honest data, data poisoning can",
         where="Section 6",
         claim=titled(SUCCESS, "data that are made anew reach what reports reach"),
@@ -126,7 +118,6 @@ STUDY = Study(
     ),
     measure=measure,
     draw=draw,
-    seeds=(1, 2, 3),
     success=SUCCESS,
     always=ALWAYS,
     setting=(

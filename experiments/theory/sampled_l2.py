@@ -131,7 +131,6 @@ STUDY = Study(
     ),
     measure=measure,
     draw=draw,
-    seeds=(1, 2, 3),
     success=SUCCESS,
     always=ALWAYS,
     setting="Three honest users of 20 points, 4 dimensions, l2 with lam = 4, equilibria.",
