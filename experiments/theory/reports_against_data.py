@@ -18,7 +18,7 @@ moves rho by O(1/m), as honest data do: the term ``f/(n - f)``, proved of rules 
 the rows, is not there where rho minimises a strictly convex LOSS. So the equivalence stops at who
 answers whom: data that are made after S' are reports in all but form.
 
-Seeds 1 to 3: reports move rho by 0.979 to 1.009 of what is predicted, for f of 1 to 9 and m = 1,000,
+Seeds 1 to 3: reports move rho by 0.979 to 1.009 of what is predicted, for f of 1 to 9, m = 1,000,
 and by m^-0.01; data that stay as m^-0.93 to m^-0.99, like no attack at all to 1.2 % with 10,000
 points, where reports move rho 2,150 times as far. Remade data reach the reports' rho to 6e-11.
 
