@@ -15,10 +15,11 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from experiments.defences.presentation import COLOURS
 from experiments.studies.standing import GUESSING, Stated
@@ -32,6 +33,8 @@ from pfl_flower.support.files import replace_file
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.seeding import seed_everything, undisturbed
 from pfl_flower.transport.inprocess import run_in_process
+
+Values: TypeAlias = NDArray[np.float64]
 
 APP = Path(__file__).parent / "fedavg_digits"
 CLIENTS = 10
@@ -62,6 +65,7 @@ ROBUST = tuple(name for name in OURS if name.startswith("robust"))
 QUICK_ATTACKS = (NONE, "cga", "free-rider", *BREAKING)
 QUICK_STRATEGIES = (PLAIN, "fedmedian", CHECKED, "robust-median")
 CRASHED = "crashed"
+BROKE_OFF = "broke off"
 
 
 @contextmanager
@@ -220,7 +224,7 @@ def words(measured: Measured) -> str:
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
-    """Draw the accuracies of all pairs, and write them as a Markdown table."""
+    """Draw the accuracies of all pairs, and write them as a Markdown table: mean, and range."""
     strategies = list(results[0]["cells"])
     attacks = list(results[0]["cells"][strategies[0]])
     values = np.array(
@@ -230,33 +234,51 @@ def draw(results: Sequence[Result], folder: Path) -> None:
             for r in results
         ]
     )
-    # A run that broke off in one seed did in all: what breaks a strategy is the reply's form.
-    mean = values.mean(axis=0)
-    figure = Figure(
-        figsize=(2.2 + 0.62 * len(strategies), 1.9 + 0.36 * len(attacks)), layout="constrained"
-    )
-    axes = figure.subplots()
-    axes.imshow(np.ma.masked_invalid(mean), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
     names = [SHOWN.get(attack, attack) for attack in attacks]
-    axes.set_xticks(range(len(strategies)), strategies, rotation=40, ha="right", fontsize=9)
-    axes.set_yticks(range(len(attacks)), names, fontsize=9)
-    texts = [[_shown(value) for value in row] for row in mean]
-    for (row, column), value in np.ndenumerate(mean):
-        colour = "white" if value < HALF else "black"
-        axes.text(
-            column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=8
-        )
-    flowers = sum(name in FLOWERS for name in strategies)
-    axes.axvline(flowers - 0.5, color="white", linewidth=3)
-    axes.set_title("accuracy with one client of ten attacking: Flower's strategies | ours")
-    save(figure, folder, "anyone")
+    _picture(values.mean(axis=0), names, strategies, len(results), folder)
     rows = [["attack", *strategies], ["---"] * (1 + len(strategies))]
-    rows += [[name, *row] for name, row in zip(names, texts, strict=True)]
+    rows += [
+        [name, *(spread(values[:, row, column]) for column in range(len(strategies)))]
+        for row, name in enumerate(names)
+    ]
     replace_file(folder / "anyone.md", "".join(f"| {' | '.join(row)} |\n" for row in rows))
 
 
-def _shown(value: float) -> str:
-    return "broke off" if math.isnan(value) else f"{value:.2f}"
+def _picture(
+    mean: Values, names: Sequence[str], strategies: Sequence[str], seeds: int, folder: Path
+) -> None:
+    figure = Figure(
+        figsize=(2.2 + 0.62 * len(strategies), 1.9 + 0.36 * len(names)), layout="constrained"
+    )
+    axes = figure.subplots()
+    axes.imshow(np.ma.masked_invalid(mean), cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(strategies)), strategies, rotation=40, ha="right", fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    for (row, column), value in np.ndenumerate(mean):
+        colour = "white" if value < HALF else "black"
+        text = BROKE_OFF if math.isnan(value) else f"{value:.2f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    flowers = sum(name in FLOWERS for name in strategies)
+    axes.axvline(flowers - 0.5, color="white", linewidth=3)
+    over = f"mean of {seeds} seeds" if seeds > 1 else "one seed"
+    title = f"accuracy with one client of ten attacking, {over}: Flower's strategies | ours"
+    axes.set_title(title)
+    save(figure, folder, "anyone")
+
+
+def spread(accuracies: Values) -> str:
+    """Return the mean over seeds and the range, or in how many the run broke off.
+
+    >>> spread(np.array([0.5, 0.7])), spread(np.array([0.5])), spread(np.array([math.nan]))
+    ('0.60 (0.50 to 0.70)', '0.50', 'broke off')
+    >>> spread(np.array([0.5, math.nan]))
+    'broke off in 1 of 2'
+    """
+    seeds, broken = len(accuracies), int(np.isnan(accuracies).sum())
+    if broken:
+        return BROKE_OFF if broken == seeds else f"{BROKE_OFF} in {broken} of {seeds}"
+    mean = f"{accuracies.mean():.2f}"
+    return f"{mean} ({accuracies.min():.2f} to {accuracies.max():.2f})" if seeds > 1 else mean
 
 
 PAPER = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from experiments.examples import anyone
 from experiments.examples.anyone import APP, NONE, PLAIN, STUDY, draw, metrics, play, strangers_app
 from experiments.studies.study import Setting
 from pfl_flower.interop.table import MOD_ATTACKS
+from tests.support.readmes import ROOT
+
+RESULTS = ROOT / "experiments" / "results"
 
 
 def test_the_app_takes_three_lines_of_ours() -> None:
@@ -51,10 +55,26 @@ def test_cells_become_metrics_and_a_table(tmp_path: Path) -> None:
     assert found[f"{PLAIN}, cga: lost"] == pytest.approx(0.8)
     assert found[f"{PLAIN}, wrong-shape: lost"] == 0.9
     assert found[f"{PLAIN}, wrong-shape: broke off"] == 1 == 1 - found[f"{PLAIN}, cga: broke off"]
-    draw([{"cells": cells}], tmp_path)
+    better = {PLAIN: {**cells[PLAIN], "cga": {"accuracy": 0.2, "next": 0.7, "taken out": 0}}}
+    draw([{"cells": cells}, {"cells": better}], tmp_path)
     table = (tmp_path / "anyone.md").read_text()
-    assert "| wrong-shape | broke off |" in table and "| cga | 0.10 |" in table
+    assert "| wrong-shape | broke off |" in table and "| cga | 0.15 (0.10 to 0.20) |" in table
     assert (tmp_path / "anyone.png").stat().st_size > 5000
+
+
+def table(text: str) -> list[list[str]]:
+    """Return the cells of the first Markdown table of a text, but for the line under its head."""
+    lines = re.findall(r"^\| (.*) \|$", text, re.M)
+    return [line.split(" | ") for line in lines if not line.startswith("---")]
+
+
+def test_the_apps_readme_shows_stored_results() -> None:
+    """Of the table that the study left, columns as they stand, in all of its rows."""
+    stored = table((RESULTS / "anyone" / "anyone.md").read_text())
+    shown = table((APP / "README.md").read_text())
+    columns = [stored[0].index(name) for name in shown[0]]
+    assert len(columns) > 3
+    assert shown == [[row[column] for column in columns] for row in stored]
 
 
 def test_a_run_is_a_function_of_its_seed(tmp_path: Path) -> None:
