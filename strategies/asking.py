@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import genuine, nonce_of
-from pfl_flower.transport.pulling import pull
+from pfl_flower.transport.pulling import is_site, pull
 from strategies.questions import Question
 
 MOST_REPEATS = 3
@@ -80,11 +80,17 @@ class Post:
         What has come so far.
     waiting : dict
         The questions that nobody has answered yet, by their messages' ids.
+    held : list
+        Questions of a simulation that ended in an error, each with its time limit. Flower puts an
+        actor that has died back among the idle ones, where it fails at once and is the next to be
+        taken: asked again at once, a node would meet dead actors until the living ones are done. So
+        one question is let go for each answer, and all of them when no other is on its way.
     """
 
     grid: Grid
     heard: Heard = field(default_factory=Heard)
     waiting: dict[str, Question] = field(default_factory=dict)
+    held: list[tuple[Question, float]] = field(default_factory=list)
     _until: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def send(self, questions: Sequence[Question], timeout: float) -> None:
@@ -95,15 +101,34 @@ class Post:
         self.waiting |= sent
         self._until |= dict.fromkeys(sent, (time.monotonic() + timeout, timeout))
 
+    @property
+    def open(self) -> bool:
+        """Whether anything can still come."""
+        return bool(self.waiting or self.held)
+
+    @property
+    def nodes(self) -> set[int]:
+        """The nodes of whom an answer may come."""
+        return {one.node for one in [*self.waiting.values(), *(one for one, _ in self.held)]}
+
     def look(self) -> None:
         """Take what has come, ask again where that is due, and wait no longer for what is late."""
-        if not self.waiting:
-            return
-        limits = {identifier: one.most for identifier, one in self.waiting.items()}
-        replies = pull(self.grid, list(self.waiting), limits)
-        times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
-        for question in self.heard.take(replies, self.waiting):
-            self.send([question], times[id(question)])
+        let_go = len(self.held)
+        if self.waiting:
+            limits = {identifier: one.most for identifier, one in self.waiting.items()}
+            replies = pull(self.grid, list(self.waiting), limits)
+            times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
+            failed = {one.metadata.reply_to_message_id for one in replies if one.has_error()}
+            lost = {id(one) for key, one in self.waiting.items() if key in failed}
+            for question in self.heard.take(replies, self.waiting):
+                if id(question) in lost and not is_site(self.grid):
+                    self.held.append((question, times[id(question)]))
+                else:
+                    self.send([question], times[id(question)])
+            let_go = let_go if not self.waiting else len(replies) - len(failed)
+        for question, timeout in self.held[:let_go]:
+            self.send([question], timeout)
+        del self.held[:let_go]
         now = time.monotonic()
         for late in [one for one in self.waiting if self._until[one][0] <= now]:
             del self.waiting[late]
@@ -113,6 +138,7 @@ class Post:
         """Wait no longer for these nodes."""
         for identifier in [one for one, asked in self.waiting.items() if asked.node in nodes]:
             del self.waiting[identifier], self._until[identifier]
+        self.held = [one for one in self.held if one[0].node not in nodes]
 
     def rest(self, began: float) -> None:
         """Wait until it is worth another look at what was asked at ``began``."""
@@ -129,9 +155,9 @@ def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
     if not isinstance(grid, InProcessGrid):
         post, began = Post(grid), time.monotonic()
         post.send(questions, timeout)
-        while post.waiting:
+        while post.open:
             post.look()
-            if post.waiting:
+            if post.open:
                 post.rest(began)
         return post.heard
     heard, again = Heard(), list(questions)

@@ -87,7 +87,7 @@ class Introductions:
                 break
             if len(self.known) < least:
                 self._ask_again(grid, asked, round, patience - passed)
-            elif not post.waiting:
+            elif not post.open:
                 break
             post.rest(began)
         for node in [node for node in asked if node in self._open]:
@@ -100,7 +100,7 @@ class Introductions:
         nothing has come for ``introduction-timeout``; an answer to an earlier question counts, too.
         """
         post, now = self._posted(grid), time.monotonic()
-        waiting = {question.node for question in post.waiting.values()}
+        waiting = post.nodes
         for node in grid.get_node_ids():
             if node in self.known or node in self._refused:
                 continue
@@ -124,7 +124,7 @@ class Introductions:
         back = self._late.keys() & present
         for node in back - self.known.keys() - self._refused.keys() - self._open.keys():
             self._open[node] = []
-        waiting = {question.node for question in self._post.waiting.values()}
+        waiting = self._post.nodes
         again = {node: self._question(node, round) for node in self._open if node not in waiting}
         self._open |= {node: [question] for node, question in again.items()}
         if again:

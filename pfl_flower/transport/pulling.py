@@ -73,6 +73,11 @@ class _Budget:
                 raise _TooLargeError(f"{-self.left:,} bytes more than its question allows")
 
 
+def is_site(grid: Grid) -> bool:
+    """Whether replies come from machines of others, and not from the operator's own nodes."""
+    return isinstance(grid, HttpGrid)
+
+
 def pull(grid: Grid, identifiers: Iterable[str], limits: Mapping[str, int]) -> list[Message]:
     """Return the replies that have come to some messages.
 
