@@ -14,13 +14,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import genuine, nonce_of
 from pfl_flower.transport.pulling import is_site, pull
-from strategies.questions import Question
+from pfl_flower.transport.questions import pack_question
+from strategies.questions import MOST_BYTES, Question
 
 MOST_REPEATS = 3
 """How often a question is repeated: who has read a node's mail would have to win four races, and
@@ -82,9 +83,11 @@ class Post:
         The questions that nobody has answered yet, by their messages' ids.
     held : list
         Questions of a simulation that ended in an error, each with its time limit. Flower puts an
-        actor that has died back among the idle ones, where it fails at once and is the next to be
-        taken: asked again at once, a node would meet dead actors until the living ones are done. So
-        one question is let go for each answer, and all of them when no other is on its way.
+        actor that has died back among the idle ones, where it fails at once, and takes the one next
+        that came back last: asked again at once, a node meets dead actors as long as the living
+        ones are busy. So one question is let go for each answer. When no other is on its way, every
+        node is asked something that takes no state: the dead fail at it first, the living come back
+        after them, and are the next to be taken.
     """
 
     grid: Grid
@@ -92,6 +95,7 @@ class Post:
     waiting: dict[str, Question] = field(default_factory=dict)
     held: list[tuple[Question, float]] = field(default_factory=list)
     _until: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _calls: dict[str, float] = field(default_factory=dict)
 
     def send(self, questions: Sequence[Question], timeout: float) -> None:
         """Send questions, whose messages have ``timeout`` seconds, repeated ones too."""
@@ -113,26 +117,52 @@ class Post:
 
     def look(self) -> None:
         """Take what has come, ask again where that is due, and wait no longer for what is late."""
-        let_go = len(self.held)
-        if self.waiting:
-            limits = {identifier: one.most for identifier, one in self.waiting.items()}
-            replies = pull(self.grid, list(self.waiting), limits)
-            times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
-            failed = {one.metadata.reply_to_message_id for one in replies if one.has_error()}
-            lost = {id(one) for key, one in self.waiting.items() if key in failed}
-            for question in self.heard.take(replies, self.waiting):
-                if id(question) in lost and not is_site(self.grid):
-                    self.held.append((question, times[id(question)]))
-                else:
-                    self.send([question], times[id(question)])
-            let_go = let_go if not self.waiting else len(replies) - len(failed)
-        for question, timeout in self.held[:let_go]:
+        answered = self._take() if self.waiting else 0
+        if self.held and not self.waiting:
+            answered += self._call()
+        for question, timeout in self.held[:answered]:
             self.send([question], timeout)
-        del self.held[:let_go]
+        del self.held[:answered]
+        self._calls = self._calls if self.held else {}
         now = time.monotonic()
         for late in [one for one in self.waiting if self._until[one][0] <= now]:
             del self.waiting[late]
         self._until = {identifier: self._until[identifier] for identifier in self.waiting}
+
+    def _take(self) -> int:
+        """Take what has come, and return how many answers there were."""
+        limits = {identifier: one.most for identifier, one in self.waiting.items()}
+        replies = pull(self.grid, list(self.waiting), limits)
+        times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
+        failed = {one.metadata.reply_to_message_id for one in replies if one.has_error()}
+        lost = {id(one) for key, one in self.waiting.items() if key in failed}
+        for question in self.heard.take(replies, self.waiting):
+            if id(question) in lost and not is_site(self.grid):
+                self.held.append((question, times[id(question)]))
+            else:
+                self.send([question], times[id(question)])
+        return len(replies) - len(failed)
+
+    def _call(self) -> int:
+        """Ask all nodes for nothing, and return how many questions may go now: one an answer.
+
+        If nobody answers, all of them, for the last times.
+        """
+        now = time.monotonic()
+        if not self._calls:
+            nodes = self.grid.get_node_ids()
+            calls = [
+                Message(pack_question(0, ()), n, MessageType.QUERY, group_id="") for n in nodes
+            ]
+            until = now + self.held[0][1]
+            self._calls = {one: until for one in self.grid.push_messages(calls) if one}
+            return 0 if self._calls else len(self.held)
+        replies = pull(self.grid, list(self._calls), dict.fromkeys(self._calls, MOST_BYTES))
+        came = {one.metadata.reply_to_message_id for one in replies}
+        late = {one for one, until in self._calls.items() if until <= now}
+        self._calls = {k: until for k, until in self._calls.items() if k not in came | late}
+        answered = sum(not one.has_error() for one in replies)
+        return answered or (0 if self._calls else len(self.held))
 
     def forget(self, nodes: Collection[int]) -> None:
         """Wait no longer for these nodes."""

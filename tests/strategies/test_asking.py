@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from pfl_flower import server_app
@@ -171,6 +171,65 @@ def test_a_message_that_cannot_be_delivered_is_not_waited_for(clock: list[float]
     question = Question(Message(RecordDict(), 1000, MessageType.QUERY))
     assert ask(grid, [question], 9.0).replies == []
     assert clock[0] == 0.0
+
+
+class Actors(Posted):
+    """Flower's pool of Ray's actors, some of which died with their machine.
+
+    The one that came back last is taken first, and a message waits if nobody is idle. A living one
+    takes ``LIVING`` seconds; a dead one fails almost at once and is idle again, but for the first
+    time, when that takes a while.
+    """
+
+    LIVING, DEAD = 0.01, 0.001
+
+    def __init__(self, inner: InProcessGrid, clock: list[float], idle: list[str]) -> None:
+        super().__init__(inner, clock)
+        self.idle, self.busy = idle, list[tuple[float, str]]()
+        self.missed = 0.0
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        found = []
+        for message in messages:
+            (identifier,) = super().push_messages([message])
+            found.append(identifier)
+            if message.metadata.group_id == "roles":
+                continue
+            now = self.clock[0]
+            done = sorted(one for one in self.busy if one[0] <= now)
+            self.idle += [actor for _, actor in done]
+            self.busy = sorted(one for one in self.busy if one[0] > now)
+            begins, actor = (now, self.idle.pop()) if self.idle else self.busy.pop(0)
+            dead = actor.startswith("dead")
+            ends = begins + (self.DEAD if dead else self.LIVING)
+            if actor == "dead at last":
+                ends, actor = begins + self.missed, "dead"
+            self.busy.append((ends, actor))
+            reply = self._ready[identifier][1]
+            self._ready[identifier] = (
+                ends,
+                Message(Error(0, "died"), reply_to=message) if dead else reply,
+            )
+        return found
+
+
+@pytest.mark.parametrize("living", [0.01, 5.0])
+@pytest.mark.parametrize("missed", [0.001, 8.0])
+@pytest.mark.parametrize("first", [["dead at last"] * 2, ["living"] * 2])
+def test_who_met_a_dead_actor_is_asked_again_when_a_living_one_is_next(
+    first: list[str], missed: float, living: float, clock: list[float]
+) -> None:
+    """Of four actors two die; that is seen at once, or when the living have long been done."""
+    config = configure(rounds=6, users=8, strategic_users="7")
+    inner = InProcessGrid(client_app, nodes=4, run_config=config.flat())
+    others = ["living"] * 2 if "living" not in first else ["dead at last"] * 2
+    grid = Actors(inner, clock, [*first, *others])
+    grid.LIVING, grid.missed = living, missed
+    records = serve(config, grid)
+    assert records[0].notices.get(ERROR_REPLY)
+    assert not any(record.rejections for record in records)
+    assert torch.equal(trajectory(records), trajectory(play(config, nodes=4)))
+    assert clock[0] <= missed + 6 * (3 * living + 4 * asking.LONGEST_WAIT)
 
 
 def test_every_message_has_a_secret_that_none_had_before(monkeypatch: pytest.MonkeyPatch) -> None:
