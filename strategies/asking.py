@@ -118,7 +118,7 @@ class Post:
     def look(self) -> None:
         """Take what has come, ask again where that is due, and wait no longer for what is late."""
         answered = self._take() if self.waiting else 0
-        if self.held and not self.waiting:
+        if self.held and not self.waiting and not answered:
             answered += self._call()
         for question, timeout in self.held[:answered]:
             self.send([question], timeout)

@@ -1,8 +1,7 @@
-"""A Ray cluster of two raylets on this machine carries a run, and goes on when one is killed."""
+"""A Ray cluster of two raylets on this machine carries a run, also when one of them is killed."""
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import signal
@@ -152,14 +151,6 @@ def test_two_raylets_carry_a_run_and_one_of_them_may_die(
     rows = read_rounds(config.folder() / "rounds.csv")
     assert found.shape == expected.shape == (ROUNDS + 1, 6)
     assert np.abs(expected[-1] - expected[0]).max() > 0.1
-    # Of an actor that died Flower keeps asking: a node that meets such a one at every repetition of
-    # its question has no reports in that round, and from then on rho goes its own way.
-    lost = [int(row["round"]) for row in rows if row.get("rejections")]
-    whole = lost[0] if lost else ROUNDS + 1
-    assert whole > (KILLED_AFTER if killed else ROUNDS)
-    assert np.abs(found - expected)[:whole].max() <= 1e-9
-    assert len(lost) <= (ROUNDS - KILLED_AFTER) / 3
-    with (config.folder() / "rounds.csv").open(newline="") as file:
-        reasons = {row["rejection_reasons"].split(":")[0] for row in csv.DictReader(file)}
-    assert reasons <= {"", "client-error", "no-reply"}
-    assert np.isfinite(found).all() and np.abs(found[-1] - expected[-1]).max() <= 0.1
+    # Who met an actor that died is asked again: not a report is lost.
+    assert not any(row.get("rejections") for row in rows)
+    assert np.abs(found - expected).max() <= 1e-9
