@@ -311,7 +311,7 @@ def test_a_stop_and_a_killed_superlink_lose_nothing(place: Site) -> None:
     place.run(keys)
     assert ended_as(place) == COMPLETED
     trajectory = np.load(place.folder / "out" / "killed" / "trajectory.npy")
-    expected = in_process(place.folder / "alone", rounds=6, **{**SMALL, "resume": ""})
+    expected = in_process(place.folder / "undisturbed", rounds=6, **{**SMALL, "resume": ""})
     assert trajectory.shape == expected.shape
     assert np.abs(trajectory - expected).max() < 1e-9
     assert [row["round"] for row in rows(place, "killed")] == list(range(1, 7))
