@@ -100,7 +100,17 @@ def simulation(*, settings: Mapping[str, Any], nodes: int) -> Measured:
         config = parse_config({**settings, "output-dir": folder, "name": "run"})
         run_once(config, options)
         rows = read_rounds(output_of(folder) / "rounds.csv")[1:]
-    return {"seconds": [row["seconds"] for row in rows]}
+    return {
+        "seconds": [row["seconds"] for row in rows],
+        "distances": [row.get("distance_to_target", float("nan")) for row in rows],
+    }
+
+
+def waits(*, settings: Mapping[str, Any]) -> Measured:
+    """Count what a round waits for on a card, see ``waits.py``."""
+    from experiments.benchmark.waits import per_round
+
+    return per_round(settings)
 
 
 def machine(*, device: str) -> Measured:
@@ -157,6 +167,7 @@ CASES: Mapping[str, Callable[..., Measured]] = {
     "rival": rival,
     "mathematics": mathematics,
     "simulation": simulation,
+    "waits": waits,
     "machine": machine,
     "messages": messages,
     "aggregators": aggregators,

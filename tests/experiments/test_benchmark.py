@@ -17,6 +17,7 @@ from experiments.__main__ import main
 from experiments.benchmark import (
     aggregators,
     arguments,
+    card,
     checked_round,
     command,
     overhead,
@@ -248,3 +249,56 @@ def test_what_a_check_adds_is_a_share_of_the_plain_round(monkeypatch: pytest.Mon
     assert idle.ratio == pytest.approx(1 / 1.04) and idle.note == "the check adds 4.0% (4.0 to 4.0)"
     assert training.note == "the check adds 1.0% (1.0 to 1.0)"
     assert "10 batches" in training.what and "no training" in idle.what
+
+
+def test_lines_of_the_card_are_printed_and_kept_as_they_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part that fails is a line, the next one follows; what was found before a break is kept."""
+    kept = tmp_path / "card.json"
+
+    def works(asked: card.Asked) -> Iterator[card.Line]:
+        yield card.Line("one", "1 ms", "<= 2 ms", True)
+        raise RuntimeError("the card\nis gone")
+
+    def broken(asked: card.Asked) -> Iterator[card.Line]:
+        assert len(json.loads(kept.read_text())["lines"]) == 2
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(card, "PARTS", {"works": works, "broken": broken})
+    with pytest.raises(KeyboardInterrupt):
+        card.main(["--device", "cpu", "--output", str(kept)])
+    lines = json.loads(kept.read_text())["lines"]
+    assert [line["met"] for line in lines] == [True, False]
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].endswith("one: 1 ms; goal <= 2 ms: met")
+    assert said[2].endswith("works: failed: the card is gone; goal an answer: MISSED")
+    assert card.main(["--device", "cpu", "--output", str(kept), "--only", "works"]) == 1
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_card_is_held_to_its_goals(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds that are too long miss a goal on a card; of a processor none is asked."""
+    asked = card.Asked(device, quick=True)
+    found = {
+        "in-process": {"seconds": [0.5] * 9, "rho": [1.0, -2.0], "distances": [1.0, 0.5]},
+        "simulation": {"distances": [1.0, 0.5 + 1e-6]},
+        "machine": {"bandwidth": 1e12, "rate": 1e13},
+        "waits": {"waits": 9.0, "launches": 100.0},
+    }
+    monkeypatch.setattr(card.Asked, "case", lambda self, name, seconds, **more: found[name])
+    by_name = {
+        line.name: line
+        for part in (card.same_results, card.figure_1, card.waits, card.rounds, card.simulation)
+        for line in part(asked)
+    }
+    missed = {name for name, line in by_name.items() if not line.met}
+    always = {"simulation", "waits, figure 1"}
+    slow = {"figure 1", "figure 1's bound", "many users", "exact solves, digits"}
+    assert missed == (always | slow if device == "cuda" else always)
+    assert by_name["same rho, adam"].found.startswith("0.0e+00")
+
+
+def test_waits_are_counted_on_a_card_alone() -> None:
+    assert worker.waits(settings=SMALL) == {"waits": None, "launches": None}
