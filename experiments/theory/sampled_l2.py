@@ -9,7 +9,7 @@ is shorter than lam), so that rho*(D) is theta_s*(D), and misses as much as that
 
 Measured: three honest users, n standard normal queries that theta_spade answers, n to 31,623: the
 exponents in n of how far rho* and the worst honest theta_n* are from the model attack's. The lemma
-has no rate; at most -1/2 is that of statistics.
+has no rate; -1/2 is that of statistics. Seeds 1 to 3: -0.42 to -0.70; at most 0.041 is left.
 """
 
 from __future__ import annotations
