@@ -228,13 +228,6 @@ def admits_selection(settings: RunSettings) -> Refusal | None:
     return admits_tolerance(settings)
 
 
-def admits_root(settings: RunSettings) -> Refusal | None:
-    """Refuse a root data set where all points are users', and none is left for the server."""
-    if settings.partition != "draws":
-        return Refusal("aggregation", "for users among whom all points are dealt")
-    return admits_tolerance(settings)
-
-
 def rows_needed(name: str, f: int, *, mixing: bool = False, options: str = "") -> int | None:
     """Return the least number of rows among which a rule withstands f; None if none is enough.
 
@@ -379,7 +372,7 @@ AGGREGATIONS: Table[AggregationExtension] = Table(
             options=TrustOptions,
             rounds=True,
             root=True,
-            admits=admits_root,
+            admits=admits_tolerance,
         ),
         "history-clipping": AggregationExtension(
             factory=f"{ROOM}.history:HistoryClipping",

@@ -16,7 +16,7 @@ from pfl_flower.data.partitions import Dealt, Pool, Rows
 from pfl_flower.data.sources import Source
 from pfl_flower.data.table import PARTITIONS
 from pfl_flower.objective.user_data import UserData
-from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.errors import ConfigError, DataError
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.run_settings import RunSettings
 from pfl_flower.support.seeding import generator, seed_of
@@ -211,6 +211,24 @@ class Partitioned(Source):
         rows = torch.stack([self.split(user)[0][:points] for user in users])
         data = self._source.take(rows.flatten())
         return UserData(data.features.view(*rows.shape, self.inputs), data.labels.view(rows.shape))
+
+    def shared(self, points: int, draw: torch.Generator) -> UserData:
+        """Return points, without label noise, drawn from all that users train on.
+
+        What a server has that asked its users for some: no user loses a point by it.
+
+        Raises
+        ------
+        DataError
+            If there are not so many.
+        """
+        held = torch.cat([self.split(user)[0] for user in range(self.users)])
+        rows = torch.from_numpy(np.unique(held.numpy()))
+        if points > len(rows):
+            raise DataError(f"points = {points}: expected <= {len(rows)}, which users train on")
+        return self._source.take(
+            rows[torch.randperm(len(rows), generator=draw)[:points]], clean=True
+        )
 
     def test_set(self) -> tuple[Tensor, Tensor]:
         """Return the common test set, which is no user's."""

@@ -11,6 +11,7 @@ from pfl_flower.aggregation.combination import Aggregation, RunningRule, configu
 from pfl_flower.aggregation.rounds import OfRound, sees_rounds
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.data.users import Partitioned
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.step_sizes import local_step_sizes
@@ -95,7 +96,14 @@ def public_rule(problem: Problem) -> Aggregation:
 
 @remembered
 def root_population(problem: Problem, points: int, number: int) -> Population:
-    """Return the server's own user: a draw that no user and no attacker of the run holds."""
-    config = problem.config
-    data = problem.source.draw(config.users + config.attack_draws + number, points, config.seed)
+    """Return the server's own user, and that of an attacker who has to guess at it.
+
+    It holds a draw that no user and no attacker of the run holds; where all points are dealt, some
+    of those that users train on, as Cao et al. have it.
+    """
+    config, source = problem.config, problem.source
+    if isinstance(source, Partitioned):
+        data = source.shared(points, generator(config.seed, "root", number))
+    else:
+        data = source.draw(config.users + config.attack_draws + number, points, config.seed)
     return problem.population_of([data])

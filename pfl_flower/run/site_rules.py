@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.data.table import DATASETS, PARTITIONS, TOLD
 from pfl_flower.run.settings import Settings
@@ -54,6 +55,8 @@ def _together(config: Settings) -> Iterator[Refusal]:
         yield Refusal("reduction", f"sum or mean, {where}")
     if config.honest_distance:
         yield Refusal("honest-distance", f"false, {where}")
+    if AGGREGATIONS.row(config.aggregation).root:
+        yield Refusal("aggregation", f"a rule without points of the server's, {where}")
     reads = "attack-model" in ATTACKS.row(config.attack).reads
     if reads and config.attack_model == "exact" and (config.strategic() or config.site):
         yield Refusal("attack-model", f"the folder of a CGA run, {where}")

@@ -15,11 +15,12 @@ from pfl_flower.aggregation.rounds import Received, form_fault
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import bind, centred_clipping, trimmed_mean
 from pfl_flower.aggregation.table import AGGREGATIONS
+from pfl_flower.data.users import Partitioned
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 from pfl_flower.run.server_setup import ServerSetup, public_rule
 from pfl_flower.run.trial import try_plugins
-from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.errors import ConfigError, DataError
 from pfl_flower.support.seeding import generator
 from strategies.checkpoint_facts import Form, check_arrays
 from strategies.checkpoint_loading import Expected
@@ -203,6 +204,26 @@ def test_the_servers_own_user_is_an_honest_one(solver: str) -> None:
     again, _ = setup.root(rho, rho, 50, 1)
     assert torch.equal(report, again)
     assert float(report.norm()) > 0
+
+
+def test_where_all_points_are_dealt_the_servers_own_are_some_that_users_train_on() -> None:
+    keys = {"partition": "dirichlet", "partition_alpha": 0.3, "label_noise": 0.5}
+    users = {"dataset": "digits", "users": 5, "strategic_users": "4", "points_per_user": ""}
+    source = build_problem(configure(**users, **keys)).source
+    assert isinstance(source, Partitioned)
+    trained = torch.cat([source.draw(user, source.size(user), 1).features for user in range(5)])
+    own = source.shared(60, generator(1, "root", 0))
+    among = (own.features[:, None] == trained[None]).all(dim=2).any(dim=1)
+    points, labels = source.stored()["training"]
+    told = (own.features[:, None, :-1] == points[None]).all(dim=2).int().argmax(dim=1)
+    assert bool(among.all()) and torch.equal(own.labels, labels[told])
+    again, others = (source.shared(60, generator(1, "root", who)) for who in (0, 1))
+    assert torch.equal(own.features, again.features)
+    assert not torch.equal(own.features, others.features)
+    with pytest.raises(DataError, match="points = 9999: expected <= "):
+        source.shared(9999, generator(1, "root", 0))
+    run = play(configure(**users, **keys, aggregation="fltrust", rounds=2))
+    assert torch.isfinite(trajectory(run)).all()
 
 
 def test_history_is_momenta_about_the_last_centre() -> None:

@@ -150,6 +150,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"reduction": "scaled-sum"},
         "reduction = scaled-sum: expected sum or mean",
     ),
+    "points of the server's": (
+        {"aggregation": "fltrust"},
+        "aggregation = fltrust: expected a rule without points of the server's, where no machine",
+    ),
     "an exact model": ({"attack": "model"}, "attack-model = exact: expected the folder of a CGA r"),
     "exact data": ({"attack": "data"}, "attack-model = exact: expected the folder of a CGA run"),
     "a held-out part and a file": (
