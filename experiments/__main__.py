@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "run": "experiments.running.run_command:run_one",
     "data": "experiments.running.data_command:show_data",
     "reproduce": "experiments.running.run_command:run_studies",
+    "defences": "experiments.defences.command:run",
     "sweep": "experiments.running.sweep_command:sweep",
     "compare": "experiments.running.compare_command:compare",
     "report": "experiments.running.run_command:report_studies",

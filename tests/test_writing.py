@@ -15,7 +15,7 @@ MAY = {
     "pfl_flower.support.files": "the one way",
     "pfl_flower.run.rounds": "rounds.csv grows line by line",
     "experiments.running.engines": "logs grow line by line",
-    "experiments.defences.study": "logs grow line by line",
+    "experiments.defences.cells": "a line for each run, as it ends",
     "experiments.examples.anyone": "logs grow line by line",
     "experiments.examples.fedavg_digits.fedavg_digits.server_app": "a stranger's app",
     "experiments.examples.sgd_tabular.sgd_tabular.server_app": "a stranger's app",

@@ -1,4 +1,4 @@
-"""How the cells of ``defences`` are shown: heat maps, Markdown, and the terminal."""
+"""The pictures of ``defences``: worst case against cost, and a heat map for each crossed scene."""
 
 from __future__ import annotations
 
@@ -7,122 +7,203 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from experiments.defences.judgement import Measured, Verdict, number
+from experiments.defences.plan import ATTACKS, NOBODY
+from experiments.defences.tables import (
+    DIVERGED,
+    HEAD,
+    averaged,
+    broken,
+    crossed,
+    means,
+    ranked,
+    report,
+    seeds_of,
+    shown,
+    verdicts,
+)
 from experiments.studies.study import Result
-from pfl_flower.run.figures import save
+from pfl_flower.run.figures import PALETTE, save
+from pfl_flower.support.console import plain
 from pfl_flower.support.files import replace_file
 
 COLOURS = "cividis"
 """Light to dark with any colour vision, and in grey."""
-WIDTH = 132
-"""Columns of the terminal that nine attacks and eight rules take."""
-DIVERGED = 10.0
-"""Times the way to the target, beyond which rho counts as diverged."""
-MAPS: Mapping[str, tuple[str, str]] = {
-    "defences": ("accuracy", "accuracy of the global model on true labels"),
-    "defences-way": (
-        "share",
-        "share of the way from the reference to the attacker's target (div.: rho diverged)",
-    ),
+Found = Mapping[str, Sequence[Verdict]]
+"""By rule what is said of it in each seed."""
+WIDTH = 150
+"""Columns of the terminal that a scene's verdicts take."""
+MAPS: Mapping[str, str] = {
+    "accuracy": "accuracy of rho on true labels",
+    "share": "share of the way from the rule's own rho without attack to the target",
 }
+NARROW = (
+    "rule",
+    "rho",
+    "cost",
+    "harm",
+    "by",
+    "share",
+    "by",
+    "untold",
+    "theta",
+    "harm",
+    "worst",
+    "",
+)
+"""The heads of a scene's verdicts in the terminal, where ``HEAD`` is too wide."""
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
-    """Draw both heat maps, write the table as Markdown, and print it."""
-    for name, (measure, title) in MAPS.items():
-        panels = means(results, measure)
-        heat_maps(panels, title, folder, name)
-    accuracies, shares = means(results, "accuracy"), means(results, "share")
-    lines = []
-    for regularizer, (attacks, defences, values) in accuracies.items():
-        texts = written(values, shares[regularizer][2])
-        show(regularizer, attacks, defences, texts)
-        lines += markdown(regularizer, attacks, defences, texts)
-    replace_file(folder / "defences.md", "\n".join(lines))
+    """Draw all pictures, write the tables as Markdown, and print the verdicts."""
+    scenes = crossed(results)
+    panels = {scene: verdicts(results, scene) for scene in scenes}
+    save(summary(panels, f"Worst case against cost: {seeds_of(results)}"), folder, "defences")
+    for scene in scenes:
+        save(heat_maps(results, scene), folder, f"defences-{scene.replace('/', '-')}")
+        show(scene, ranked(results, scene), Console())
+    replace_file(folder / "defences.md", "\n".join(report(results)))
+    for line in broken(results):
+        Console().print(plain(line, "red"), soft_wrap=True)
 
 
-Panel = tuple[list[str], list[str], NDArray[np.float64]]
-"""Attacks, defences, and a value ``(attacks, defences)``."""
+def summary(panels: Mapping[str, Found], title: str, own: str = "") -> Figure:
+    """Return worst harm against cost, a panel for each scene; ``own`` is a rule to be marked."""
+    rows, columns = -(-len(panels) // 2), min(2, len(panels))
+    figure = Figure(figsize=(6.6 * columns, 0.6 + 4.4 * rows), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (scene, found) in zip(places, panels.items(), strict=False):
+        harm_and_cost(axes, found, own)
+        axes.set_title(scene.replace("/iid", ", users alike").replace("/0", ", Dirichlet 0"))
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    figure.supxlabel("what the rule costs where nobody attacks: accuracy of rho below the sum's")
+    figure.supylabel("what the worst attack takes besides, of rho's accuracy")
+    figure.suptitle(f"{title}. Lower left is better")
+    return figure
 
 
-def means(results: Sequence[Result], measure: str) -> dict[str, Panel]:
-    """Return a measure of all cells, its mean over seeds, by regulariser."""
-    panels: dict[str, Panel] = {}
-    for regularizer, rows in results[0]["cells"].items():
-        attacks, defences = list(rows), list(next(iter(rows.values())))
-        values = [
-            [[result["cells"][regularizer][a][d][measure] for d in defences] for a in attacks]
-            for result in results
-        ]
-        panels[regularizer] = attacks, defences, np.mean(values, axis=0)
-    return panels
+def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
+    """Draw a point for each rule, by number: the key at the right begins with the best in all."""
+    said = {rule: averaged(ones) for rule, ones in found.items()}
+    points = {rule: (one.cost, max(0.0, one.harm)) for rule, one in said.items()}
+    right, left = (pick(x for x, _ in points.values()) for pick in (max, min))
+    room = 0.06 * max(0.02, right - left)
+    axes.set_yscale("symlog", linthresh=0.05)
+    axes.set_xscale("symlog", linthresh=0.05)
+    axes.set(xlim=(left - room, 1.25 * right + room), ylim=(-0.012, 1.3))
+    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    ticks = [tick for tick in (-0.05, -0.02, *TICKS) if left - room <= tick <= 1.25 * right + room]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    order = sorted(said, key=lambda rule: said[rule].cost + said[rule].harm)
+    for rule in order:
+        cost, harms = points[rule][0], [one.harm for one in found[rule]]
+        colour = PALETTE[1] if rule == own else PALETTE[0]
+        axes.plot([cost, cost], [min(harms), max(harms)], color=colour, lw=1, alpha=0.4)
+        axes.plot(*points[rule], "o", ms=5, color=colour)
+    for together in _near(axes, points, order):
+        text = " ".join(str(order.index(rule) + 1) for rule in together)
+        axes.annotate(
+            text,
+            points[together[0]],
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=PALETTE[1] if own in together else "black",
+        )
+    for place, rule in enumerate(order):
+        axes.text(
+            1.02,
+            1 - (place + 0.7) / max(17.5, len(order) + 0.5),
+            f"{place + 1}  {rule}",
+            transform=axes.transAxes,
+            fontsize=8.5,
+            color=PALETTE[1] if rule == own else "black",
+        )
 
 
-def heat_maps(panels: Mapping[str, Panel], title: str, folder: Path, name: str) -> None:
-    """Draw one heat map for each regulariser, every cell with its number."""
-    attacks, defences, _ = next(iter(panels.values()))
-    size = 1.6 + (0.62 * len(defences) + 0.3) * len(panels), 2.1 + 0.36 * len(attacks)
+TICKS = (0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
+NEAR = np.array([0.05, 0.022])
+"""Of the axes: points that lie nearer together than this have their numbers in one place."""
+
+
+def _near(
+    axes: Axes, points: Mapping[str, tuple[float, float]], order: Sequence[str]
+) -> list[list[str]]:
+    """Return the rules in groups of points that would be written upon one another."""
+    onto = axes.transData + axes.transAxes.inverted()
+    found: list[tuple[NDArray[np.float64], list[str]]] = []
+    for rule in order:
+        place = onto.transform(points[rule])
+        for other, group in found:
+            if (abs(place - other) < NEAR).all():
+                group.append(rule)
+                break
+        else:
+            found.append((place, [rule]))
+    return [group for _, group in found]
+
+
+def heat_maps(results: Sequence[Result], scene: str) -> Figure:
+    """Return a scene's two maps, one above the other: accuracy, and share of the way."""
+    cells = means(results, scene)
+    attacks, rules = list(cells), list(cells[NOBODY])
+    size = 3.2 + 0.56 * len(rules), 2.2 + 0.62 * len(attacks)
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for one, (regularizer, panel) in zip(axes, panels.items(), strict=True):
-        _heat_map(one, panel)
-        one.set_title(regularizer)
-    figure.suptitle(title)
-    save(figure, folder, name)
+    panels = figure.subplots(len(MAPS), 1, sharex=True)
+    for axes, (measure, title) in zip(panels, MAPS.items(), strict=True):
+        _heat_map(axes, cells, measure)
+        axes.set_title(f"{scene}: {title}", fontsize=11)
+    panels[-1].set_xticks(range(len(rules)), rules, rotation=40, ha="right", fontsize=9)
+    figure.suptitle(f"{seeds_of(results)}; in brackets what the attacker knows", fontsize=9)
+    return figure
 
 
-def _heat_map(axes: Axes, panel: Panel) -> None:
-    attacks, defences, values = panel
-    shown = np.ma.masked_where(~(abs(values) <= DIVERGED), values)
+def _heat_map(axes: Axes, cells: Mapping[str, Mapping[str, Measured]], measure: str) -> None:
+    values = grid(cells, measure)
+    masked = np.ma.masked_where(~(abs(values) <= DIVERGED), values)
     axes.set_facecolor("white")
-    axes.imshow(shown, cmap=COLOURS, vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(defences)), defences, rotation=40, ha="right", fontsize=9)
-    axes.set_yticks(range(len(attacks)), attacks, fontsize=9)
-    for (row, column), value in np.ndenumerate(values):
-        colour = "white" if -DIVERGED <= value < 0.5 else "black"
-        axes.text(column, row, number(value), ha="center", va="center", color=colour, fontsize=8)
+    # Small shares are what rules differ by.
+    norm = PowerNorm(0.5 if measure == "share" else 1.0, vmin=0, vmax=1, clip=True)
+    axes.imshow(masked, cmap=COLOURS, norm=norm, aspect="auto")
+    names = [_labelled(attack) for attack in cells]
+    axes.set_yticks(range(len(cells)), names, fontsize=9)
+    for place, by_rule in enumerate(cells.values()):
+        for column, (value, cell) in enumerate(zip(values[place], by_rule.values(), strict=True)):
+            text = "broke" if "error" in cell else shown(value)
+            dark = -DIVERGED <= value and float(norm(value)) < 0.5
+            colour = "white" if dark else "black"
+            axes.text(column, place, text, ha="center", va="center", color=colour, fontsize=7.5)
+    axes.axhline(0.5, color="white", lw=2)
 
 
-def number(value: float) -> str:
-    """Return two decimals, no -0, and a word where rho is past all bounds.
-
-    >>> number(0.956), number(-0.004), number(-12345.0), number(float("nan"))
-    ('0.96', '0.00', 'div.', 'nan')
-    """
-    if abs(value) > DIVERGED:
-        return "div."
-    text = f"{value:.2f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+def _labelled(attack: str) -> str:
+    knowledge = ATTACKS[attack].knowledge
+    name = attack.partition(", omniscient")[0].partition(", on guesses")[0]
+    return f"{name} [{knowledge}]" if knowledge else attack
 
 
-def written(accuracies: NDArray[np.float64], shares: NDArray[np.float64]) -> list[list[str]]:
-    """Return each cell as ``accuracy (share of the way)``."""
-    return [
-        [f"{number(a)} ({number(s)})" for a, s in zip(ones, others, strict=True)]
-        for ones, others in zip(accuracies, shares, strict=True)
-    ]
+def grid(cells: Mapping[str, Mapping[str, Measured]], measure: str) -> NDArray[np.float64]:
+    """Return a measure of all cells, ``(attacks, rules)``; NaN where there is none."""
+    values = [[number(cell, measure) for cell in by.values()] for by in cells.values()]
+    return np.array(values, dtype=np.float64)
 
 
-def show(title: str, attacks: list[str], defences: list[str], texts: list[list[str]]) -> None:
-    """Print a table."""
-    table = Table(title=f"{title}: accuracy (share of the way to the target)")
-    for column in ("attack", *defences):
-        table.add_column(column)
-    for attack, row in zip(attacks, texts, strict=True):
-        table.add_row(attack, *row)
-    console = Console()
-    Console(width=max(WIDTH, console.width)).print(table)
-
-
-def markdown(
-    title: str, attacks: list[str], defences: list[str], texts: list[list[str]]
-) -> list[str]:
-    """Return the lines of a Markdown table."""
-    rows = [[attack, *row] for attack, row in zip(attacks, texts, strict=True)]
-    head = [f"{title}: accuracy (share of the way)", *defences]
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    return [*lines, ""]
+def show(title: str, rows: Sequence[Sequence[str]], console: Console) -> None:
+    """Print a scene's verdicts."""
+    table = Table(title=f"{title}: the least lost in the worst case first")
+    assert len(NARROW) == len(HEAD)
+    for column in NARROW:
+        table.add_column(column, justify="left" if column in ("rule", "by") else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=console.file, width=max(WIDTH, console.width)).print(table)

@@ -47,6 +47,10 @@ class Options:
         Smaller sizes, where a study has them, and one seed unless ``seeds`` names others.
     control : bool
         An idle attacker in a study: its claims must then fail.
+    jobs : int
+        Processes that run the parts of a study side by side, where it has such.
+    study : mapping
+        Options of one study alone.
     """
 
     engine: Engine = "inprocess"
@@ -60,6 +64,8 @@ class Options:
     keep: bool = False
     quick: bool = False
     control: bool = False
+    jobs: int = 1
+    study: Mapping[str, str] = field(default_factory=dict)
 
     def configure(
         self, base: Mapping[str, Scalar], folder: Path, seed: int, name: str = ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.arguments import add_benchmark
+from experiments.defences.arguments import add_defences
 from experiments.vgg.arguments import add_train_vgg
 
 RESULTS = "~/pfl-flower"
@@ -34,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sweep(commands)
     _add_compare(commands)
     _add_report(commands)
+    _add_common(add_defences(commands))
     add_train_vgg(commands)
     add_benchmark(commands)
     return top

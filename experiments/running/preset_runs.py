@@ -39,6 +39,8 @@ from pfl_flower.support.foreign_text import legible
 from pfl_flower.support.left_out import LeftOut
 from pfl_flower.support.versions import commit
 
+MOST_SHOWN = 300
+"""Metrics beyond which they are not printed one by one: who has so many has tables of its own."""
 PRESET_SEEDS = (1,)
 """What a preset runs when no seeds are named."""
 
@@ -128,10 +130,12 @@ def show(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     table = Table(title=plain(summary["experiment"]))
     for column in ("metric", "mean", "std"):
         table.add_column(column, justify="left" if column == "metric" else "right")
-    for metric, value in summary["metrics"].items():
+    metrics = summary["metrics"]
+    for metric, value in metrics.items():
         label = metric + (NODES if metric in summary.get("nodes_word", ()) else "")
         table.add_row(plain(label), f"{value['mean']:.4g}", f"{value['std']:.2g}")
-    console.print(table)
+    many = len(metrics) > MOST_SHOWN
+    console.print(plain(f"{len(metrics):,} metrics, in summary.json") if many else table)
     for check in summary["checks"]:
         found = word(check["name"], check["passed"], summary)
         said = plain(in_words(Check(**check)))

@@ -96,7 +96,7 @@ STUDIES: Mapping[str, Listed] = {
     ),
     "defences": Listed(
         "experiments.defences.study:STUDY",
-        "Attack x defence x regulariser: what robust aggregation adds to the check of GRAD(rho)",
+        "Attack x rule: what a rule costs, and its worst case over attackers, those who know it too",
     ),
     "anyone": Listed(
         "experiments.examples.anyone:STUDY",

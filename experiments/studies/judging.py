@@ -24,8 +24,8 @@ from pfl_flower.support.versions import commit
 
 def changed(study: Study, asked: Mapping[str, Any]) -> bool:
     """Return whether what was asked is no longer the study, but an experiment of one's own."""
-    settings = asked.get("settings") or {}
-    return asked.get("rounds") is not None or bool(set(settings) - FREE - study.brought)
+    settings = {*(asked.get("settings") or {}), *(asked.get("study") or {})}
+    return asked.get("rounds") is not None or bool(settings - FREE - study.brought)
 
 
 def judgement(

@@ -21,6 +21,7 @@ from pfl_flower.run.preset_claims import FREE
 from pfl_flower.run.problem import choose_device
 from pfl_flower.run.results import summarise, write_json
 from pfl_flower.run.writing import asked_of, own_folder
+from pfl_flower.support.console import plain
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.versions import commit
 
@@ -51,7 +52,8 @@ def study_folder(study: Study, options: Options) -> Path:
     """
     rounds = {} if options.rounds is None else {"rounds": options.rounds}
     kept = FREE | study.brought
-    own = {key: value for key, value in options.settings.items() if key not in kept}
+    given = {**options.settings, **options.study}
+    own = {**study.folder, **{key: value for key, value in given.items() if key not in kept}}
     changed = named(study.name, {**own, **rounds})
     return options.output / (f"{changed}-control" if options.control else changed)
 
@@ -119,6 +121,7 @@ def _measured(
             folder=folder,
             options=options,
             say=say,
+            tell=lambda line: console.print(plain(line)),
         )
         result = study.measure(setting)
     seconds = time.perf_counter() - began
@@ -146,4 +149,5 @@ def _asked(options: Options) -> dict[str, Any]:
     """Return the options that change what is measured."""
     asked = asdict(options)
     kept = ("engine", "device", "rounds", "nodes", "settings", "quick", "control")
-    return {key: asked[key] for key in kept}
+    own = {"study": asked["study"]} if options.study else {}
+    return {**{key: asked[key] for key in kept}, **own}

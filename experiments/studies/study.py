@@ -13,6 +13,7 @@ from experiments.studies.catalogue import STUDIES
 from experiments.studies.standing import Compared, Printed, Stated
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check, Claim, Metrics
+from pfl_flower.run.keys import Scalar
 
 Result = Mapping[str, Any]
 """What one seed measured, as JSON: ``metrics``, a mapping of numbers, and whatever is drawn."""
@@ -37,6 +38,8 @@ class Setting:
         The command line's, for studies that run whole configurations.
     say : callable
         Shows one line of progress.
+    tell : callable
+        Prints a line that stays.
     """
 
     seed: int
@@ -45,6 +48,7 @@ class Setting:
     folder: Path = field(default_factory=Path.cwd)
     options: Options = field(default_factory=Options)
     say: Callable[[str], None] = lambda line: None
+    tell: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,10 @@ class Study:
     has_runs : bool
         Whether the measuring runs whole configurations, so that run-config keys can be set.
     brought : frozenset of str
-        Keys of what must be brought along, which may be set without making it another study.
+        Keys of what must be brought along, and options of its own, which may be set without making
+        it another study.
+    folder : mapping
+        Settings of its own that the name of its folder says.
     claim : str
         What is claimed, by the paper unless it says otherwise: a sentence or two for a visitor.
     words : callable
@@ -91,6 +98,7 @@ class Study:
     judge: Callable[[Sequence[Metrics]], list[Check]] = lambda finals: []
     has_runs: bool = False
     brought: frozenset[str] = frozenset()
+    folder: Mapping[str, Scalar] = field(default_factory=dict)
     claim: str = ""
     words: Callable[[Measured], str] = lambda measured: ""
     setting: str = ""

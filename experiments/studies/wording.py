@@ -40,9 +40,9 @@ class Measured:
         metrics: Mapping[str, Any] = summary["metrics"]
         return cls({name: [*map(float, metric["values"])] for name, metric in metrics.items()})
 
-    def low(self, *names: str) -> float:
-        """Return the least value of any seed and of any of these metrics."""
-        return min(self._all(names), key=_nan_first)
+    def low(self, *names: str, but: str = "") -> float:
+        """Return the least value of any seed and of any of these metrics, leaving out ``but``."""
+        return min(self._all(names, but), key=_nan_first)
 
     def high(self, *names: str, but: str = "") -> float:
         """Return the largest value of any seed and of any of these metrics, leaving out ``but``."""

@@ -28,6 +28,7 @@ COMMANDS = {
     "study": ["run", "prop1-projection", "--quick"],
     "sweep": ["sweep", "digits-l2", "--over", "lam=1,2", "--set", "points-per-user=20", "rounds=1"],
     "reproduce": ["reproduce", "prop1-projection", "--quick"],
+    "defences": ["defences", "--quick"],
     "report": ["report", "prop1-projection"],
     "benchmark": ["benchmark", "--quick"],
     "train-vgg": ["train-vgg", "--data-dir", "/nowhere"],
