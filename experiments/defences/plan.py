@@ -14,7 +14,7 @@ rounds (enough for CGA to bring rho within a hundredth of the way of its target 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -72,6 +72,14 @@ class Scene:
         """
         own = [] if self.personalization == "joint" else [self.personalization]
         return "/".join([self.regularizer, self.alpha, *own])
+
+    def admits(self, rule: str) -> bool:
+        """Return whether a rule has a part in it: where users learn alone there is the sum's name.
+
+        >>> Scene("squared-l2", "0.3", "local").admits("median")
+        False
+        """
+        return self.personalization != "local" or rule == REFERENCE
 
     @property
     def keys(self) -> Keys:
@@ -142,6 +150,11 @@ PROPER = {
 """Members whose names in a table are more than words with hyphens."""
 ELSEWHERE = {
     "data": "poisoned data hold what the model attack does, at more cost",
+    **{
+        name: "users hold principal components here, and a trigger needs an image"
+        for name, row in ATTACK_TABLE.items()
+        if row.trigger
+    },
 }
 """Attacks of the table that are measured elsewhere, and why."""
 GUESSING: Mapping[str, Keys] = {
@@ -215,8 +228,8 @@ def _rules() -> Iterator[Rule]:
 RULES: Mapping[str, Rule] = {rule.name: rule for rule in _rules()}
 ALPHAS = ("1", "0.1")
 """How much users differ, besides iid and alpha = 0.3."""
-PERSONALIZATIONS: Sequence[str] = ()
-"""Other ways to personalise than ``joint``."""
+PERSONALIZATIONS = ("classical", "ditto", "local")
+"""Other ways to personalise than ``joint``. In ``local`` rho stays where it starts."""
 
 
 def _scenes() -> Iterator[Scene]:
@@ -294,7 +307,7 @@ class Plan:
         for scene in chosen:
             attacks = QUICK_ATTACKS if quick else tuple(ATTACKS) if scene.crossed else SIDE
             for attack in attacks:
-                for rule in rules:
+                for rule in filter(scene.admits, rules):
                     if own is None or quick or rule == own.name or attack == NOBODY:
                         found.append(Cell(scene.name, attack, rule))
         return cls(tuple(found), rules)

@@ -178,7 +178,7 @@ def _sides(results: Sequence[Result]) -> Lines:
     said = {name: {r: averaged(v) for r, v in verdicts(results, name).items()} for name in scenes}
     rules = list(next(iter(said.values())))
     rows = [
-        [rule, *(_short(said[name][rule]) for name in scenes if rule in said[name])]
+        [rule, *(_short(said[name][rule]) if rule in said[name] else "" for name in scenes)]
         for rule in rules
     ]
     yield from markdown(["rule", *scenes], rows)

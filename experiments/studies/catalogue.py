@@ -96,7 +96,7 @@ STUDIES: Mapping[str, Listed] = {
     ),
     "defences": Listed(
         "experiments.defences.study:STUDY",
-        "Attack x rule: what a rule costs, and its worst case over attackers, those who know it too",
+        "Attack x rule: what a rule costs, and its worst case over attackers who know it too",
     ),
     "anyone": Listed(
         "experiments.examples.anyone:STUDY",

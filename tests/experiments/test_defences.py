@@ -41,6 +41,7 @@ from experiments.studies.study import Setting
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.table import ATTACKS as EVERY_ATTACK
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.personalization import WAYS
 from pfl_flower.support.errors import ConfigError
 from tests.support.studies import run_quick
 
@@ -95,7 +96,8 @@ def test_the_plan_crosses_what_it_should_and_changes_one_thing_at_a_time() -> No
     crossed = {(s.regularizer, s.alpha) for s in SCENES.values() if s.crossed}
     assert crossed == {(r, a) for r in ("squared-l2", "l2") for a in ("iid", "0.3")}
     for name, scene in SCENES.items():
-        assert sizes[name] == (len(ATTACKS) if scene.crossed else len(SIDE)) * len(RULES)
+        rules = 1 if scene.personalization == "local" else len(RULES)
+        assert sizes[name] == (len(ATTACKS) if scene.crossed else len(SIDE)) * rules
         if not scene.crossed:
             apart = [
                 (scene.regularizer != r) + (scene.alpha != a) + (scene.personalization != "joint")
@@ -104,6 +106,7 @@ def test_the_plan_crosses_what_it_should_and_changes_one_thing_at_a_time() -> No
             assert min(apart) == 1
     assert {s.alpha for s in SCENES.values()} == {"iid", "1", "0.3", "0.1"}
     assert {s.regularizer for s in SCENES.values()} == {"squared-l2", "l2", "smooth-l2"}
+    assert {s.personalization for s in SCENES.values()} == set(WAYS)
     assert all(first.attack == "none" for first in _firsts(plan))
     assert set(SIDE) <= set(ATTACKS) and any(ATTACKS[name].told for name in SIDE)
     quick = Plan.of(quick=True)
@@ -382,9 +385,11 @@ def test_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_scenes_at_the_sides_have_a_table_of_their_own() -> None:
     cells = made_up()
     cells["smooth-l2/iid"] = {name: cells[FIRST][name] for name in ("none", "rule-aware")}
+    alone = {name: {"sum": cells[FIRST][name]["sum"]} for name in ("none", "rule-aware")}
+    cells["squared-l2/0.3/local"] = alone
     written = "\n".join(report([result(cells)]))
     assert written.startswith("# Rules and attackers: one seed, 1")
-    assert "| Krum | 0.060, 0.200 (0.25) | 0.060, 0.200 (0.25) | 0.060, 0.200 (0.25) |" in written
+    assert f"| Krum |{3 * ' 0.060, 0.200 (0.25) |'}  |" in written
     assert "## smooth-l2/iid" not in written
 
 
