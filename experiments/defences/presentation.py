@@ -94,12 +94,12 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
     said = {rule: averaged(ones) for rule, ones in found.items()}
     points = {rule: (one.cost, max(0.0, one.harm)) for rule, one in said.items()}
     right, left = (pick(x for x, _ in points.values()) for pick in (max, min))
-    room = 0.06 * max(0.02, right - left)
+    low, high = left - 0.004, 1.5 * right + 0.004
     axes.set_yscale("symlog", linthresh=0.05)
     axes.set_xscale("symlog", linthresh=0.05)
-    axes.set(xlim=(left - room, 1.25 * right + room), ylim=(-0.012, 1.3))
+    axes.set(xlim=(low, high), ylim=(-0.012, 1.3))
     axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    ticks = [tick for tick in (-0.05, -0.02, *TICKS) if left - room <= tick <= 1.25 * right + room]
+    ticks = [tick for tick in COSTS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
@@ -132,6 +132,7 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
 
 
 TICKS = (0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
+COSTS = (-0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 NEAR = np.array([0.05, 0.022])
 """Of the axes: points that lie nearer together than this have their numbers in one place."""
 

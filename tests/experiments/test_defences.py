@@ -226,6 +226,8 @@ def test_the_words_are_of_the_numbers() -> None:
     said = STUDY.words(Measured(values))
     for number in ("100%", "3.0%", "25.0%", "20.0%", "6.0%"):
         assert number in said
+    open_alone = {name: of for name, of in values.items() if not name.startswith("l2/")}
+    assert "under l2" in said and "under l2" not in STUDY.words(Measured(open_alone))
 
 
 class Fake:
