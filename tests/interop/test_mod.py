@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.serverapp.strategy import FedAvg
 
 import pfl_flower as pfl
 from pfl_flower.attacks.attack import Observation
 from pfl_flower.attacks.untargeted import least_noticed
 from pfl_flower.interop import table
 from pfl_flower.interop.table import MOD_ATTACKS
+from pfl_flower.interop.who import Attackers
 from pfl_flower.support.seeding import seed_everything
 from tests.interop import apps
 from tests.interop.apps import CLIENTS, PULL, SIZE, client_app, flat, models, optimum, play
@@ -169,6 +171,113 @@ def test_it_is_there_on_the_nodes_that_are_named_and_on_no_other(
         assert len(changed) == max(1, round(given["share"] * CLIENTS))
         return
     assert changed == who
+
+
+def test_who_is_drawn_hangs_on_the_seed_and_on_the_number_of_partitions() -> None:
+    drawn = [Attackers(partitions=None, share=0.4, seed=seed).chosen(10) for seed in range(20)]
+    assert {len(one) for one in drawn} == {4} and len(set(drawn)) > 10
+    assert set().union(*drawn) == set(range(10))
+    again = Attackers(partitions=None, share=0.4, seed=3)
+    assert again.chosen(10) == drawn[3] and len(again.chosen(100)) == 40
+
+
+@pytest.mark.parametrize(
+    ("given", "node", "line"),
+    [
+        ({"partitions": [1]}, {}, "partitions = 1: expected nodes that know their partition-id"),
+        ({"share": 0.5}, {}, "share = 0.5: expected nodes that know num-partitions"),
+        ({"share": 0.5}, {"num-partitions": 2}, "expected nodes that know their partition-id"),
+        ({"share": 0.5}, {"num-partitions": "2", "partition-id": 0}, "share = 0.5: expected nodes"),
+    ],
+)
+def test_a_node_that_does_not_know_where_it_stands_is_one_line(
+    given: dict[str, Any], node: dict[str, Any], line: str
+) -> None:
+    attackers = Attackers(**{"partitions": None, "share": None, "seed": 0, **given})
+    with pytest.raises(pfl.ConfigError, match=line):
+        attackers.has(node)
+    assert attackers.has({**node, "role": "strategic"})
+
+
+def test_evaluations_pass_as_they_are() -> None:
+    for attack in ("nan", "sign-flip"):
+        mod = pfl.attack_mod(attack, share=1.0)
+        result, _ = play(client_app(mod), FedAvg(fraction_train=0.0), rounds=1)
+        assert dict(result.evaluate_metrics_clientapp[1]) == {"accuracy": 0.5}
+
+
+def test_an_error_of_the_apps_own_goes_out_as_it_is() -> None:
+    """The mod neither hides it nor takes a surrogate's for a model."""
+    error = Error(7, "the disk is full")
+    before = Message(RecordDict(), 1, "train")
+    before.metadata._message_id = "1"  # type: ignore[attr-defined]
+    node = {"partition-id": 0, "num-partitions": 1}
+    state = Context(run_id=1, node_id=1, node_config=node, state=RecordDict(), run_config={})
+    mod = pfl.attack_mod("sign-flip", share=1.0)
+    sent_back = mod(before, state, lambda message, context: Message(error, reply_to=message))
+    assert sent_back.has_error() and sent_back.error.reason == "the disk is full"
+    assert not state.state
+
+    def fails_later(partition: int, values: Any) -> Any:
+        seen.append(partition)
+        if partition == WHO and seen.count(WHO) > 1:
+            raise RuntimeError("no second run")
+        return {}
+
+    seen: list[int] = []
+    reasons: list[str] = []
+
+    class Seen(apps.FedAvg):
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            reasons.extend(reply.error.reason for reply in replies if reply.has_error())
+            return None, None
+
+    mod = pfl.attack_mod("min-max", partitions=[WHO])
+    play(client_app(mod, forge=fails_later), Seen(fraction_evaluate=0.0), rounds=1)
+    assert len(reasons) == 1 and "no second run" in reasons[0]
+
+
+def test_what_was_accepted_is_what_float16_made_of_the_report() -> None:
+    accepted: list[torch.Tensor] = []
+    wish = torch.tensor([0.1, 1e6, -0.3, 7.0], dtype=torch.float64)
+
+    class Wish:
+        def init(self, rho: torch.Tensor) -> Any:
+            return _Rounds(torch.zeros(1))
+
+        def update(self, state: Any, observation: Observation) -> tuple[torch.Tensor, Any]:
+            accepted.append(observation.accepted)
+            return wish, state
+
+    models(client_app(pfl.attack_mod(Wish(), partitions=[WHO])), rounds=2, kind="float16")
+    first, second = accepted
+    assert not bool(first.any())
+    right = 1.0 - np.clip(1.0 - wish.numpy(), -65504, 65504).astype(np.float16).astype(float)
+    np.testing.assert_array_equal(second.numpy(), right)
+    assert not np.array_equal(right, wish.numpy())
+
+
+def test_rounds_are_the_servers_where_a_node_was_not_asked_in_all() -> None:
+    rounds: list[int] = []
+
+    class Notes:
+        def init(self, rho: torch.Tensor) -> Any:
+            return _Rounds(torch.zeros(1))
+
+        def update(self, state: Any, observation: Observation) -> tuple[torch.Tensor, Any]:
+            rounds.append(int(observation.round))
+            assert observation.eta_sum == observation.round - 1
+            return torch.zeros_like(observation.rho), state
+
+    class Skips(apps.FedAvg):
+        def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Any) -> Any:
+            messages = list(super().configure_train(server_round, arrays, config, grid))
+            there = server_round != 2
+            return [m for m in messages if there or m.metadata.dst_node_id != 1000 + WHO]
+
+    mod = pfl.attack_mod(Notes(), partitions=[WHO])
+    play(client_app(mod), Skips(fraction_evaluate=0.0), rounds=3)
+    assert rounds == [1, 3]
 
 
 def test_the_honest_state_is_the_same_as_without_it() -> None:
