@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "report": "experiments.running.run_command:report_studies",
     "train-vgg": "experiments.vgg.train_command:run",
     "benchmark": "experiments.benchmark.command:run",
+    "influence": "experiments.influence.command:run",
 }
 """Where each command is: only the one that was asked for is imported."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.benchmark.arguments import add_benchmark
 from experiments.defences.arguments import add_defences
+from experiments.influence.arguments import add_influence
 from experiments.vgg.arguments import add_train_vgg
 
 RESULTS = "~/pfl-flower"
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_common(add_defences(commands))
     add_train_vgg(commands)
     add_benchmark(commands)
+    add_influence(commands)
     return top
 
 

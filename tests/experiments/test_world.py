@@ -31,6 +31,7 @@ COMMANDS = {
     "defences": ["defences", "--quick"],
     "report": ["report", "prop1-projection"],
     "benchmark": ["benchmark", "--quick"],
+    "influence": ["influence", "--quick", "--rule", "sum"],
     "train-vgg": ["train-vgg", "--data-dir", "/nowhere"],
 }
 IN_THE_WAY = "in-the-way"

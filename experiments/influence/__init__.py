@@ -1,0 +1,1 @@
+"""What k users can do to rho: the bound, where there is one, beside the largest that was found."""
