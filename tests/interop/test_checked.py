@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, Strategy
 
 import pfl_flower as pfl
 from pfl_flower.interop.checked import TooFewRepliesError
+from pfl_flower.interop.checks import PIECE, Limits, Sound, sound_or_fault
 from tests.interop.apps import CLIENTS, SIZE, Forge, client_app, flat, layers, models, packed, play
 
 BAD = 2
@@ -346,3 +347,36 @@ def test_a_check_around_a_check_weighs_by_the_same_metric() -> None:
 def test_what_is_no_strategy_is_one_line() -> None:
     with pytest.raises(pfl.ConfigError, match="strategy = 5: expected a flwr"):
         pfl.Checked(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, PIECE - 1, PIECE, 2 * PIECE + 3])
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+def test_lengths_are_those_of_all_numbers_whatever_their_size(size: int, kind: str) -> None:
+    """Of layers of several pieces, and of squares beyond both ends of the layer's own range."""
+    before = np.random.default_rng(size).normal(size=size).astype(kind)
+    limits = Limits(norm=None, ratio=None, examples=None, weighted_by="n", same_layers=True)
+    big, tiny = {"float16": (300.0, 1e-4), "float32": (1e25, 1e-25), "float64": (1e3, 1e-9)}[kind]
+    for scale, start in ((1.0, before), (big, before), (tiny, 0 * before)):
+        after = start.copy()
+        after[-1] += np.array(scale, kind)
+        content = RecordDict({"arrays": packed({"w": after})})
+        found = sound_or_fault(content, {"w": start}, limits)
+        right = np.linalg.norm(after.astype(float) - start.astype(float))
+        assert isinstance(found, Sound) and right > 0
+        assert found.norm == pytest.approx(right, rel=1e-5)
+    after[-1] = np.nan
+    found = sound_or_fault(RecordDict({"arrays": packed({"w": after})}), {"w": before}, limits)
+    assert not isinstance(found, Sound) and found[0] == "not-finite"
+
+
+def test_a_strategy_gets_its_own_methods_back_after_its_loop() -> None:
+    class Own(FedAvg):
+        def start(self, *args: Any, **options: Any) -> Any:
+            return super().start(*args, **options)
+
+    inner = Own(fraction_evaluate=0.0)
+    kept = inner.aggregate_train
+    inner.aggregate_train = kept  # type: ignore[method-assign]
+    play(client_app(), pfl.Checked(inner), rounds=1)
+    assert vars(inner)["aggregate_train"] is kept
+    assert "configure_train" not in vars(inner)
