@@ -207,19 +207,21 @@ def test_a_rule_draws_by_its_seed_and_by_the_round(rule: str, draws: bool) -> No
 
 
 def test_what_is_remembered_of_clients_stays_theirs_as_others_come() -> None:
-    """Three clients, then two others, then all: as if all had been known from the beginning."""
+    """Three clients, then two others as well, then all: as if all had been known from the beginning."""
     draw = torch.Generator().manual_seed(1)
-    rho, rows = torch.zeros(3).double(), torch.randn((3, 5, 3), generator=draw).double()
+    rho, rows = torch.zeros(3).double(), torch.randn((4, 5, 3), generator=draw).double()
     known = HistoryClipping(AppSetup(seed=0, users=5), radius=0.5)
     state = known.init(rho)
     grown = Rounds(partial(HistoryClipping, radius=0.5), seed=0)
     # Of a node's id nothing is known; they get their numbers as they come.
     nodes = [701, 44, 9, 800, 5]
-    for number, users in enumerate(([0, 1, 2], [1, 3, 4], [0, 1, 2, 3, 4])):
+    for number, users in enumerate(([0, 1, 2], [1, 2], [1, 3, 4], [0, 1, 2, 3, 4])):
         there = rows[number, users]
         seen = Received(round=number + 1, users=torch.tensor(users), rows=there, rho=rho)
         wanted, state = known.update(state, seen)
-        found = grown.direction(number + 1, [nodes[u] for u in users], rho, there)
+        # The ids' order, in which rows come here, is none of the numbers'.
+        turned = users if number in (0, 2) else users[::-1]
+        found = grown.direction(number + 1, [nodes[u] for u in turned], rho, rows[number, turned])
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
     assert float(wanted.norm()) > 0.1
 
