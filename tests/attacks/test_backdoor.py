@@ -202,6 +202,13 @@ def test_model_replacement_puts_the_backdoored_model_in_rhos_place() -> None:
     assert float(made.test_set.accuracy_of_each(made.model, made.target[None])) > 0.8
 
 
+@pytest.mark.parametrize("attack", ["backdoor", "model-replacement"])
+def test_rho_comes_to_rest_where_the_equilibrium_is(attack: str) -> None:
+    run = pfl.run(**small(attack=attack, rounds=400, equilibrium=True))
+    assert run.metrics["equilibrium_gap"] < 1e-5 * run.metrics["norm_rho"]
+    assert run.metrics["equilibrium_accuracy_target"] == run.metrics["triggered_rho"] > 0.2
+
+
 @pytest.mark.parametrize("regularizer", ["squared-l2", "l2", "smooth-l2"])
 def test_the_first_report_moves_rho_there_as_far_as_grad_lets_it(regularizer: str) -> None:
     made = problem(attack="model-replacement", regularizer=regularizer)
