@@ -207,7 +207,7 @@ def test_a_rule_draws_by_its_seed_and_by_the_round(rule: str, draws: bool) -> No
 
 
 def test_what_is_remembered_of_clients_stays_theirs_as_others_come() -> None:
-    """Three clients, then two others as well, then all: as if all had been known from the beginning."""
+    """Three clients, then two others as well, then all: as if all had been known from the start."""
     draw = torch.Generator().manual_seed(1)
     rho, rows = torch.zeros(3).double(), torch.randn((4, 5, 3), generator=draw).double()
     known = HistoryClipping(AppSetup(seed=0, users=5), radius=0.5)
