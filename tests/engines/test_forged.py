@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from experiments.deployment.loopback import Site, site
@@ -22,6 +22,7 @@ from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
 from pfl_flower.transport.inprocess import run_in_process
+from pfl_flower.transport.node_metrics import METRICS
 from pfl_flower.transport.records import ARRAYS, integers, packed
 from pfl_flower.transport.training_replies import GRADIENTS
 from pfl_flower.transport.wire import to_record, to_tensor
@@ -119,7 +120,9 @@ def by_guessing(eve: Participant, own: Message, said: RecordDict, bobs: Message)
     (hers,) = integers(own.content.config_records["config"], "users")
     users = packed([1 - hers])
     told = {"users": users}
-    forged = RecordDict({**turned(said), "config": _with(said, told)})
+    # What she says of the local model is said of Bob's.
+    words = MetricRecord({**said.metric_records[METRICS], "accuracy-users": [1 - hers]})
+    forged = RecordDict({**turned(said), "config": _with(said, told), METRICS: words})
     made = list(guesses(own, bobs.metadata.dst_node_id, users, AROUND))
     names = [guess.metadata.message_id for guess in made]
     right = names.index(bobs.metadata.message_id) if bobs.metadata.message_id in names else None
@@ -246,10 +249,10 @@ def test_now_it_is_nobodys_word_and_bob_is_asked_again(
     times: int,
     notices: list[str],
 ) -> None:
-    """Introductions, broadcasts and evaluations; the run is that of one process."""
+    """Introductions and broadcasts, with which accuracies come; the run is that of one process."""
     course = Course(place, ROOT, name)
     course.play(both, forge, times)
-    assert course.sent == (2 * TRIED if name == "guessing" else (1 + 2 + 2) * times)
+    assert course.sent == (2 * TRIED if name == "guessing" else (1 + 2) * times)
     assert np.abs(course.trajectory - calm).max() <= 1e-12
     assert [row["accepted"] for row in course.rows] == ["2", "2"]
     assert [row["rejection_reasons"] for row in course.rows] == ["", ""]
