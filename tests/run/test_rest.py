@@ -206,6 +206,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"aggregation": "median", "strategic-users": "none"}, "aggregation = median"),
     ({"aggregation-mixing": True}, "aggregation-mixing = True"),
+    *(
+        ({"personalization": way}, f"personalization = {way}")
+        for way in ("classical", "ditto", "local")
+    ),
     ({"max-gradient-norm": 1.0}, "max-gradient-norm = 1.0"),
     ({"participation": 0.3}, "participation = 0.3"),
     ({"participation": 0.3, "participation-rescale": True}, "participation = 0.3"),
