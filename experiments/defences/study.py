@@ -9,6 +9,7 @@ honest reports among them (``judgement``).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from experiments.defences.presentation import draw
 from experiments.studies.standing import FIGURE, GUESSING, Stated
 from experiments.studies.study import Setting, Study
 from experiments.studies.wording import Measured
+from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.checks import Check, Claim, Metrics, at_least, at_most, exactly
 from pfl_flower.support.errors import ConfigError
 
@@ -39,8 +41,18 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def own_rule(place: str) -> Rule:
-    """Return a rule of one's own, ``package.module:name``, as a rule of the table."""
-    return rule_of(place, place)
+    """Return a rule of one's own, ``package.module:name``; f is told if it has a ``tolerance``.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be imported.
+    """
+    rule = rule_of(place, place)
+    if "tolerance" in inspect.signature(AGGREGATIONS.load(place)).parameters:
+        return rule
+    keys = {key: value for key, value in rule.keys.items() if key != "aggregation-tolerance"}
+    return Rule(rule.name, keys)
 
 
 def measure_plan(setting: Setting, own: Rule | None) -> dict[str, Any]:

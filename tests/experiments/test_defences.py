@@ -31,6 +31,7 @@ from experiments.defences.plan import (
     SIDE,
     Cell,
     Plan,
+    rule_of,
 )
 from experiments.defences.presentation import draw
 from experiments.defences.study import STUDY
@@ -133,12 +134,12 @@ def test_scenes_are_chosen_by_name_and_the_first_is_always_there() -> None:
 
 
 def test_ones_own_rule_meets_every_attack_of_the_crossed_scenes() -> None:
-    plan = Plan.of(own=study.own_rule("m:mine"))
+    plan = Plan.of(own=rule_of("m:mine", "m:mine"))
     assert set(plan.rules) == {"sum", "m:mine"}
     assert {c.attack for c in plan.cells if c.rule == "m:mine"} == set(ATTACKS)
     assert {c.attack for c in plan.cells if c.rule == "sum"} == {"none"}
     assert plan.keys(plan.cells[-1])["aggregation-tolerance"] == 2
-    quick = Plan.of(quick=True, own=study.own_rule("m:mine"))
+    quick = Plan.of(quick=True, own=rule_of("m:mine", "m:mine"))
     assert {c.rule for c in quick.cells if c.attack == "CGA"} == {*QUICK_RULES, "m:mine"}
 
 
@@ -400,6 +401,11 @@ def middle(rows: Tensor, *, tolerance: int = 0) -> Tensor:
     return len(rows) * rows.median(dim=0).values
 
 
+def halved(rows: Tensor) -> Tensor:
+    """Another, which asks for no f."""
+    return rows.sum(dim=0) / 2
+
+
 def short(rows: Tensor) -> Tensor:
     """No rule: a direction of two numbers."""
     return torch.zeros(2, dtype=rows.dtype)
@@ -434,10 +440,11 @@ def test_bad_input_is_one_line_before_anything_is_run(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["middle", "halved"])
 def test_ones_own_rule_is_ranked_among_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = f"{HERE}:middle"
+    place = f"{HERE}:{name}"
     kept = {
         "config": {"quick": False},
         "seeds": [2],
