@@ -24,6 +24,7 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -54,6 +55,26 @@ def test_what_is_listed_is_what_others_use() -> None:
     """And each of it stands in this file."""
     here = inspect.getsource(sys.modules[__name__])
     assert [name for name in inside.__all__ if f"inside.{name}" not in here] == []
+
+
+def test_every_error_of_flowers_is_one_that_another_try_mends_or_not() -> None:
+    """A new code wants a decision: is the question asked again, or is the answer final?"""
+    named = {name: code for name, code in vars(ErrorCode).items() if name.isupper()}
+    final = {
+        "LOAD_CLIENT_APP_EXCEPTION",
+        "CLIENT_APP_RAISED_EXCEPTION",
+        "MOD_FAILED_PRECONDITION",
+        "INVALID_FAB",
+    }
+    mended = {
+        "UNKNOWN",
+        "CLIENT_APP_CRASHED",
+        "NODE_UNAVAILABLE",
+        "MESSAGE_UNAVAILABLE",
+        "REPLY_MESSAGE_UNAVAILABLE",
+    }
+    assert named.keys() == final | mended
+    assert {named[name] for name in final} == inside.APP_ERRORS
 
 
 def message(value: object = 1) -> Message:
