@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pfl_flower.interop.checked import Checked
     from pfl_flower.interop.datasets import poisoned, relabelled
     from pfl_flower.interop.mod import attack_mod
+    from pfl_flower.interop.nonces import nonce_mod
     from pfl_flower.interop.robust import RobustFedAvg
     from pfl_flower.run.columns import Table
     from pfl_flower.run.comparison import Comparison
@@ -41,6 +42,7 @@ __all__ = [
     "attack_mod",
     "compare",
     "load",
+    "nonce_mod",
     "poisoned",
     "presets",
     "relabelled",
@@ -60,6 +62,7 @@ _PLACES = {
     "attack_mod": "pfl_flower.interop.mod",
     "compare": "pfl_flower.api",
     "load": "pfl_flower.api",
+    "nonce_mod": "pfl_flower.interop.nonces",
     "poisoned": "pfl_flower.interop.datasets",
     "presets": "pfl_flower.run.presets",
     "relabelled": "pfl_flower.interop.datasets",

@@ -27,6 +27,7 @@ from pfl_flower.interop.checks import (
     sound_or_fault,
 )
 from pfl_flower.interop.layers import Values, arrays_of, unpacked
+from pfl_flower.interop.nonces import Nonces
 from pfl_flower.support.errors import ConfigError, RunFailedError
 from pfl_flower.support.foreign_text import one_line
 
@@ -63,11 +64,11 @@ class Checked(Strategy):
     """Any strategy, shown only the replies that can be counted.
 
     A reply is taken out, and named in the log with the reason, if it carries an error or was not
-    asked for; has not one record of arrays and one of metrics, named as most replies name them;
-    has other layers, shapes or kinds of numbers than the model that its node was sent, or another
-    width of them than most replies; a number that is not finite; an update longer than allowed;
-    examples that are no number above 0, or more than allowed; other metrics than most replies.
-    The round goes on with the rest.
+    asked for; with ``nonce``, if it does not bring its question's secret back; if it has not one
+    record of arrays and one of metrics, named as most replies name them; has other layers, shapes
+    or kinds of numbers than the model that its node was sent, or another width of them than most
+    replies; a number that is not finite; an update longer than allowed; examples that are no number
+    above 0, or more than allowed; other metrics than most replies. The round goes on with the rest.
 
     Parameters
     ----------
@@ -83,6 +84,9 @@ class Checked(Strategy):
         Least number of right replies to a training round.
     same_layers : bool
         Whether layers must be those that were sent; not so where clients send trees.
+    nonce : bool
+        Whether replies must bring back a secret that goes with each question: the clients' app
+        needs ``pfl.nonce_mod()`` first among its mods.
 
     Attributes
     ----------
@@ -110,6 +114,7 @@ class Checked(Strategy):
         max_examples: float | None = None,
         min_replies: int = 1,
         same_layers: bool = True,
+        nonce: bool = False,
     ) -> None:
         if not isinstance(strategy, Strategy):
             raise ConfigError(
@@ -120,7 +125,10 @@ class Checked(Strategy):
         _positive("max_examples", max_examples)
         if isinstance(min_replies, bool) or not isinstance(min_replies, int) or min_replies < 1:
             raise ConfigError(f"min_replies = {min_replies}: expected a whole number from 1")
+        if not isinstance(nonce, bool):
+            raise ConfigError(f"nonce = {one_line(nonce)}: expected True or False")
         self.strategy = strategy
+        self.nonces = Nonces() if nonce else None
         self.limits = Limits(
             norm=max_norm,
             ratio=max_norm_ratio,
@@ -162,7 +170,7 @@ class Checked(Strategy):
         for message in messages:
             records = list(arrays_of(message.content).values())
             self._sent[message.metadata.dst_node_id] = records[0] if records else arrays
-        return messages
+        return self._signed(messages)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -174,7 +182,7 @@ class Checked(Strategy):
         TooFewRepliesError
             If they are too few.
         """
-        kept, faults = only_asked(replies, self._sent)
+        kept, faults = self._asked_for(replies, self._sent)
         kept = self._well_formed(kept, faults)
         self._tell(server_round, faults)
         least = self.needed()
@@ -201,13 +209,13 @@ class Checked(Strategy):
         """Return the other strategy's messages."""
         messages = list(self._inner("configure_evaluate")(server_round, arrays, config, grid))
         self._asked = {message.metadata.dst_node_id: None for message in messages}
-        return messages
+        return self._signed(messages)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Return what the other strategy makes of the right replies."""
-        kept, faults = only_asked(replies, self._asked)
+        kept, faults = self._asked_for(replies, self._asked)
         kept = self._same_metrics(kept, faults)
         self._tell(server_round, faults)
         return _noted(self._inner("aggregate_evaluate")(server_round, kept), faults)
@@ -230,6 +238,22 @@ class Checked(Strategy):
     def _inner(self, name: str) -> Any:
         """Return the other strategy's method, also while ours stands in its place."""
         return getattr(type(self.strategy), name).__get__(self.strategy)
+
+    def _signed(self, messages: list[Message]) -> list[Message]:
+        """Return the messages, with secrets if they are to come back."""
+        if self.nonces is not None:
+            self.nonces.sign(messages)
+        return messages
+
+    def _asked_for(
+        self, replies: Iterable[Message], asked: Mapping[int, object]
+    ) -> tuple[list[Message], list[Fault]]:
+        """Return the replies with content of nodes that were asked, and that they sent."""
+        forged: list[Fault] = []
+        if self.nonces is not None:
+            replies, forged = self.nonces.split(replies)
+        kept, faults = only_asked(replies, asked)
+        return kept, [*forged, *faults]
 
     def _well_formed(self, replies: list[Message], faults: list[Fault]) -> list[Message]:
         """Return the replies whose arrays and metrics are right."""

@@ -15,10 +15,14 @@ from pfl_flower.interop.layers import FLOATING, Header, Values, declared, read
 from pfl_flower.support.errors import DataError
 from pfl_flower.support.foreign_text import one_line
 
-REASONS = ("error", "stranger", "form", "layers", "not-finite", "norm", "examples", "metrics")
-"""Why a reply is taken out: it carries an error; comes from a node that was not asked, or twice;
-has other records than one of arrays and one of metrics; other names, shapes or types of layers;
-numbers that are not finite; too long an update; a wrong number of examples; other metrics."""
+REASONS = (
+    *("error", "forged", "stranger", "form", "layers", "not-finite", "norm", "examples"),
+    "metrics",
+)
+"""Why a reply is taken out: it carries an error; does not bring back the secret of its question;
+comes from a node that was not asked, or twice; has other records than one of arrays and one of
+metrics; other names, shapes or types of layers; numbers that are not finite; too long an update; a
+wrong number of examples; other metrics."""
 COMPLEX = "c"
 PIECE = 2**16
 """Numbers of a layer that are compared at a time."""

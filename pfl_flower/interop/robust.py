@@ -54,7 +54,7 @@ class RobustFedAvg(Checked):
         Of the draws of a rule that makes some (``bucketing``, ``dnc``).
     on : FedAvg, optional
         A strategy that uses the mean: FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx.
-    max_norm, max_norm_ratio, max_examples, min_replies
+    max_norm, max_norm_ratio, max_examples, min_replies, nonce
         As of ``Checked``; ``min_replies`` is at least what the rule needs for f.
     **fedavg
         Arguments of FedAvg, if ``on`` is not given.
@@ -83,6 +83,7 @@ class RobustFedAvg(Checked):
         max_norm_ratio: float | None = None,
         max_examples: float | None = None,
         min_replies: int = 1,
+        nonce: bool = False,
         **fedavg: Any,
     ) -> None:
         super().__init__(
@@ -91,6 +92,7 @@ class RobustFedAvg(Checked):
             max_norm_ratio=max_norm_ratio,
             max_examples=max_examples,
             min_replies=min_replies,
+            nonce=nonce,
         )
         self.rule = AppRule(rule, tolerance=tolerance, options=options, mixing=mixing, seed=seed)
 
