@@ -180,8 +180,10 @@ def test_regularisers_and_steps_of_ditto_move_its_models_alone() -> None:
 
 @pytest.mark.parametrize("attack", sorted(ATTACKS))
 def test_no_attack_moves_rho_in_local(attack: str) -> None:
-    records = play(configure(personalization="local", attack=attack, rounds=2))
-    start = build_problem(configure(personalization="local")).initial
+    images = {"dataset": "digits"} if ATTACKS.row(attack).trigger else {}
+    keys = {"personalization": "local", "attack": attack, "rounds": 2, **images}
+    records = play(configure(**keys))
+    start = build_problem(configure(**keys)).initial
     assert torch.equal(trajectory(records), start.expand(2, -1))
     assert [len(record.accepted) for record in records] == [5, 5]
 
