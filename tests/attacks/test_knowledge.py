@@ -25,6 +25,11 @@ TOLD = [name for name, row in ATTACKS.items() if "omniscient" in row.knows]
 LEVELS = [(name, level) for name, row in ATTACKS.items() for level in row.knows]
 
 
+def images(attack: str) -> dict[str, Any]:
+    """What an attack with a trigger needs besides."""
+    return {"dataset": "digits", "points_per_user": "40"} if ATTACKS.row(attack).trigger else {}
+
+
 def observed(**more: Any) -> Observation:
     zero = torch.zeros(2, dtype=torch.float64)
     return Observation(round=1, rho=zero + 1, eta=0.5, eta_sum=0.0, accepted=zero, **more)
@@ -38,7 +43,7 @@ def test_every_level_is_described_and_every_attack_has_one() -> None:
 
 @pytest.mark.parametrize(("attack", "level"), LEVELS)
 def test_every_output_says_what_the_attacker_was_given(attack: str, level: str) -> None:
-    changes: dict[str, Any] = {"attack": attack, "attack_knowledge": level, "users": 5}
+    changes = {"attack": attack, "attack_knowledge": level, "users": 5, **images(attack)}
     config = configure(**changes)
     assert knowledge_of(config) == level
     assert (f"knows: {level}" in title(config)) == (level != "own")
@@ -52,7 +57,7 @@ def test_omniscient_attackers_hear_the_honest_reports_of_the_round(
     attack: str, strategic: str
 ) -> None:
     """In one process, where one node acts for both kinds, and on a node for each user."""
-    changes = {"attack": attack, "attack_knowledge": "omniscient", "rounds": 3}
+    changes = {"attack": attack, "attack_knowledge": "omniscient", "rounds": 3, **images(attack)}
     if attack != "cga":
         changes["aggregation"] = "median"
     config = configure(strategic_users=strategic, **changes)
@@ -110,7 +115,7 @@ def test_omniscient_cga_cancels_what_it_is_told() -> None:
 def test_a_round_without_honest_reports_is_survived() -> None:
     empty = observed(honest=torch.zeros((0, 2)).double(), coalition=1)
     for attack in TOLD:
-        config = configure(attack=attack, attack_knowledge="omniscient")
+        config = configure(attack=attack, attack_knowledge="omniscient", **images(attack))
         problem = build_problem(config)
         client = StrategicClient(problem, (4,), RecordDict())
         assert client.problem is problem
@@ -126,7 +131,7 @@ def test_a_round_without_honest_reports_is_survived() -> None:
             rounds=1,
             users=2,
             strategic_users="1",
-            points_per_user="40,20",
+            **{"points_per_user": "40,20", **images(attack)},
         )
         record = play(config, nodes=2, app=tampering(0, silent))[0]
         assert list(record.accepted) == [1]

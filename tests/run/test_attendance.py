@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ from pfl_flower.transport.node_metrics import METRICS
 from pfl_flower.transport.records import ARRAYS
 from pfl_flower.transport.training_replies import GRADIENTS
 from strategies import recruiting
+from strategies.measuring import Measuring
 from tests.support.runs import TINY, Tamper, configure, tampering
 
 
@@ -354,14 +355,16 @@ def claiming_accuracies(*values: float) -> ClientApp:
     """Return a client app that is honest but says this of its users' local models."""
     app = ClientApp()
 
-    @app.evaluate()
-    def evaluate(message: Message, context: Any) -> Message:
+    @app.train()
+    def train(message: Message, context: Any) -> Message:
         reply = client_app(message, context)
-        said = {"accuracy-users": list(range(len(values))), "accuracies": list(values)}
-        reply.content[METRICS] = MetricRecord(said)
+        metrics = cast(MetricRecord, reply.content[METRICS])
+        if "accuracies" in metrics:
+            said = {"accuracy-users": list(range(len(values))), "accuracies": list(values)}
+            reply.content[METRICS] = MetricRecord({**metrics, **said})
         return reply
 
-    for register in (app.query, app.train):
+    for register in (app.query, app.evaluate):
         register()(client_app)
     return app
 
@@ -450,27 +453,36 @@ def test_an_accuracy_that_cannot_be_is_left_out_and_counted(
     assert found.metrics.get("local_accuracy") == (0.25 if values == [0.25] else None)
 
 
-def test_an_attacker_says_nothing_of_the_honest_users_models() -> None:
+@pytest.mark.parametrize("by_message", [False, True])
+def test_an_attacker_says_nothing_of_the_honest_users_models(
+    by_message: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One node acts for all: the attacker's accuracy is nobody's question."""
     asked: list[list[int]] = []
     app = ClientApp()
+
+    def lied(message: Message, context: Any) -> Message:
+        reply = client_app(message, context)
+        metrics = cast(MetricRecord, reply.content[METRICS])
+        said = {"accuracy-users": [0, 4], "accuracies": [0.25, 1.0]}
+        reply.content[METRICS] = MetricRecord({**metrics, **said})
+        return reply
 
     @app.evaluate()
     def evaluate(message: Message, context: Any) -> Message:
         from pfl_flower.transport.questions import unpack_question
 
         asked.append(list(unpack_question(message.content)[1]))
-        reply = client_app(message, context)
-        said = {"accuracy-users": [0, 4], "accuracies": [0.25, 1.0]}
-        reply.content[METRICS] = MetricRecord(said)
-        return reply
+        return lied(message, context)
 
-    for register in (app.query, app.train):
-        register()(client_app)
+    app.query()(client_app)
+    app.train()(client_app if by_message else lied)
+    if by_message:  # as on users' own test sets
+        monkeypatch.setattr(Measuring, "with_reports", lambda *args: {})
     config = configure(rounds=1, evaluate_every=1)
     grid = InProcessGrid(app, nodes=1, run_config=config.flat())
     found = server_app.run(grid, build_problem(config))
-    assert asked == [[0, 1, 2, 3]]
+    assert asked == ([[0, 1, 2, 3]] if by_message else [])
     assert found.metrics["local_accuracy"] == 0.25
 
 

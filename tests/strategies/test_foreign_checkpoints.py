@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "a report of nobody": (entry("strategic-users", 5), "strategic-users is wrong"),
     "a report outside GRAD": (
         entry("strategic-rows", 1e3),
-        "strategic-rows is wrong (a report outside GRAD)",
+        "strategic-rows is wrong (a report that is not plausible)",
     ),
     "NaN in a report": (entry("strategic-rows", NAN), "strategic-rows is wrong"),
     "a report too many": (

@@ -129,12 +129,17 @@ def dying(config: RunConfig, clock: list[float]) -> Dying:
     return grid
 
 
+@pytest.mark.parametrize("site", [True, False])
 @pytest.mark.parametrize("missed", [True, False])
 @pytest.mark.parametrize("code", [NODE_UNAVAILABLE, 8, 0])
 def test_who_dies_with_its_introduction_is_asked_again_and_takes_part(
-    code: int, missed: bool, clock: list[float]
+    code: int, missed: bool, site: bool, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All nodes are needed: the start waits for the third, whose first question nobody answers."""
+    """All nodes are needed: the start waits for the third, whose first question nobody answers.
+
+    In a simulation all are asked for nothing besides, which finds out the living actors.
+    """
+    monkeypatch.setattr(asking, "is_site", lambda grid: site)
     config = configure(rounds=3, min_nodes=3, introduction_timeout=20.0, node_timeout=120.0)
     grid = dying(config, clock)
     grid.missed, grid.code = missed, code
@@ -144,8 +149,10 @@ def test_who_dies_with_its_introduction_is_asked_again_and_takes_part(
     assert not any(record.rejections for record in records)
     assert torch.equal(trajectory(records), trajectory(play(config, nodes=3)))
     # It is asked while it may be there, and nobody else is asked twice.
-    asked = [m.metadata.dst_node_id for _, m in grid.pushed if m.metadata.message_type == QUERY]
+    queries = [m for _, m in grid.pushed if m.metadata.message_type == QUERY]
+    asked = [m.metadata.dst_node_id for m in queries if m.metadata.group_id == "roles"]
     assert asked.count(1000) == asked.count(1002) == 1 and 2 <= asked.count(1001) <= 12
+    assert len(asked) == len(queries) or (missed and not site)
 
 
 def test_who_dies_with_its_introduction_and_stays_away_is_named(clock: list[float]) -> None:

@@ -17,6 +17,7 @@ from pfl_flower.run.problem import build_problem
 from pfl_flower.transport.node_metrics import METRICS, NodeMetrics
 from pfl_flower.transport.nonces import nonce_of, signed
 from pfl_flower.transport.questions import unpack_question
+from strategies.measuring import Measuring
 from strategies.parameter_server import ParameterServer
 from tests.support.faults import ALL, FAULTS, HARMLESS, with_gradients
 from tests.support.runs import Tamper, configure, play, tampering, trajectory
@@ -106,8 +107,12 @@ def test_what_is_valid_counts_and_absurd_metrics_are_left_out(name: str) -> None
         assert not record.metrics.accuracies or set(record.metrics.accuracies) == {FAULTY}
 
 
-def test_nobody_speaks_for_anothers_accuracy() -> None:
-    """User 1's node says that everybody's local model is useless; only its own word counts."""
+def test_nobody_speaks_for_anothers_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """User 1's node says that everybody's local model is useless; only its own word counts.
+
+    Asked by messages, as on users' own test sets; with reports: see ``test_measuring``.
+    """
+    monkeypatch.setattr(Measuring, "with_reports", lambda *args: {})
     app = ClientApp()
 
     @app.evaluate()
