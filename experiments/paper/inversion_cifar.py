@@ -91,7 +91,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             run = {**source, "attack": "data", "poisoning": f"{__name__}:given"}
             folder = configured(setting, label, run).folder()
             with replacing(_place(folder)) as file:
-                np.savez(file, allow_pickle=False, **{k: v.numpy() for k, v in data.items()})
+                np.savez(file, **{k: v.numpy() for k, v in data.items()})
             rest = QUICK_REST_STEPS if setting.quick else REST_STEPS
             metrics |= at_rest(setting, label, run, rest)
     return {"metrics": metrics, "pictures": pictures}

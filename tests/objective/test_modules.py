@@ -136,7 +136,8 @@ def test_frozen_parameters_are_no_part_of_theta_and_stay() -> None:
     names = frozenset({"0.weight", "0.bias", "1.weight"})
     frozen = made(nets.small_cnn, (1, 4, 4), 3, frozen=names)
     assert frozen.dim == model.dim - 2 * 25 - 2 - 2
-    draw, features = problems.generator(5), torch.rand(4, 17, dtype=torch.float64)
+    draw = problems.generator(5)
+    features = torch.rand(4, 17, generator=draw, dtype=torch.float64)
     theta = frozen.initial(1, draw, torch.float64) + 0.1
     whole = parameters_to_vector(model.module.parameters()).detach().double()[None]
     whole[:, 54:] = theta
