@@ -90,8 +90,9 @@ def measure(setting: Setting) -> dict[str, Any]:
             label = f"{method}, {form}"
             run = {**source, "attack": "data", "poisoning": f"{__name__}:given"}
             folder = configured(setting, label, run).folder()
+            entries: dict[str, Any] = {name: values.numpy() for name, values in data.items()}
             with replacing(_place(folder)) as file:
-                np.savez(file, **{k: v.numpy() for k, v in data.items()})
+                np.savez(file, **entries)
             rest = QUICK_REST_STEPS if setting.quick else REST_STEPS
             metrics |= at_rest(setting, label, run, rest)
     return {"metrics": metrics, "pictures": pictures}

@@ -116,8 +116,9 @@ def write_sealed(path: Path, kind: str, facts: Mapping[str, Any], arrays: Arrays
     """Write a file that survives the loss of power, in place of the one of the same name."""
     packed = np.frombuffer(json.dumps(dict(facts)).encode(), dtype=np.uint8)
     body = io.BytesIO()
+    entries: dict[str, Any] = {FACTS: packed, **arrays}
     # Not with allow_pickle: NumPy before 2.1 takes that for one more array.
-    np.savez(body, **{FACTS: packed}, **arrays)
+    np.savez(body, **entries)
     content = body.getvalue()
     digest = hashlib.sha256(content).hexdigest()
     replace_file(path, f"{MAGIC} {kind} {VERSION} {digest}\n".encode() + content, durable=True)
