@@ -161,8 +161,11 @@ class Introductions:
         post.heard.notices.clear()
 
     def _take(self, replies: Iterable[Message], least: int) -> None:
-        open = [one for several in self._open.values() for one in several]
-        asked = {one.message.metadata.message_id: one for one in open}
+        asked = {
+            one.message.metadata.message_id: one
+            for questions in self._open.values()
+            for one in questions
+        }
         for reply in replies:
             question = asked.pop(reply.metadata.reply_to_message_id, None)
             if question is None or question.node not in self._open:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -22,10 +23,9 @@ from pfl_flower.run.finished import Result
 from pfl_flower.run.keys import Scalar
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.console import logged_to
-from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.threads import at_most
 from pfl_flower.support.versions import commit
-from pfl_flower.support.workers import Done, in_processes
+from pfl_flower.support.workers import Task, ending
 from pfl_flower.transport.inprocess import InProcessGrid
 
 ROWS_FILE = "cells.jsonl"
@@ -147,13 +147,15 @@ class Cells:
             Told of each cell when its row is written.
         """
         waiting = self.waiting(cells)
-        tasks = [(play, (self.asked(cell)[0], tuple(range(HONEST)))) for cell in waiting]
-        ending = _one_by_one(tasks) if jobs == 1 else in_processes(tasks, jobs=jobs, threads=1)
-        for done in ending:
-            cell = waiting[done.index]
-            row = {"error": done.error} if done.error else done.value
-            self._keep(cell, row)
-            ended(cell)
+        tasks: list[Task] = [
+            (play, (self.asked(cell)[0], tuple(range(HONEST)))) for cell in waiting
+        ]
+        with contextlib.closing(ending(tasks, jobs=jobs, threads=1)) as running:
+            for done in running:
+                cell = waiting[done.index]
+                row = {"error": done.error} if done.error else done.value
+                self._keep(cell, row)
+                ended(cell)
 
     def _keep(self, cell: Cell, row: Row) -> None:
         digest = self.asked(cell)[1]
@@ -189,11 +191,3 @@ def _read(path: Path) -> Iterator[Row]:
             continue
         if isinstance(row, dict) and "asked" in row:
             yield row
-
-
-def _one_by_one(tasks: Sequence[tuple[Callable[..., Row], tuple[Any, ...]]]) -> Iterator[Done]:
-    for index, (run, arguments) in enumerate(tasks):
-        try:
-            yield Done(index=index, value=run(*arguments))
-        except Exception as error:
-            yield Done(index=index, error=one_line(error))

@@ -34,7 +34,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.power_law import exponent
 from experiments.studies.standing import Stated, titled
 from experiments.studies.study import Result, Setting, Study
@@ -201,10 +201,8 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         for colour, case in zip(PALETTE, results[0]["curves"], strict=False):
             values = np.array([result["curves"][case][what] for result in results])
             style = "-" if case.startswith("least") else "--"
-            axes.plot(
-                sizes, np.median(values, axis=0), style, color=colour, label=case.replace("/", ", ")
-            )
-            shade(axes, sizes, values, colour=colour)
+            label = case.replace("/", ", ")
+            medians(axes, sizes, values, style, colour=colour, label=label)
         guide = 0.03 * (sizes / sizes[0]) ** -0.5
         axes.plot(sizes, guide, ":", color="black", label=r"$|\mathcal{D}_s|^{-1/2}$")
         axes.set(xscale="log", yscale="log", xlabel=r"points of the sampled $\mathcal{D}_s$")

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.power_law import exponent
 from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
@@ -134,8 +134,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         for axes, what in ((left, "pull"), (right, "labels")):
             found = [[one[what] for one in result["curves"][lam]] for result in results]
             values = np.array(found)
-            axes.plot(sizes, np.median(values, axis=0), color=colour, label=f"lam = {lam}")
-            shade(axes, sizes, values, colour=colour)
+            medians(axes, sizes, values, colour=colour, label=f"lam = {lam}")
         ceiling = [[one["ceiling"] for one in result["curves"][lam]] for result in results]
         left.plot(sizes, np.median(ceiling, axis=0), ":", color=colour)
     right.plot(sizes, sizes, "k--", label="as many as one honest user's points")

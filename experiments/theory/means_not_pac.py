@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.power_law import exponent
 from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
@@ -109,8 +109,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     for axes, loss in zip(panels, QUERIES, strict=True):
         for colour, reduction in zip(PALETTE, REDUCTIONS, strict=False):
             values = np.array([result["curves"][f"{reduction}, {loss}"] for result in results])
-            axes.plot(sizes, np.median(values, axis=0), color=colour, label=f"{reduction}s")
-            shade(axes, sizes, values, colour=colour)
+            medians(axes, sizes, values, colour=colour, label=f"{reduction}s")
         axes.axhline(ENOUGH, color="black", linestyle=":", label=r"$\epsilon = 0.1$")
         axes.set(xscale="log", yscale="log", xlabel="points I of the honest user", title=loss)
         axes.grid(alpha=0.3)

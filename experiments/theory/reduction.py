@@ -24,7 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
 from experiments.theory.honest_users import draw_scenario
@@ -180,8 +180,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         for colour, case in zip(PALETTE, CASES, strict=False):
             values = np.array([result["curves"][f"{case}: {loss}"] for result in results])
             style = "--" if case == AT_KINK else "-"
-            axes.plot(shifts, np.median(values, axis=0), style, color=colour, label=case)
-            shade(axes, shifts, values, colour=colour)
+            medians(axes, shifts, values, style, colour=colour, label=case)
         axes.set(title=loss, xlabel=LABEL)
         axes.grid(alpha=0.3)
     panels[0].set_ylabel(r"$\|\rho^*(\theta_\spadesuit) - \rho^*(\mathcal{D})\|$, relative")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.standing import Stated, titled
 from experiments.studies.study import Result, Study
 from experiments.theory.reports_against_data import (
@@ -51,8 +51,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
         for colour, (who, label) in zip(PALETTE, labels.items(), strict=False):
             values = np.array([[one[who] for one in result["curves"][key]] for result in results])
             style = ":" if who == "honest" else "-"
-            axes.plot(results[0][x], np.median(values, axis=0), style, color=colour, label=label)
-            shade(axes, results[0][x], values, colour=colour)
+            medians(axes, results[0][x], values, style, colour=colour, label=label)
         axes.set(yscale="log")
         axes.grid(alpha=0.3)
     f = np.array(results[0]["numbers"])

@@ -23,7 +23,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.studies.drawing import legend_above, shade
+from experiments.studies.drawing import legend_above, medians
 from experiments.studies.power_law import exponent
 from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
@@ -109,8 +109,7 @@ def draw(results: Sequence[Result], folder: Path) -> None:
     for axes, what in zip(panels, ("rho", "theta"), strict=True):
         for colour, case in zip(PALETTE, results[0]["curves"], strict=False):
             values = np.array([result["curves"][case][what] for result in results])
-            axes.plot(sizes, np.median(values, axis=0), color=colour, label=case)
-            shade(axes, sizes, values, colour=colour)
+            medians(axes, sizes, values, colour=colour, label=case)
         axes.plot(sizes, 3 * sizes**-0.5, "k:", label=r"$|\mathcal{D}_s|^{-1/2}$")
         axes.set(xscale="log", yscale="log", xlabel=r"points of the sampled $\mathcal{D}_s$")
         axes.grid(alpha=0.3)

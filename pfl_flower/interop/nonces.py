@@ -8,16 +8,14 @@ is asked gets to see it; it comes from the operating system, not from a seed, an
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from pfl_flower.interop.checks import Fault
+from pfl_flower.support.tokens import fresh, same
 
 RECORD, KEY = "pfl-nonce", "nonce"
-SECRET_BYTES = 16
-"""128 bits: nobody meets one by trying."""
 NOT_BACK = "the secret of its question did not come back: forged, or an app without pfl.nonce_mod()"
 
 Next = Callable[[Message, Context], Message]
@@ -57,7 +55,7 @@ class Nonces:
         """
         self._asked = {}
         for message in messages:
-            secret = secrets.token_hex(SECRET_BYTES)
+            secret = fresh()
             self._asked[message.metadata.dst_node_id] = secret
             record = ConfigRecord({KEY: secret})
             message.content = RecordDict({**message.content, RECORD: record})
@@ -80,7 +78,4 @@ class Nonces:
     def _genuine(self, node: int, content: RecordDict) -> bool:
         record = content.pop(RECORD, None)
         said = record.get(KEY) if isinstance(record, ConfigRecord) else None
-        if not isinstance(said, str):
-            return False
-        # In a time that does not depend on where they differ.
-        return secrets.compare_digest(said.encode(), self._asked[node].encode())
+        return isinstance(said, str) and same(self._asked[node], said)

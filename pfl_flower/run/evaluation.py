@@ -96,25 +96,29 @@ class Evaluation:
 
     def _tested(self, points: SharedPoints, rho: Tensor) -> dict[str, Tensor]:
         """Return what rho comes to on the common test set."""
-        model, triggered = self.problem.model, self.problem.backdoor is not None
+        model = self.problem.model
         judged = each(partial(self._sums, rho), [(part,) for part in points.parts(model)])
         means = torch.stack(judged).sum(dim=0) / len(points.labels)
         names = ("loss_true", "accuracy_true", "accuracy_target")[: len(means)]
         measured = dict(zip(names, means, strict=True))
-        if triggered and self.wanted is not None and len(means) > 1:
+        if self.problem.backdoor is not None and self.wanted is not None:
             parts = [(part,) for part in self.wanted.parts(model)]
             hits = torch.stack(each(partial(self._hits, rho), parts)).sum(dim=0)
             measured["accuracy_target"] = hits / len(self.wanted.labels)
         return measured
 
     def _sums(self, rho: Tensor, points: SharedPoints) -> Tensor:
-        """Return sums over points: the loss; of classes also right answers, and wanted ones."""
+        """Return sums over points: the loss; of classes right answers, and relabelled ones.
+
+        What a trigger leads to the label is counted on points of its own.
+        """
         scores, labels = points.own_scores(self.problem.model, rho[None])[0], points.labels
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
         sums = [self.problem.loss.values(scores, typed).double().sum()]
         if self.problem.source.loss != "least-squares":
-            answers = predict(scores)
-            given = (labels, self.problem.relabelled(labels))
+            answers, given = predict(scores), [labels]
+            if self.problem.backdoor is None:
+                given.append(self.problem.relabelled(labels))
             sums += [(answers == one).double().sum() for one in given]
         return torch.stack(sums)
 

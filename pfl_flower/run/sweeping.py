@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from pfl_flower.run.finished import Result
 from pfl_flower.run.grid import Cell
 from pfl_flower.run.sweep_book import SweepBook
 from pfl_flower.run.sweeps import Sweep
-from pfl_flower.support.foreign_text import one_line
-from pfl_flower.support.workers import Done, Task, in_processes
+from pfl_flower.support.workers import Task, ending
 
 RunCell = Callable[[Mapping[str, Any]], Result]
 """What runs the values of a cell: a function that another process can import."""
@@ -67,21 +65,13 @@ def run_cells(
     if not tasks:
         book.write()
         return book.sweep()
-    ending = _one_by_one(tasks) if jobs == 1 else in_processes(tasks, jobs=jobs, threads=threads)
-    with Progress(*columns, console=console) as bar, contextlib.closing(ending):
+    running = ending(tasks, jobs=jobs, threads=threads)
+    with Progress(*columns, console=console) as bar, contextlib.closing(running):
         task = bar.add_task("sweep", total=len(planned), completed=len(book.ended), failed="")
-        for done in ending:
+        for done in running:
             index = waiting[done.index]
             book.enter(index, planned[index], done)
             failed = f"{book.failed} failed" if book.failed else ""
             bar.update(task, completed=len(book.ended), failed=failed)
     book.write()
     return book.sweep()
-
-
-def _one_by_one(tasks: Sequence[Task]) -> Generator[Done, None, None]:
-    for index, (run, arguments) in enumerate(tasks):
-        try:
-            yield Done(index=index, value=run(*arguments))
-        except Exception as error:
-            yield Done(index=index, error=one_line(error), trace=traceback.format_exc())

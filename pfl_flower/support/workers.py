@@ -104,6 +104,21 @@ class _Worker:
         self.said.close()
 
 
+def ending(tasks: Sequence[Task], *, jobs: int, threads: int) -> Generator[Done, None, None]:
+    """Do tasks side by side as ``in_processes`` does; with ``jobs = 1`` in turn, in this process.
+
+    Here they have the threads that this process has.
+    """
+    if jobs > 1:
+        yield from in_processes(tasks, jobs=jobs, threads=threads)
+        return
+    for index, (run, arguments) in enumerate(tasks):
+        try:
+            yield Done(index=index, value=run(*arguments))
+        except Exception as error:
+            yield Done(index=index, error=one_line(error), trace=traceback.format_exc())
+
+
 def in_processes(tasks: Sequence[Task], *, jobs: int, threads: int) -> Generator[Done, None, None]:
     """Do tasks in ``jobs`` processes of ``threads`` threads each; give each as it ends.
 

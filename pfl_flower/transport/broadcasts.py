@@ -9,7 +9,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from pfl_flower.transport.nonces import NONCE, fresh
+from pfl_flower.support.tokens import fresh
+from pfl_flower.transport.nonces import NONCE
 from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
 from pfl_flower.transport.wire import filled, to_array, to_record, to_tensor
 

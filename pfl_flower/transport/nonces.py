@@ -11,22 +11,15 @@ It is drawn from the operating system, not from a run's seed: it moves nothing.
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from pfl_flower.support.tokens import fresh, same
 from pfl_flower.transport.records import CONFIG
 from pfl_flower.transport.wire import filled, find
 
 NONCE, FAILURE, NO_DEVICE = "nonce", "failure", "no-device"
-NONCE_BYTES = 16
-"""128 bits: nobody meets one by trying, however many replies a site carries."""
-
-
-def fresh() -> str:
-    """Return a secret that no question had before."""
-    return secrets.token_hex(NONCE_BYTES)
 
 
 def nonce_of(content: RecordDict) -> str | None:
@@ -66,10 +59,7 @@ def renewed(question: Message) -> Message:
 def genuine(question: Message, reply: Message) -> bool:
     """Whether a reply with content brings the question's secret back; none at all is not one."""
     expected, said = nonce_of(question.content), nonce_of(reply.content)
-    if expected is None or said is None:
-        return False
-    # In a time that does not depend on where they differ.
-    return secrets.compare_digest(expected.encode(), said.encode())
+    return expected is not None and said is not None and same(expected, said)
 
 
 def pack_failure(reason: str, *, no_device: bool = False) -> RecordDict:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from pfl_flower.support.tokens import fresh
 from pfl_flower.transport.broadcasts import unpack_rho
-from pfl_flower.transport.nonces import NONCE, fresh
+from pfl_flower.transport.nonces import NONCE
 from pfl_flower.transport.records import (
     ARRAYS,
     CONFIG,

@@ -97,7 +97,7 @@ def to_array(tensor: Tensor) -> Array:
     kind = KINDS.get(tensor.dtype)
     if not tensor.is_cpu and kind is not None:
         return OnCard.of(tensor.detach().clone(memory_format=torch.contiguous_format), kind)
-    kind, values = KINDS.get(tensor.dtype), tensor.detach().cpu().contiguous().numpy()
+    values = tensor.detach().cpu().contiguous().numpy()
     if kind is None:
         return Array(values)
     data = b"".join((_header(kind, values.shape), values.data))

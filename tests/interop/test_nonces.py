@@ -11,7 +11,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 import pfl_flower as pfl
-from pfl_flower.interop.nonces import KEY, RECORD, SECRET_BYTES, Nonces
+from pfl_flower.interop.nonces import KEY, RECORD, Nonces
+from pfl_flower.support.tokens import NONCE_BYTES
 from pfl_flower.transport.inprocess import InProcessGrid
 from tests.interop.apps import CLIENTS, SIZE, client_app, layers, models, packed, play
 from tests.interop.test_checked import BAD, without
@@ -19,7 +20,7 @@ from tests.interop.test_checked import BAD, without
 Change = Callable[[str, dict[int, list[str]]], Any]
 
 
-UNSEEN = "0" * 2 * SECRET_BYTES
+UNSEEN = "0" * 2 * NONCE_BYTES
 
 
 def another(seen: dict[int, list[str]]) -> str:
@@ -66,7 +67,7 @@ FORGED: dict[str, Change] = {
     "of the round before": lambda secret, seen: record([UNSEEN, *seen[BAD]][-2]),
     "all but a digit": lambda secret, seen: record(secret[:-1]),
     "a digit more": lambda secret, seen: record(secret + "0"),
-    "letters that are none": lambda secret, seen: record("é" * 2 * SECRET_BYTES),
+    "letters that are none": lambda secret, seen: record("é" * 2 * NONCE_BYTES),
     "a number": lambda secret, seen: record(7),
     "bytes": lambda secret, seen: record(secret.encode()),
     "a list": lambda secret, seen: record([secret]),
@@ -115,7 +116,7 @@ def test_secrets_are_fresh_for_every_node_and_question() -> None:
 
     result, _ = play(client_app(looking, pfl.nonce_mod()), checked(fraction_evaluate=1.0))
     assert len(seen) == len(set(seen)) == 3 * 2 * CLIENTS
-    assert {len(secret) for secret in seen} == {2 * SECRET_BYTES}
+    assert {len(secret) for secret in seen} == {2 * NONCE_BYTES}
     assert result.evaluate_metrics_clientapp[3]["accuracy"] == 0.5
 
 

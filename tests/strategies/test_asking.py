@@ -17,6 +17,7 @@ from pfl_flower.aggregation.reports import Reason
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import build_problem
+from pfl_flower.support import tokens
 from pfl_flower.transport import nonces
 from pfl_flower.transport.broadcasts import pack_rho
 from pfl_flower.transport.inprocess import InProcessGrid
@@ -250,7 +251,7 @@ def test_every_message_has_a_secret_that_none_had_before(monkeypatch: pytest.Mon
     records = serve(config, grid)
     assert len(seen) == 2 * (2 + 3 * 2 + 3)  # one node alone acts for honest users
     assert None not in seen and len(set(seen)) == len(seen)
-    assert all(len(bytes.fromhex(str(one))) == nonces.NONCE_BYTES for one in seen)
+    assert all(len(bytes.fromhex(str(one))) == tokens.NONCE_BYTES for one in seen)
     assert sum(record.notices[ERROR_REPLY] for record in records) == len(seen) // 2
 
 
@@ -258,13 +259,13 @@ def test_every_message_has_a_secret_that_none_had_before(monkeypatch: pytest.Mon
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """All secrets of a test."""
     found: list[str] = []
-    fresh = nonces.secrets.token_hex
+    fresh = tokens.secrets.token_hex
 
     def telling(size: int) -> str:
         found.append(fresh(size))
         return found[-1]
 
-    monkeypatch.setattr(nonces.secrets, "token_hex", telling)
+    monkeypatch.setattr(tokens.secrets, "token_hex", telling)
     return found
 
 
