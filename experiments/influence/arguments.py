@@ -20,3 +20,6 @@ def add_influence(commands: Any) -> None:
     command.add_argument("--output", default="~/pfl-flower", metavar="DIR", help="results' folder")
     command.add_argument("--quick", action="store_true", help="two regularisers, one direction")
     command.add_argument("--fresh", action="store_true", help="measure finished rows again")
+    command.add_argument(
+        "--keep", action="store_true", help="keep finished rows even if the code has changed"
+    )

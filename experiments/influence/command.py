@@ -14,6 +14,8 @@ from rich.table import Table as Printed
 
 from experiments.influence.drawing import draw
 from experiments.influence.measuring import FULL, QUICK, USERS, Row, Size, measure, pushed, quiet
+from experiments.running.options import Options
+from experiments.running.preset_runs import may_keep
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.columns import Table
@@ -54,7 +56,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
             parse_config({kebab(key): value for key, value in keys.items()})
     folder = writable_folder("--output", parsed.output) / "influence"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {} if parsed.fresh else _kept(folder / FILE, size)
+    kept = _kept(folder / FILE, size, Options(fresh=parsed.fresh, keep=parsed.keep))
     rows: list[Row] = []
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("influence", total=len(cells))
@@ -94,13 +96,16 @@ def table(rows: Sequence[Row]) -> Printed:
     return printed
 
 
-def _kept(path: Path, size: Size) -> dict[tuple[str, str], Row]:
-    """Return the rows of a file that were measured with this size."""
+def _kept(path: Path, size: Size, options: Options) -> dict[tuple[str, str], Row]:
+    """Return the rows of a file that were measured with this size, and may be kept."""
     if not path.is_file():
         return {}
     found: dict[tuple[str, str], Row] = {}
     for values in Table.from_csv(path.read_text()).rows():
-        row = Row(**{**dict.fromkeys(("round_bound", "rest_bound"), math.inf), **_plain(values)})
+        if not may_keep(values, options):
+            continue
+        unsaid = {"round_bound": math.inf, "rest_bound": math.inf, "commit": ""}
+        row = Row(**{**unsaid, **_plain(values)})
         same = (row.strategic, row.directions, row.rounds, row.trials)
         if same == (size.strategic, size.directions, size.rounds, size.trials):
             found[row.rule, row.regularizer] = row

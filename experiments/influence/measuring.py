@@ -18,6 +18,7 @@ from pfl_flower.aggregation.table import AGGREGATIONS, names_f
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import kebab
 from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.support.versions import commit
 
 USERS = 14
 LIMIT = 0.5
@@ -113,6 +114,8 @@ class Row:
         Of where rho rests, from where it rests without them.
     free : bool
         Whether rho went to where it was pushed, however far that was.
+    commit : str
+        Of the code that measured it.
     """
 
     rule: str
@@ -126,6 +129,7 @@ class Row:
     round_found: float
     rest_bound: float
     rest_found: float
+    commit: str
 
     @property
     def free(self) -> bool:
@@ -179,6 +183,7 @@ def measure(rule: str, regularizer: str, size: Size) -> Row:
         round_found=max(once),
         rest_bound=resting.most,
         rest_found=max(ended),
+        commit=commit(),
         **asdict(size),
     )
 

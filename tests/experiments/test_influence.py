@@ -13,6 +13,7 @@ from torch import Tensor
 from experiments.__main__ import main
 from experiments.influence import command, measuring
 from experiments.influence.measuring import Size, measure
+from experiments.running import preset_runs
 from pfl_flower.aggregation.influence import Bound
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.columns import Table
@@ -50,10 +51,16 @@ OWN = f"{__name__}:twice_the_mean"
 TYPED = ["influence", "--quick", "--rule", OWN, "--rule", "sum", "--regularizer", "l2"]
 
 
+def at_commit(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for module in (measuring, preset_runs):
+        monkeypatch.setattr(module, "commit", lambda: name)
+
+
 def test_the_command_goes_on_with_what_it_has_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "QUICK", (1, 4, 8))
+    at_commit(monkeypatch, "abc")
     assert main([*TYPED, "--output", str(tmp_path)]) == 0
     first = capsys.readouterr().out
     kept = Table.from_csv((tmp_path / "influence" / "influence.csv").read_text())
@@ -68,6 +75,11 @@ def test_the_command_goes_on_with_what_it_has_kept(
     assert capsys.readouterr().out == first
     with pytest.raises(AssertionError):
         main([*TYPED, "--fresh", "--output", str(tmp_path)])
+    for changed in ("def", "abc-dirty", "unknown"):
+        at_commit(monkeypatch, changed)
+        with pytest.raises(AssertionError):
+            main([*TYPED, "--output", str(tmp_path)])
+        assert main([*TYPED, "--keep", "--output", str(tmp_path)]) == 0
 
 
 def test_a_bound_that_is_broken_fails_the_command(
