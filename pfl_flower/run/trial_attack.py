@@ -52,13 +52,6 @@ class Rehearsal(StrategicUser):
         return PoisonedData.measure(aim, "trial", data.features, data.labels, data.weights)
 
     @property
-    def relabelled(self) -> UserData:
-        """A few points, relabelled."""
-        drawn = few_points(self.problem)
-        labels = self.problem.relabelled(drawn.labels, self.settings.shift(self.user))
-        return UserData(drawn.features, labels)
-
-    @property
     def held(self) -> UserData:
         """A few points."""
         return few_points(self.problem)

@@ -12,6 +12,7 @@ from pfl_flower.run.served import Served
 from pfl_flower.run.triggered import Triggered
 from pfl_flower.transport.served_users import (
     SERVED_KEYS,
+    numbers,
     packed_served,
     plausible_list,
     served_users,
@@ -185,7 +186,7 @@ def _plausible(key: str, value: object, users: int) -> bool:
     if key in AMOUNTS:
         return isinstance(value, int | float) and 0 <= value <= LARGEST
     if key == "accuracies":
-        return isinstance(value, list) and all(0 <= entry <= 1 for entry in value)
+        return numbers(value, 1)
     if key == "memory-rounds":
         return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
     if key in ("accuracy-users", "memory-users"):

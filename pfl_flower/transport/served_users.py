@@ -34,12 +34,20 @@ def packed_served(served: Mapping[int, Served]) -> dict[str, list[float] | list[
 
 
 def plausible_list(key: str, value: object) -> bool:
-    """Whether a node that is not trusted may say this; NaN is not less than anything."""
-    if not isinstance(value, list):
-        return False
-    if key in (*VALUES, ALONE):
-        return all(0 <= entry <= LARGEST for entry in value)
-    return all(isinstance(entry, int) and 0 <= entry < MOST_POINTS for entry in value)
+    """Whether a node that is not trusted may say this."""
+    return numbers(value, LARGEST) if key in (*VALUES, ALONE) else counts(value)
+
+
+def numbers(value: object, most: float) -> bool:
+    """Whether this is a list of numbers from 0 to ``most``; NaN is not among them."""
+    return isinstance(value, list) and all(0 <= entry <= most for entry in value)
+
+
+def counts(value: object, least: int = 0) -> bool:
+    """Whether this is a list of whole numbers from ``least``, such as points or users' ids."""
+    return isinstance(value, list) and all(
+        isinstance(entry, int) and least <= entry < MOST_POINTS for entry in value
+    )
 
 
 def served_users(

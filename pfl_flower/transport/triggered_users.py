@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pfl_flower.run.triggered import Triggered
-from pfl_flower.transport.served_users import MOST_POINTS
+from pfl_flower.transport.served_users import counts, numbers
 
 USERS, POINTS = "triggered-users", "triggered-points"
 SHARES = ("triggered-theta", "triggered-rho")
@@ -24,13 +24,10 @@ def packed_triggered(found: Mapping[int, Triggered]) -> dict[str, list[float] | 
 
 
 def plausible_triggered(key: str, value: object) -> bool:
-    """Whether a node that is not trusted may say this; NaN is not less than anything."""
-    if not isinstance(value, list):
-        return False
+    """Whether a node that is not trusted may say this."""
     if key in SHARES:
-        return all(0 <= entry <= 1 for entry in value)
-    least = 1 if key == POINTS else 0
-    return all(isinstance(entry, int) and least <= entry < MOST_POINTS for entry in value)
+        return numbers(value, 1)
+    return counts(value, least=1 if key == POINTS else 0)
 
 
 def triggered_users(
