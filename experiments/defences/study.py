@@ -9,7 +9,6 @@ honest reports among them (``judgement``).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from experiments.defences.presentation import draw
 from experiments.studies.standing import FIGURE, GUESSING, Stated
 from experiments.studies.study import Setting, Study
 from experiments.studies.wording import Measured
+from pfl_flower.aggregation.rounds import is_told_f
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.checks import Check, Claim, Metrics, at_least, at_most, exactly
 from pfl_flower.support.errors import ConfigError
@@ -49,7 +49,7 @@ def own_rule(place: str) -> Rule:
         If it cannot be imported.
     """
     rule = rule_of(place, place)
-    if "tolerance" in inspect.signature(AGGREGATIONS.load(place)).parameters:
+    if is_told_f(AGGREGATIONS.load(place)):
         return rule
     keys = {key: value for key, value in rule.keys.items() if key != "aggregation-tolerance"}
     return Rule(rule.name, keys)

@@ -63,7 +63,7 @@ def federation(device: str, nodes: int | None, machine: Machine) -> str:
     ''
     """
     if device == "cuda" and machine.cards == 0:
-        raise DeviceError("device = cuda: expected a CUDA device, and torch sees none")
+        raise DeviceError.no_card()
     said = [] if nodes is None else [f"num-supernodes={nodes}", "client-resources-num-cpus=1"]
     if device == "cpu" or machine.cards == 0:
         return " ".join(said)

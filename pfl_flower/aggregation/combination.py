@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.reports import Reason, Rejection
-from pfl_flower.aggregation.rounds import OfRound, RoundRule, RuleSetup, sees_rounds
+from pfl_flower.aggregation.rounds import OfRound, RoundRule, RuleSetup, is_told_f, sees_rounds
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import bind, mixed
 from pfl_flower.aggregation.table import AGGREGATIONS
@@ -115,7 +114,7 @@ def _keyed(settings: RunSettings) -> dict[str, Any]:
     name = settings.aggregation
     found = {key: getattr(settings, key.replace("-", "_")) for key in AGGREGATIONS.row(name).reads}
     given = {PARAMETERS[key]: value for key, value in found.items() if value != ""}
-    if "tolerance" in inspect.signature(AGGREGATIONS.load(name)).parameters:
+    if is_told_f(AGGREGATIONS.load(name)):
         given["tolerance"] = settings.tolerance()
     return given
 

@@ -86,6 +86,11 @@ def sees_rounds(factory: object) -> bool:
     return inspect.isclass(factory) and hasattr(factory, "init") and hasattr(factory, "update")
 
 
+def is_told_f(factory: Callable[..., object]) -> bool:
+    """Return whether a rule, or what makes one, asks for f by a parameter ``tolerance``."""
+    return "tolerance" in inspect.signature(factory).parameters
+
+
 @dataclass(frozen=True)
 class OfRound:
     """A rule in one round: rows of some users to a direction.

@@ -14,7 +14,6 @@ rows still decides is the order of sums, a unit or two in the last place.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -30,7 +29,7 @@ from pfl_flower.aggregation.kernels import (
     of_columns,
     trimmed,
 )
-from pfl_flower.aggregation.rounds import sees_rounds
+from pfl_flower.aggregation.rounds import is_told_f, sees_rounds
 from pfl_flower.aggregation.ties import mean_of_least
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
@@ -209,7 +208,7 @@ def bind(
             f"aggregation = {rule.__name__}: expected a rule of rows alone, where there are no "
             "rounds of a run"
         )
-    if "tolerance" in inspect.signature(rule).parameters:
+    if is_told_f(rule):
         parameters["tolerance"] = tolerance
     bound = partial(rule, **parameters)
     return (lambda rows: bound(mixed(rows, tolerance=tolerance))) if mixing else bound

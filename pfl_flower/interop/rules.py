@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.combination import PARAMETERS
-from pfl_flower.aggregation.rounds import sees_rounds
+from pfl_flower.aggregation.rounds import is_told_f, sees_rounds
 from pfl_flower.aggregation.rules import mixed
 from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated, rows_needed
 from pfl_flower.interop.rounds import Rounds
@@ -177,7 +176,7 @@ class AppRule:
 
     def _told_f(self, factory: Callable[..., Any], tolerance: int | None) -> bool:
         """Return whether the rule is told f: one of one's own only what was given."""
-        has = "tolerance" in inspect.signature(factory).parameters
+        has = is_told_f(factory)
         if self.own and tolerance is not None and not has and not self.mixing:
             right = f"expected none, {self.name} has no parameter tolerance"
             raise ConfigError(f"tolerance = {tolerance}: {right}")

@@ -43,7 +43,7 @@ def choose_device(name: str) -> torch.device:
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise DeviceError("device = cuda: expected a CUDA device, and torch sees none")
+        raise DeviceError.no_card()
     return torch.device("cuda" if name != "cpu" and available else "cpu")
 
 

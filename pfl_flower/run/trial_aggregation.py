@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.combination import RunningRule, configured_rule
-from pfl_flower.aggregation.rounds import form_fault, sees_rounds
+from pfl_flower.aggregation.rounds import form_fault, is_told_f, sees_rounds
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.problem import Problem
@@ -82,7 +81,7 @@ def _try_rounds(problem: Problem, tried: Tried, rows: Tensor) -> None:
 def _check_tolerance(config: Any) -> None:
     if config.aggregation_tolerance == "" or config.aggregation_mixing:
         return
-    if "tolerance" not in inspect.signature(AGGREGATIONS.load(config.aggregation)).parameters:
+    if not is_told_f(AGGREGATIONS.load(config.aggregation)):
         raise ConfigError(
             f"aggregation-tolerance = {config.aggregation_tolerance}: expected empty, for "
             f"{config.aggregation}, which has no parameter tolerance"

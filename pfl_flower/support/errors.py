@@ -22,6 +22,11 @@ class ConfigError(_OneLine, ValueError):
 class DeviceError(ConfigError):
     """The device that the run asks for cannot be had where it is to compute."""
 
+    @classmethod
+    def no_card(cls) -> DeviceError:
+        """Return that there is no CUDA device."""
+        return cls("device = cuda: expected a CUDA device, and torch sees none")
+
 
 class KeyFault(ValueError):
     """A value that is wrong, told apart so that it can be shown as it was written.
