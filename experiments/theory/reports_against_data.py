@@ -112,11 +112,9 @@ class Neighbours:
 
     def poisoned(self, scenario: Scenario, data: UserData) -> Tensor:
         """Return rho where every attacker holds the data."""
-        return (
-            scenario.attempt(*[data] * self.attackers).rho
-            if not self.idle
-            else (scenario.honest_optimum)
-        )
+        if self.idle:
+            return scenario.honest_optimum
+        return scenario.attempt(*[data] * self.attackers).rho
 
     def measure(self) -> dict[str, float]:
         """Return by how much rho moves from S to S', and how well data stand for reports."""
