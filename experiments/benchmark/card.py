@@ -116,7 +116,7 @@ def figure_1(asked: Asked) -> Iterator[Line]:
 def waits(asked: Asked) -> Iterator[Line]:
     """Count what the rounds wait for, and what they start."""
     some = {**MANY, "users": 3000, "strategic-users": "2999"}
-    kinds = {"figure 1": (asked.figure_1, 8), "many users": (some, 20), "exact solves": (EXACT, 0)}
+    kinds = {"figure 1": (asked.figure_1, 8), "many users": (some, 20), "exact solves": (EXACT, 24)}
     for name, (keys, most) in kinds.items():
         found = asked.case("waits", 120, settings={**keys, "device": asked.device})
         if found["waits"] is None:

@@ -89,7 +89,8 @@ class Ball:
         norm = length(gradient)
         # Far outside, the length may be infinite; in a unit of a power of two the digits are equal.
         far = norm / FAR_OUT > 2 * self.radius
-        if bool(far.any()):
+        # Elsewhere than on the CPU a look takes longer than what it spares.
+        if not far.is_cpu or bool(far.any()):
             gradient = torch.where(far, gradient / FAR_OUT, gradient)
             norm = torch.where(far, length(gradient), norm)
         # Inside the ball the factor is 1 to the bit, and nothing changes.

@@ -134,7 +134,10 @@ class ProximalSolver:
             return self._solve(rho, start)
 
     def _solve(self, rho: Tensor, start: Tensor) -> Solution:
-        if user_batch.pays(self.loss):
+        # A closed form's factors are made once: there is nothing to wait for in a round.
+        if user_batch.pays(self.loss) or (
+            not self.closed_form and user_batch.spares_waits(self.loss)
+        ):
             theta, residual, iterations = self._together(rho, start)
         else:
             theta, residual, iterations = self._alone(rho, start)

@@ -21,6 +21,7 @@ from torch import Tensor
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.vectors import length, norm
+from pfl_flower.solvers.newton import DENSE_LIMIT
 
 LEAST_USERS = 64
 """Users from which a batch is worth that a user's bits depend on who shares its node.
@@ -37,13 +38,28 @@ FEATURES_AT_ONCE = 2**18
 
 Parts of 2^16 take half as long again for their many calls; larger ones gain nothing.
 """
-FEATURES_ON_A_CARD = 2**26
-"""The same for a CUDA device, 512 MiB: every operation on a part has a price of its own there."""
+NUMBERS_ON_A_CARD = 2**26
+"""The same for a CUDA device, of features or systems, 512 MiB: every operation on a part has a
+price of its own there."""
 
 
 def pays(loss: LocalLoss) -> bool:
     """Return whether the users of a loss are many and their systems small."""
-    return loss.users >= LEAST_USERS and min(loss.model.dim, _points(loss)) <= LARGEST_SYSTEM
+    return loss.users >= LEAST_USERS and _system(loss) <= LARGEST_SYSTEM
+
+
+def spares_waits(loss: LocalLoss) -> bool:
+    """Return whether the users of a loss are on a card, several, and have dense systems.
+
+    Single ones are looked at one after another, a dozen times in a round each: on a card that is
+    what a round takes, where a step of all of them together is looked at twice.
+    """
+    return not loss.features.is_cpu and loss.users > 1 and _system(loss) <= DENSE_LIMIT
+
+
+def _system(loss: LocalLoss) -> int:
+    """Size of a user's linear system, in the space of the parameters or of the points."""
+    return min(loss.model.dim, _points(loss))
 
 
 def _points(loss: LocalLoss) -> int:
@@ -74,8 +90,10 @@ class Batch:
 
     def split(self) -> Iterator[tuple[slice, Batch]]:
         """Yield parts that fit into the cache."""
-        most = FEATURES_AT_ONCE if self.loss.features.is_cpu else FEATURES_ON_A_CARD
-        size = max(1, most // self.loss.features[0].numel())
+        most, numbers = FEATURES_AT_ONCE, self.loss.features[0].numel()
+        if not self.loss.features.is_cpu:
+            most, numbers = NUMBERS_ON_A_CARD, max(numbers, _system(self.loss) ** 2)
+        size = max(1, most // numbers)
         if size >= self.loss.users:
             # Itself, with what it has worked out.
             yield slice(0, self.loss.users), self
@@ -105,8 +123,9 @@ class Batch:
         r = length(z)
         weight = self.regularizer.weight(r)
         beta = self.regularizer.second(r) - weight
-        if isinstance(self.regularizer, SquaredL2) or not bool(beta.any()):
-            # Squared l2, or everybody at rho: one right-hand side instead of two.
+        if isinstance(self.regularizer, SquaredL2) or (beta.is_cpu and not bool(beta.any())):
+            # Squared l2, or everybody at rho: one right-hand side instead of two. On a card two
+            # take less than a look.
             return self._solve(theta, weight, gradient[..., None])[..., 0]
         unit = z / r.clamp(min=torch.finfo(r.dtype).tiny)
         targets = torch.stack([gradient, unit], dim=-1)

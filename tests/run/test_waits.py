@@ -30,6 +30,7 @@ FIGURE_1 = {
     "users": 11,
     "strategic_users": "10",
 }
+EXACT = {"dataset": "digits", "points_per_user": "100", "nu": 0.1, "evaluate_every": 0}
 MANY = {"users": 200, "points_per_user": "5", "strategic_users": "199", "nu": 0.1}
 WAITS: Mapping[str, tuple[Mapping[str, Any], int]] = {
     # A node's residual; which rows count; whether rho stays finite; rho's metrics; the sums' norms.
@@ -42,6 +43,10 @@ WAITS: Mapping[str, tuple[Mapping[str, Any], int]] = {
     ),
     # Three steps of Newton's, of which each is looked at twice, and whether all are finite.
     "many users": (MANY, 14),
+    # Four to five steps of Newton's.
+    "digits, exact": (EXACT, 16),
+    # Also who is at rho or above it, and which reports are projections.
+    "digits, exact, l2": ({**EXACT, "regularizer": "l2"}, 18),
 }
 
 

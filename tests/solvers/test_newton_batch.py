@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers import proximal, user_batch
 from pfl_flower.solvers.population import Population
 from pfl_flower.solvers.proximal import Solution
 from tests.support import problems
+from tests.support.card import DEVICE, Card
 from tests.support.problems import Problem, draw
 from tests.support.runs import configure, play, trajectory
 
@@ -141,6 +143,28 @@ def test_when_a_batch_pays(
     seed = problems.generator(8)
     loss = problems.local_loss(case, seed=seed, users=users, points=points, inputs=inputs)
     assert user_batch.pays(loss) == expected
+
+
+def test_what_pays_on_a_card_and_how_much_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few users with dense systems; the systems count where they are more than the features."""
+    case, seed = problems.LossCase("softmax", outputs=10), problems.generator(8)
+    loss = problems.local_loss(case, seed=seed, users=5, points=30, inputs=65)
+    assert not user_batch.spares_waits(loss), "on the processor one at a time is as fast"
+    with Card():
+        there = LocalLoss.build(
+            loss.model, loss.loss, loss.features.to(DEVICE), loss.labels.to(DEVICE)
+        )
+        assert user_batch.spares_waits(there)
+        assert not user_batch.spares_waits(there.select(slice(0, 1)))
+        batch = user_batch.Batch.build(there, problems.build("squared-l2", 1.0))
+        monkeypatch.setattr(user_batch, "NUMBERS_ON_A_CARD", 2 * 650**2)
+        assert [part.loss.users for _, part in batch.split()] == [2, 2, 1]
+    wide = problems.local_loss(case, seed=seed, users=5, points=30, inputs=151)
+    with Card():
+        beyond = LocalLoss.build(
+            wide.model, wide.loss, wide.features.to(DEVICE), wide.labels.to(DEVICE)
+        )
+        assert not user_batch.spares_waits(beyond), "1,510 parameters: no dense systems"
 
 
 MANY = {"features": 8, "users": 150, "points_per_user": "4,6", "strategic_users": "none"}
