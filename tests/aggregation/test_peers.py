@@ -21,15 +21,15 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import fedtrimmedavg, multikrum
 from torch import Tensor
 
-from experiments.benchmark.aggregators import byzfl_aggregators
 from pfl_flower.aggregation.kernels import distances
 from pfl_flower.aggregation.rules import bind
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.support.seeding import generator
-from tests.support import reference_rules
+from tests.support import peers, reference_rules
 
 SEEDS, SHAPES = range(8), ((7, 3), (11, 40), (20, 5))
 Peer = Callable[[np.ndarray, int], np.ndarray]
+PRE = "aggregators.preaggregators"
 
 
 def drawn(seed: int, shape: tuple[int, int]) -> Tensor:
@@ -48,11 +48,7 @@ def flower(rows: np.ndarray, f: int, kept: int) -> np.ndarray:
 
 
 def byzfl(name: str, *arguments: float) -> Callable[[np.ndarray], np.ndarray]:
-    library = byzfl_aggregators()
-    if library is None:
-        pytest.skip("byzfl is not installed: pip install byzfl")
-    made: Callable[[np.ndarray], np.ndarray] = getattr(library, name)(*arguments)
-    return made
+    return peers.byzfl("aggregators", name, *arguments)
 
 
 BYZFL: dict[str, Peer] = {
@@ -85,15 +81,12 @@ def test_rules_of_one_definition_agree(name: str, peer: Peer, shape: tuple[int, 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_clipping_is_byzfls(seed: int) -> None:
     rows = drawn(seed, (11, 6))
-    byzfl("Krum", 1)
-    from byzfl.aggregators import preaggregators
-
     for radius in (0.5, 2.0):
-        theirs = preaggregators.Clipping(radius)(rows.numpy().copy()).mean(axis=0)
+        theirs = peers.byzfl(PRE, "Clipping", radius)(rows.numpy().copy()).mean(axis=0)
         found = ours("static-clipping", rows, 1, radius=radius)
         np.testing.assert_allclose(found, theirs, rtol=1e-12)
     for f in range(1, 5):
-        cut = preaggregators.ARC(f)(rows.numpy().copy())
+        cut = peers.byzfl(PRE, "ARC", f)(rows.numpy().copy())
         theirs = byzfl("TrMean", f)(cut)
         np.testing.assert_allclose(ours("adaptive-clipping", rows, f), theirs, rtol=1e-12)
 

@@ -34,7 +34,7 @@ from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import generator
 from pfl_flower.transport.broadcasts import Broadcast
-from tests.support import reference_rules
+from tests.support import reference_attacks
 from tests.support.runs import configure, play, trajectory
 
 DRAWN = ("little-is-enough", "inner-product", "min-max")
@@ -66,8 +66,8 @@ NUMBERS: list[tuple[Untargeted, Callable[[Any], Any]]] = [
         LittleIsEnough(datasets=FIVE, strength=1.5),
         lambda g: g.mean(axis=0) - 1.5 * g.std(axis=0, ddof=1),
     ),
-    (MinMax(datasets=FIVE), reference_rules.min_max),
-    (MinMax(datasets=FIVE[:2]), reference_rules.min_max),
+    (MinMax(datasets=FIVE), reference_attacks.min_max),
+    (MinMax(datasets=FIVE[:2]), reference_attacks.min_max),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Slow aggregation rules and attacks to test against: loops, and general-purpose optimisers.
+"""Slow aggregation rules to test against: loops, and general-purpose optimisers.
 
 As in ``reference.py``, nothing here imports the package.
 """
@@ -161,15 +161,3 @@ def mixed(rows: Rows, f: int) -> Rows:
         order = sorted(range(len(rows)), key=lambda j: distance(row, rows[j]))
         answer.append(np.mean([rows[j] for j in order[: len(rows) - f]], axis=0))
     return np.array(answer)
-
-
-def min_max(rows: Rows) -> Rows:
-    """Halve the interval of gamma as long as the report is within the rows' diameter of each."""
-    mean, away = rows.mean(axis=0), -rows.std(axis=0, ddof=1)
-    diameter = max(distance(a, b) for a in rows for b in rows)
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        gamma = (low + high) / 2
-        fits = max(distance(mean + gamma * away, row) for row in rows) <= diameter
-        low, high = (gamma, high) if fits else (low, gamma)
-    return mean + low * away
