@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.vgg.augmentation import batches
 from pfl_flower.data.embeddings import BATCH
 from pfl_flower.data.image_folder import ImageSet
 from pfl_flower.data.vgg import VGG13, WIDTH, unit
@@ -24,7 +25,6 @@ from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.seeding import generator
 from pfl_flower.support.tensor_files import load_tensors, save_tensors
 
-BORDER = 4
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 RISING = 0.2
 """Part of the steps in which the step size rises."""
@@ -172,10 +172,8 @@ class Training:
         steps = recipe.steps(len(chosen))
         total, shown = torch.zeros((), device=device), 0.0
         self.network.train()
-        for step in range(steps):
-            rows = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            batch = unit(augmented(images.train[rows], draw), device)
-            labels = images.train_labels[rows].to(device)
+        made = batches(images, order, recipe.batch_size, draw, device)
+        for step, (batch, labels) in enumerate(made):
             done = number * steps + step + 1
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.step_size(done / (recipe.epochs * steps + 1))
@@ -201,20 +199,6 @@ def checkpoint_recipe(path: Path) -> str | None:
     """Return the recipe of a checkpoint, as JSON; None if there is no checkpoint."""
     kept = load_tensors(path)
     return None if kept is None else str(kept.get("recipe"))
-
-
-def augmented(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Return images ``(b, 3, h, w)`` shifted by up to 4 pixels each way and mirrored at random."""
-    count, _, height, width = images.shape
-    padded = nn.functional.pad(images, [BORDER] * 4)
-    corner = torch.randint(2 * BORDER + 1, (2, count, 1), generator=draw)
-    rows = corner[0] + torch.arange(height)
-    columns = corner[1] + torch.arange(width)
-    mirrored = torch.rand((count, 1), generator=draw) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    first = torch.arange(count)[:, None, None, None]
-    channel = torch.arange(3)[:, None, None]
-    return padded[first, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 @torch.no_grad()

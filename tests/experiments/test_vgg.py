@@ -12,14 +12,16 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments.vgg import train_command, training
+from experiments.vgg import augmentation, train_command, training
 from experiments.vgg.arguments import add_train_vgg
-from experiments.vgg.training import Recipe, accuracy_on_test, augmented
+from experiments.vgg.augmentation import augmented, batches, windows
+from experiments.vgg.training import Recipe, accuracy_on_test
 from pfl_flower.data.embeddings import file_hash
 from pfl_flower.data.image_folder import ImageSet, read_tree
 from pfl_flower.data.vgg import load_weights
 from pfl_flower.support.errors import ConfigError, RunFailedError
 from pfl_flower.support.seeding import generator
+from tests.support.card import DEVICE, Card
 from tests.support.images import picture, write_tree
 
 Patch = pytest.MonkeyPatch
@@ -118,9 +120,10 @@ def test_a_diverging_training_fails(images: ImageSet, tmp_path: Path) -> None:
 
 def test_augmented_images_are_crops_and_mirror_images() -> None:
     image = picture(1, size=32)
-    many = augmented(image.expand(300, -1, -1, -1), generator(1, "crops"))
+    many = augmented(image.expand(300, -1, -1, -1), windows(300, generator(1, "crops")))
     assert (many.shape, many.dtype) == ((300, 3, 32, 32), torch.uint8)
-    assert torch.equal(many, augmented(image.expand(300, -1, -1, -1), generator(1, "crops")))
+    again = windows(300, generator(1, "crops"))
+    assert torch.equal(many, augmented(image.expand(300, -1, -1, -1), again))
     padded = torch.zeros((3, 40, 40), dtype=torch.uint8)
     padded[:, 4:36, 4:36] = image
     places = {}
@@ -133,6 +136,28 @@ def test_augmented_images_are_crops_and_mirror_images() -> None:
     assert {place[0] for place in found} == {place[1] for place in found} == set(range(9))
     assert 100 < sum(place[2] for place in found) < 200
     assert len(set(found)) > 100
+
+
+def test_an_epochs_batches_are_made_on_the_device(images: ImageSet, monkeypatch: Patch) -> None:
+    """Bytes, draws, rows and labels go there once, however many batches there are."""
+
+    def epoch(size: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        order = torch.randperm(16, generator=generator(2, "order"))
+        return list(batches(images, order, size, generator(3, "draws"), device))
+
+    assert [len(labels) for _, labels in epoch(5, CPU)] == [5, 5, 5]
+    assert [len(labels) for _, labels in epoch(20, CPU)] == [16], "one batch, if it is incomplete"
+    for size in (2, 8):
+        with Card() as there:
+            found = epoch(size, DEVICE)
+            assert there.waits == {"to the card": 4}
+            for pair, expected in zip(found, epoch(size, CPU), strict=True):
+                assert all(torch.equal(a.cpu(), b) for a, b in zip(pair, expected, strict=True))
+    monkeypatch.setattr(augmentation, "KEPT_ON_THE_DEVICE", images.train.nbytes - 1)
+    with Card() as there:
+        moved = epoch(8, DEVICE)
+        assert there.waits == {"to the card": 4}, "draws, labels and two batches of bytes"
+        assert all(torch.equal(a[0].cpu(), b[0].cpu()) for a, b in zip(moved, found, strict=True))
 
 
 def test_the_step_size_rises_and_falls_to_nothing() -> None:
