@@ -69,4 +69,5 @@ def finite(vectors: Tensor) -> Tensor:
     tensor([ True, False, False])
     """
     # The largest entry keeps what is not finite, and costs a fifth of an answer for each.
-    return torch.isfinite(vectors.abs().amax(dim=-1))
+    # What is finite is 0 times itself: two operations on a card, where isfinite is four.
+    return vectors.abs().amax(dim=-1) * 0 == 0

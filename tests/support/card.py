@@ -74,17 +74,23 @@ class Card(TorchDispatchMode):
         How often the processor waited, by what for.
     places : Counter
         The same, by the line of the project's own code that asked.
+    launches : Counter
+        How often the card was given work, by operation: all but views, which compute nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
         self.places: Counter[str] = Counter()
+        self.launches: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Compute, and count what has to be waited for."""
+        """Compute, and count what is given to the card and what has to be waited for."""
+        there = any(isinstance(one, There) for one in _leaves((args, kwargs or {})))
+        if there and not func.is_view and func not in LOOKS_AWAY:
+            self.launches[str(func)] += 1
         return _done(func, args, kwargs or {}, self._wait)
 
     def _wait(self, kind: str) -> None:
