@@ -17,6 +17,10 @@ class Bucketing:
     2022.) Means differ less than users do; up to f of them hold a strategic row, so that with n
     users the other rule must withstand f of ``ceil(n / size)``. The last bucket may be smaller and
     counts as the others do. The direction is k times the estimate, as of k rows.
+
+    A deal is a function of the seed, the round, and the places of those who replied in the order of
+    their ids, which are the same whatever nodes carry them and in which order replies come; in
+    somebody else's app, of the numbers that ``pfl_flower.interop.rounds.Rounds`` gives.
     """
 
     def __init__(

@@ -51,7 +51,8 @@ class RobustFedAvg(Checked):
     mixing : bool
         Whether rows are first averaged with their nearest (Allouah et al. 2023).
     seed : int
-        Of the draws of a rule that makes some (``bucketing``, ``dnc``).
+        Of the draws of a rule that makes some (``bucketing``, ``dnc``). They do not hang on nodes'
+        ids, which differ from run to run: see Notes.
     on : FedAvg, optional
         A strategy that uses the mean: FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, FedProx.
     max_norm, max_norm_ratio, max_examples, min_replies, nonce
@@ -68,6 +69,11 @@ class RobustFedAvg(Checked):
     -----
     A round holds ``k d`` float64 numbers: 800 MB for 100 clients and a million parameters. So does
     ``history-clipping`` between rounds, of all clients that ever replied.
+
+    ``bucketing`` deals clients by numbers that they get when they first reply, in the order of what
+    they say, entry by entry: apps whose clients train alike are dealt alike in two runs, on Ray as
+    elsewhere. Where Flower draws which clients train (``fraction_train`` below 1) it does so anew
+    in every run, and so are the deals.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cmp_to_key
 from typing import Any
 
 import torch
@@ -53,9 +54,10 @@ class Rounds:
     """A rule with ``init`` and ``update`` in the rounds of an app.
 
     It is told the clients by numbers, which they get in the order in which they first reply, within
-    a round in that of their nodes' ids. Their number is not known before: the rule is made anew as
-    it grows, and of what it remembers, tensors of which some have a row for each client, those rows
-    come first.
+    a round in that of their rows, entry by entry. Nodes' ids would not do: Flower draws them anew
+    in every run, and with them ``bucketing`` would deal anew. Of clients whose first rows are equal
+    the ids decide. Their number is not known before: the rule is made anew as it grows, and of what
+    it remembers, tensors of which some have a row for each client, those rows come first.
 
     Parameters
     ----------
@@ -76,8 +78,7 @@ class Rounds:
         self, server_round: int, nodes: Sequence[int], rho: Tensor, rows: Tensor
     ) -> Tensor:
         """Return what the rule makes of the rows ``(k, d)`` of these nodes, and remember."""
-        for node in nodes:
-            self._numbers.setdefault(node, len(self._numbers))
+        self._number(nodes, rows)
         users = torch.tensor([self._numbers[node] for node in nodes])
         order = users.argsort()
         self._grow(rho)
@@ -85,6 +86,16 @@ class Rounds:
         direction: Tensor
         direction, self._state = self._rule.update(self._state, received)
         return direction
+
+    def _number(self, nodes: Sequence[int], rows: Tensor) -> None:
+        """Give numbers to nodes that have none."""
+        new = [place for place, node in enumerate(nodes) if node not in self._numbers]
+
+        def compared(one: int, other: int) -> int:
+            return _compared(rows[one], rows[other]) or nodes[one] - nodes[other]
+
+        for place in sorted(new, key=cmp_to_key(compared)):
+            self._numbers[nodes[place]] = len(self._numbers)
 
     def _grow(self, rho: Tensor) -> None:
         """Make the rule for as many clients as are known by now, with what it remembers."""
@@ -97,6 +108,15 @@ class Rounds:
             kept = zip(self._state, fresh, strict=True)
             fresh = type(fresh)(*(_laid(old, new) for old, new in kept))
         self._state = fresh
+
+
+def _compared(one: Tensor, other: Tensor) -> int:
+    """Return -1, 0 or 1 as a row comes before another, is equal, or comes after it."""
+    apart = (one != other).nonzero()
+    if len(apart) == 0:
+        return 0
+    first = int(apart[0])
+    return -1 if one[first] < other[first] else 1
 
 
 def _laid(old: Tensor, new: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ REPLACED = {
 }
 
 
+DEALT = 'pfl.RobustFedAvg("bucketing", options={"then": "median"}, fraction_evaluate=0.0)'
+
+
 @dataclass(frozen=True)
 class App:
     """A stranger's app with lines of ours.
@@ -66,6 +69,14 @@ APPS = {
         nodes=tabular.NODES,
         sums=1.5 / 119,
         taken_out=1,
+    ),
+    # Nodes' ids are others in every run: the deals must not hang on them.
+    "tabular, dealt in buckets": App(
+        tabular.APP,
+        tabular.lines(tabular.MOD, f"strategy = {DEALT}"),
+        nodes=tabular.NODES,
+        sums=1.5 / 119,
+        taken_out=0,
     ),
 }
 

@@ -30,6 +30,7 @@ from pfl_flower.aggregation.table import AGGREGATIONS, rows_needed
 from pfl_flower.interop.checked import TooFewRepliesError
 from pfl_flower.interop.robust import robust_mean
 from pfl_flower.interop.rounds import AppSetup, Rounds
+from pfl_flower.interop.rules import AppRule
 from pfl_flower.support.errors import ConfigError
 from tests.interop.apps import CLIENTS, PULL, SIZE, client_app, models, optimum, packed, play
 
@@ -224,6 +225,30 @@ def test_what_is_remembered_of_clients_stays_theirs_as_others_come() -> None:
         found = grown.direction(number + 1, [nodes[u] for u in turned], rho, rows[number, turned])
         torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
     assert float(wanted.norm()) > 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"then": "median", "size": 3}], ids=str)
+def test_deals_do_not_hang_on_nodes_ids(options: dict[str, Any]) -> None:
+    """Flower draws ids anew in every run; clients come in twos and threes, some later."""
+    draw = torch.Generator().manual_seed(1)
+    rho, rows = torch.zeros(3).double(), torch.randn((4, 8, 3), generator=draw).double()
+    # Rows may begin alike: what comes after decides.
+    rows[0, :, 0] = torch.tensor([1.0, 0.0]).repeat(4)
+
+    def once(nodes: list[int]) -> list[torch.Tensor]:
+        rule = AppRule("bucketing", tolerance=None, options=options, mixing=False, seed=5)
+        found = []
+        for number, there in enumerate((range(5), range(8), range(2, 8), range(8)), start=1):
+            order = sorted(there, key=lambda user: nodes[user])
+            some = rows[number - 1, order]
+            found.append(rule.at(number, [nodes[user] for user in order], rho)(some))
+        return found
+
+    first = once([701, 44, 9, 800, 5, 6, 30, 2])
+    for nodes in ([1, 2, 3, 4, 5, 6, 7, 8], [80, 70, 60, 50, 40, 30, 20, 10]):
+        assert all(torch.equal(*pair) for pair in zip(first, once(nodes), strict=True))
+    spread = rows[3].std(dim=0).norm()
+    assert float((first[3] / 8 - rows[3].mean(dim=0)).norm()) < 3 * spread
 
 
 class _Seen(NamedTuple):
