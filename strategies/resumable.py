@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from pfl_flower.run.config import RunConfig
 from pfl_flower.support.errors import NodesMissingError
+from pfl_flower.support.threads import one_thread
 from pfl_flower.transport.broadcasts import Session
 from pfl_flower.transport.flower_internals import log
 from strategies.asking import ask
@@ -89,24 +90,39 @@ class ResumableStrategy(Strategy):
             result.evaluate_metrics_serverapp[0] = metrics
         for current in range(done + 1, num_rounds + 1):
             began = time.perf_counter()
-            self._attend(grid, current)
-            messages = list(self.configure_train(current, arrays, train_config, grid))
-            replies = list(self.ask(grid, messages, timeout))
-            if later := list(self.configure_informed(current, replies)):
-                replies += self.ask(grid, later, timeout)
-            new_arrays, train_metrics = self.aggregate_train(current, replies)
-            if new_arrays is not None:
-                result.arrays = arrays = new_arrays
-            if train_metrics is not None:
-                result.train_metrics_clientapp[current] = train_metrics
-            questions = list(self.configure_evaluate(current, arrays, evaluate_config, grid))
-            answers = self.ask(grid, questions, timeout) if questions else []
-            if (local := self.aggregate_evaluate(current, answers)) is not None:
-                result.evaluate_metrics_clientapp[current] = local
-            if evaluate_fn and (metrics := evaluate_fn(current, arrays)) is not None:
-                result.evaluate_metrics_serverapp[current] = metrics
-            self._close_round(current, time.perf_counter() - began, last=num_rounds)
+            # Sums have the bits of one thread; and OpenMP's threads, once woken, wait busily for
+            # more, on cores that the threads of ``each`` need.
+            with one_thread():
+                self._round(current, result, grid, timeout, train_config, evaluate_config)
+                if evaluate_fn and (metrics := evaluate_fn(current, result.arrays)) is not None:
+                    result.evaluate_metrics_serverapp[current] = metrics
+                self._close_round(current, time.perf_counter() - began, last=num_rounds)
         return result
+
+    def _round(
+        self,
+        current: int,
+        result: Result,
+        grid: Grid,
+        timeout: float,
+        train_config: ConfigRecord,
+        evaluate_config: ConfigRecord,
+    ) -> None:
+        """Play a round, and put what came of it into the result."""
+        self._attend(grid, current)
+        messages = list(self.configure_train(current, result.arrays, train_config, grid))
+        replies = list(self.ask(grid, messages, timeout))
+        if later := list(self.configure_informed(current, replies)):
+            replies += self.ask(grid, later, timeout)
+        new_arrays, train_metrics = self.aggregate_train(current, replies)
+        if new_arrays is not None:
+            result.arrays = new_arrays
+        if train_metrics is not None:
+            result.train_metrics_clientapp[current] = train_metrics
+        questions = list(self.configure_evaluate(current, result.arrays, evaluate_config, grid))
+        answers = self.ask(grid, questions, timeout) if questions else []
+        if (local := self.aggregate_evaluate(current, answers)) is not None:
+            result.evaluate_metrics_clientapp[current] = local
 
     def configure_informed(self, round: int, replies: Sequence[Message]) -> Iterable[Message]:
         """Return what is to be asked of those who are told of the replies to a round's messages."""
