@@ -57,14 +57,21 @@ def against_peers(conditions: Conditions) -> list[Comparison]:
 
 
 def _row(rule: str, shape: tuple[int, int], measured: Mapping[str, Any]) -> Comparison:
+    """Return a rule's row; where no peer is right, ours alone, and which peer there could be."""
     seconds, wrong = measured["seconds"], measured["wrong"]
     right = {name: some for name, some in seconds.items() if name != "ours" and name not in wrong}
-    fastest = min(right, key=lambda name: right[name])
+    fastest = min(right, key=lambda name: right[name], default=None)
     others = [f"{name} {milliseconds([some])}" for name, some in right.items() if name != fastest]
-    note = ", ".join([*others, *(f"{name} is wrong" for name in wrong)])
+    faults = [f"{name} is wrong" for name in wrong]
+    absent = [f"{name} is not installed: pip install {name}" for name in measured["missing"]]
+    what = f"{rule}, n = {shape[0]}, d = {shape[1]:,}, one thread"
+    note = ", ".join([*others, *faults, *absent])
+    if fastest is None:
+        said = f"ours: {milliseconds([seconds['ours']])}"
+        return Comparison(key="h", what=what, ours=said, rival="no peer here is right", note=note)
     return Comparison.of_times(
         "h",
-        f"{rule}, n = {shape[0]}, d = {shape[1]:,}, one thread",
+        what,
         ("ours", [seconds["ours"]]),
         (f"the fastest right one, {fastest}", [seconds[fastest]]),
         note,
@@ -72,7 +79,7 @@ def _row(rule: str, shape: tuple[int, int], measured: Mapping[str, Any]) -> Comp
 
 
 def measure(*, rule: str, shape: tuple[int, int]) -> dict[str, Any]:
-    """Return the seconds of every way to work out a rule, and which of them are wrong."""
+    """Return the seconds of every way to work out a rule, which are wrong, and what is missing."""
     f = shape[0] // 5
     drawn = np.random.default_rng(1).normal(size=shape)
     # Squares of these agree in all their digits: a difference of squares is rounding.
@@ -93,7 +100,8 @@ def measure(*, rule: str, shape: tuple[int, int]) -> dict[str, Any]:
                 began = time.perf_counter()
                 ways[name](drawn)
                 seconds[name] = min(seconds[name], time.perf_counter() - began)
-    return {"seconds": seconds, "wrong": wrong}
+    missing = [] if "byzfl" in ways else ["byzfl"]
+    return {"seconds": seconds, "wrong": wrong, "missing": missing}
 
 
 def alone(*, rule: str, shape: tuple[int, int]) -> dict[str, Any]:

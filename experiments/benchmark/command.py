@@ -136,7 +136,8 @@ def _draw(rows: Sequence[Comparison], curves: Mapping[str, Any], folder: Path) -
     left.set_yticks(range(len(shown)), [_label(row) for row in shown], fontsize="small")
     left.axvline(1.0, color="black", linewidth=0.8)
     left.set(xlabel="the alternative's cost over ours", xscale="log")
-    left.set_xlim(right=8 * max(row.ratio + row.spread for row in shown))
+    left.set_xlim(right=8 * max((row.ratio + row.spread for row in shown), default=1.0))
+    left.set_visible(bool(shown))
     for colour, (name, curve) in enumerate(curves.items()):
         if name.startswith("growth"):
             label = name.removeprefix("growth with ")

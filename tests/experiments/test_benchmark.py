@@ -35,6 +35,7 @@ from experiments.benchmark.side_by_side import (
 )
 from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.plugins import find
+from pfl_flower.support.threads import thread_limit
 
 SMALL = {
     **worker.FIGURE_1,
@@ -220,10 +221,48 @@ def test_only_right_rules_are_peers() -> None:
 
 def test_the_fastest_right_peer_is_the_one_compared_with() -> None:
     seconds = {"ours": 0.002, "numpy": 0.001, "byzfl": 0.003, "Flower": 0.004}
-    row = aggregators._row("krum", (5, 7), {"seconds": seconds, "wrong": ["numpy"]})
+    measured = {"seconds": seconds, "wrong": ["numpy"], "missing": []}
+    row = aggregators._row("krum", (5, 7), measured)
     assert row.ratio == pytest.approx(1.5)
     assert row.rival == "the fastest right one, byzfl: 3 ms"
     assert row.note == "Flower 4 ms, numpy is wrong"
+
+
+def test_without_a_right_peer_the_row_says_which_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of Krum numpy's and Flower's ways are wrong, and byzfl need not be there."""
+
+    def call(case: str, *, shape: tuple[int, int], rule: str) -> dict[str, Any]:
+        if case == "aggregator-alone":
+            return {"seconds": 1.0, "peak": 2**20}
+        with thread_limit(1):
+            return aggregators.measure(rule=rule, shape=(20, 50))
+
+    monkeypatch.setattr(aggregators, "byzfl_aggregators", lambda: None)
+    monkeypatch.setattr(aggregators, "worker", call)
+    monkeypatch.setattr(aggregators, "TURNS", 1)
+    rows = {row.what.split(",")[0]: row for row in aggregators.against_peers(Conditions())[:4]}
+    krum, trimmed = rows["krum"], rows["trimmed-mean"]
+    assert krum.rival == "no peer here is right" and math.isnan(krum.ratio)
+    assert krum.ours.startswith("ours: ")
+    wrong = "numpy, by products is wrong, Flower is wrong"
+    assert krum.note == f"{wrong}, byzfl is not installed: pip install byzfl"
+    assert trimmed.ratio > 0 and trimmed.note.endswith("byzfl is not installed: pip install byzfl")
+
+
+def test_rows_without_a_ratio_leave_a_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(conditions: Conditions) -> list[Comparison]:
+        return [Comparison(key="h", what="krum", ours="ours: 2 ms", rival="no peer here is right")]
+
+    monkeypatch.setattr(
+        command, "COMPARISONS", {"made-up": "experiments.benchmark.overhead:measured"}
+    )
+    monkeypatch.setattr(overhead, "measured", measured, raising=False)
+    assert main(["benchmark", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "benchmark" / "benchmark.png").exists()
 
 
 @pytest.mark.parametrize("batches", [0, 1])
