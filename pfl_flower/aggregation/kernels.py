@@ -146,10 +146,13 @@ def distances(rows: Tensor) -> Tensor:
         return torch.stack([length(rows - row)[:, 0] for row in rows])
     pairs = pdist(rows)
     first, second = torch.triu_indices(len(rows), len(rows), 1)
-    if len(_doubtful(pairs, rows)):
+    doubtful = _doubtful(pairs, rows)
+    if len(doubtful):
         one = middle(rows)
-        pairs = pdist(rows / one) * one
-        for pair in _doubtful(pairs / one, rows).tolist():
+        # A gradient needs what pdist gave as it was: what is written over is a copy.
+        pairs = pairs.clone() if one == 1 else pdist(rows / one) * one
+        doubtful = doubtful if one == 1 else _doubtful(pairs / one, rows)
+        for pair in doubtful.tolist():
             pairs[pair] = _distance(rows[first[pair]] - rows[second[pair]])
     found = rows.new_zeros((len(rows), len(rows)))
     found[first, second] = pairs

@@ -52,7 +52,7 @@ def regularised_median(
         # Where a row is the answer, steps toward it grow short: is it?
         if number & (number - 1) == 0 and _is_answer(scaled, nearest := scaled[norms.argmin()]):
             return k * reach * nearest
-        weights = 1 / norms.clamp(min=rest)
+        weights = norms.clamp(min=rest).reciprocal()
         moved = (weights * scaled).sum(dim=0) / (k + weights.sum())
         step, z = length(moved - z), moved
         if step <= rest:

@@ -30,7 +30,7 @@ from pfl_flower.aggregation.kernels import (
     trimmed,
 )
 from pfl_flower.aggregation.rounds import is_told_f, sees_rounds
-from pfl_flower.aggregation.ties import mean_of_least
+from pfl_flower.aggregation.ties import mean_of_least, means_of_nearest
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import length
 from pfl_flower.support.errors import ConfigError
@@ -177,7 +177,7 @@ def mixed(rows: Tensor, *, tolerance: int = 1) -> Tensor:
             [451.5000]])
     """
     kept = len(rows) - min(tolerance, (len(rows) - 1) // 2)
-    means = torch.stack([mean_of_least(rows, away, kept) for away in distances(rows)])
+    means = means_of_nearest(rows, distances(rows), kept)
     # A mean lies among its rows: rounded beyond the largest number it would be infinite.
     return means.clamp(rows.amin(dim=0), rows.amax(dim=0))
 

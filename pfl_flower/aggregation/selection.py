@@ -40,11 +40,11 @@ def _taken(rows: Tensor, f: int) -> Tensor:
     left = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     chosen: list[Tensor] = []
     first: Tensor | None = None
-    places = len(rows) - 2 * f
+    places, count = len(rows) - 2 * f, len(rows)
     while places:
-        count = int(left.sum())
         # Of those that are left the nearest m - f - 2 others; the first is the row itself.
-        there = left[order] & (left[order].cumsum(dim=1) <= 1 + max(1, count - f - 2))
+        near = left[order]
+        there = near & (near.cumsum(dim=1) <= 1 + max(1, count - f - 2))
         scores = length((ordered * there).contiguous())[:, 0]
         first = scores.clone() if first is None else first
         scores[~left] = torch.inf
@@ -53,11 +53,11 @@ def _taken(rows: Tensor, f: int) -> Tensor:
         # equals, at a distance that is nothing but rounding. Rows far from all have no say in it.
         slack = (SAME - 1) * first[scores.argmin()]
         best = (scores <= scores.min() + slack).nonzero().flatten()
-        if length(rows[best] - rows[best[0]])[:, 0].max() <= slack:
+        if len(best) > 1 and length(rows[best] - rows[best[0]])[:, 0].max() <= slack:
             best = best[:1]
         if len(best) <= places:
             chosen.append(rows[best])
-            places -= len(best)
+            places, count = places - len(best), count - len(best)
             left[best] = False
         else:
             chosen.append(mean(rows[best]).expand(places, -1))

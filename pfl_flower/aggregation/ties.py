@@ -28,6 +28,22 @@ def mean_of_least(rows: Tensor, keys: Tensor, kept: int) -> Tensor:
     return certain + share * mean_of(rows, tied)
 
 
+def means_of_nearest(rows: Tensor, away: Tensor, kept: int) -> Tensor:
+    """Return for each row the mean ``(k, d)`` of the ``kept`` nearest, by distances ``(k, k)``.
+
+    To the bit what ``mean_of_least`` gives row by row, which is asked where rows that are not the
+    same are equally far away.
+    """
+    near, order = away.sort(dim=1, stable=True)
+    # Rows at distance 0 are one row, whichever is taken.
+    ties = (near[:, 1:] == near[:, :-1]) & (away[order[:, 1:], order[:, :-1]] > 0)
+    means = [
+        mean_of_least(rows, away[row], kept) if tied else mean_of(rows, order[row, :kept])
+        for row, tied in enumerate(ties.any(dim=1).tolist())
+    ]
+    return torch.stack(means)
+
+
 def by_key(rows: Tensor, keys: Tensor) -> Tensor:
     """Return the rows' positions by key, and by their entries where keys are equal."""
     order = keys.argsort(stable=True)

@@ -80,6 +80,7 @@ class RuleSearch:
         self.best, self.gained = self.plausible(self._centre), -torch.inf
         self.try_out(self._centre)
 
+    @torch.no_grad()
     def run(self) -> Tensor:
         """Return the report ``(d,)`` with the largest gain that was found."""
         for base, direction in self.lines():
