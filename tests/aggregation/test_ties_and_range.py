@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pfl_flower.aggregation.combination import combine, total
+from pfl_flower.aggregation.kernels import distances
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.aggregation.rules import centred_clipping, krum, mixed, multi_krum
 from pfl_flower.aggregation.server_steps import ServerOptimizer
 from pfl_flower.aggregation.table import most_tolerated
+from pfl_flower.aggregation.ties import mean_of_least, means_of_nearest
 from pfl_flower.support.seeding import generator
 from tests.aggregation.test_rules import CASES, WITHSTAND, close, rule
 
@@ -72,6 +74,18 @@ def test_what_a_rule_makes_of_few_numbers(name: str, f: int, rows: Tensor, mean:
 def test_neighbours_who_tie_share_the_last_place() -> None:
     # Of 0, 5 and -5 two are kept near 0: itself, and half of each of the others.
     assert mixed(column(5.0, 0.0, -5.0), tolerance=1).tolist() == [[2.5], [0.0], [-2.5]]
+
+
+@pytest.mark.parametrize("kept", [1, 3, 5, 7])
+@pytest.mark.parametrize("copies", [0, 1, 3])
+def test_means_of_the_nearest_are_those_row_by_row_to_the_bit(kept: int, copies: int) -> None:
+    """Rows that are one row tie, others at equal distances too: at the last place and before it."""
+    drawn = torch.randn(4, 70, generator=generator(1, "ties"), dtype=torch.float64)
+    axis = torch.eye(70, dtype=torch.float64)[:3]
+    rows = torch.cat([drawn, axis, -axis[:1], drawn[:1].expand(copies, -1)])
+    away = distances(rows)
+    each = [mean_of_least(rows, row, kept) for row in away]
+    assert torch.equal(means_of_nearest(rows, away, kept), torch.stack(each))
 
 
 def test_mixed_rows_stay_among_the_rows() -> None:

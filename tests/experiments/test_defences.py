@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+import pfl_flower as pfl
 from experiments.__main__ import main
 from experiments.defences import cells as running
 from experiments.defences import leaderboard as board
@@ -296,6 +297,16 @@ def test_rows_are_kept_as_they_are_measured_and_a_cut_off_run_goes_on(tmp_path: 
     assert len(row["rho"]) == len(row["target"]) == 170 and len(row["users"]) == 10
     # Other settings are another run; another place is not.
     assert len(tiny(tmp_path, settings={"lam": 0.5}).waiting(TINY)) == 4
+
+
+def test_a_row_is_what_a_run_by_itself_comes_to(tmp_path: Path) -> None:
+    cells = tiny(tmp_path)
+    cells.run(TINY, 1, lambda one: None)
+    for one in TINY[1:3]:
+        row, keys = cells.row(one), cells.asked(one)[0]
+        alone = pfl.run(**{key.replace("-", "_"): value for key, value in keys.items()})
+        assert row and row["rho"] == alone.rho.tolist()
+        assert row["accuracy"] == alone.metrics["accuracy_true"]
 
 
 def test_a_cut_off_line_costs_itself_alone(tmp_path: Path) -> None:
