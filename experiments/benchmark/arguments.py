@@ -11,6 +11,7 @@ COMPARISONS: Mapping[str, str] = {
     "gpu": f"{ROOM}.figure_1_round:on_the_card",
     "figure-1": f"{ROOM}.figure_1_round:against_loops",
     "one-thread": f"{ROOM}.figure_1_round:on_one_thread",
+    "notebook": f"{ROOM}.figure_1_round:on_the_authors_protocol",
     "simulation": f"{ROOM}.overhead:against_simulation",
     "messages": f"{ROOM}.overhead:large_messages",
     "aggregators": f"{ROOM}.aggregators:against_peers",

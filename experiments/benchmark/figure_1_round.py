@@ -23,6 +23,7 @@ from experiments.benchmark.side_by_side import (
     worker,
 )
 from experiments.benchmark.worker import FIGURE_1
+from experiments.paper.protocols import AUTHORS_STEPS, PAPER
 from pfl_flower.objective.sparse_features import pays
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
@@ -40,6 +41,7 @@ def _figure_1(conditions: Conditions, **more: Any) -> dict[str, Any]:
 NAMED: Mapping[str, str] = {
     "loop": "nn.Module, autograd and Adam per user, in a loop",
     "vmap": "torch.func.vmap",
+    "notebook": "the authors' loop",
 }
 
 
@@ -70,6 +72,16 @@ def on_one_thread(conditions: Conditions) -> list[Comparison]:
     return [_against("loop", conditions, settings, threads=1)[0]]
 
 
+def on_the_authors_protocol(conditions: Conditions) -> list[Comparison]:
+    """Compare with the loop of the paper's notebooks, one thread each (a).
+
+    As there theta and rho step together by Adam, and every round measures rho and all users.
+    """
+    theirs = {**PAPER, **AUTHORS_STEPS, "evaluate-every": 1}
+    settings = _figure_1(conditions, **{**theirs, "device": "cpu"})
+    return [_against("notebook", conditions, settings, threads=1)[0]]
+
+
 def _against(
     name: str, conditions: Conditions, settings: Mapping[str, Any], *, threads: int = 0
 ) -> tuple[Comparison, list[dict[str, Any]], list[dict[str, Any]]]:
@@ -79,6 +91,8 @@ def _against(
         name: partial(worker, "rival", threads=threads, settings=settings, name=name),
     }
     said = f", {threads} thread" if threads else ""
+    if settings.get("evaluate-every"):
+        said = f" and local models' accuracies{said}"
     found = take_turns(conditions, f"Figure 1's round{said}", sides)
     ours, rival = found["ours"], found[name]
     row = Comparison.of_times(

@@ -57,7 +57,7 @@ def in_process(*, settings: Mapping[str, Any], nodes: int = 2) -> Measured:
 
 def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
     """Run Figure 1's workload as a researcher would write it, see ``loops_and_vmap.py``."""
-    from experiments.benchmark.loops_and_vmap import Workload, federated
+    from experiments.benchmark.loops_and_vmap import Workload, federated, notebook
     from pfl_flower.run.attack_plans import honest_users
     from pfl_flower.run.problem import build_problem
     from pfl_flower.run.step_sizes import local_step_sizes, server_step_sizes
@@ -74,11 +74,14 @@ def rival(*, settings: Mapping[str, Any], name: str) -> Measured:
         test_labels=tests.labels,
         target=problem.target.view(classes, -1),
         lam=config.lam,
-        eta=server_step_sizes(problem).at(1),
+        server_lr=server_step_sizes(problem).at,
         local_lr=local_step_sizes(config).at,
     )
     del drawn
-    rho, seconds = federated(work, name, config.rounds)
+    if name == "notebook":
+        rho, seconds = notebook(work, config.rounds)
+    else:
+        rho, seconds = federated(work, name, config.rounds)
     flat = rho.reshape(-1)
     return {"seconds": seconds, "rho": flat.double().tolist() if len(flat) < 10_000 else []}
 

@@ -221,8 +221,13 @@ class WeightedPoints:
         ]
 
     def _blocks_of(self, user: int) -> list[Self]:
-        """Return one user's points, cut by its own data alone: without the zeros if that pays."""
-        own, features = slice(user, user + 1), self.features[user]
+        """Return one user's points, cut by its own data alone: without the zeros if that pays.
+
+        Padding, which stands last, is left out: then all points may weigh 1.
+        """
+        weighty = self.weights[user].nonzero()
+        last = int(weighty[-1]) if len(weighty) else 0
+        own, features = slice(user, user + 1), self.features[user, : last + 1]
         if not (self.compress and sparse_features.pays(features)):
             numbers, most = features.numel(), point_blocks.BLOCK
             slices = point_blocks.block_slices(len(features), numbers, most)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pfl_flower.objective import point_blocks
 from pfl_flower.objective.local_loss import LocalLoss
@@ -104,6 +105,32 @@ def test_leaving_out_zeros_changes_nothing(
         assert len(loss.parts) >= (kept / 20 if compress else USERS * POINTS * INPUTS / 100)
         found.append(compute(loss, theta, direction))
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.9])
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_padding_is_in_no_block(
+    quantity: str, zeros: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's bits are those without it, and where all its points weigh 1 none is weighed."""
+    monkeypatch.setattr(point_blocks, "BLOCK", 100)
+    monkeypatch.setattr(point_blocks, "KEPT", 20)
+    loss, theta, direction = build("softmax", zeros=zeros)
+    found = []
+    for room in (0, 5):
+        padded = (
+            functional.pad(loss.features, (0, 0, 0, room)),
+            loss.labels,
+            loss.features[..., 0],
+        )
+        labels, ones = (functional.pad(one, (0, room)) for one in padded[1:])
+        ones = torch.zeros_like(ones)
+        ones[:, :POINTS] = 1.0
+        same = LocalLoss.build(loss.model, loss.loss, padded[0], labels, weights=ones)
+        assert all(part.plain for _, part in same.parts)
+        assert sum(part.features.shape[1] for _, part in same.parts) == USERS * POINTS
+        found.append(QUANTITIES[quantity](same, theta, direction))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("index", [slice(1, 3), torch.tensor([2, 0]), torch.tensor([1])], ids=str)
