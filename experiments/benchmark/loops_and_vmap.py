@@ -136,8 +136,8 @@ def notebook(work: Workload, rounds: int) -> tuple[Tensor, list[float]]:
     each user's model.
     """
     networks, rho = _networks(work), nn.Parameter(torch.zeros_like(work.target))
-    parts = [[rho], *([network.weight] for network in networks)]
-    optimizers = [torch.optim.Adam(part) for part in parts]
+    weights: list[Tensor] = [rho, *(network.weight for network in networks)]
+    optimizers = [torch.optim.Adam([one]) for one in weights]
     criterion = nn.CrossEntropyLoss(reduction="sum")
     honest, seconds = torch.zeros_like(work.target), []
     for t in range(1, rounds + 1):

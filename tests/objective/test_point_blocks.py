@@ -118,15 +118,10 @@ def test_padding_is_in_no_block(
     loss, theta, direction = build("softmax", zeros=zeros)
     found = []
     for room in (0, 5):
-        padded = (
-            functional.pad(loss.features, (0, 0, 0, room)),
-            loss.labels,
-            loss.features[..., 0],
-        )
-        labels, ones = (functional.pad(one, (0, room)) for one in padded[1:])
-        ones = torch.zeros_like(ones)
-        ones[:, :POINTS] = 1.0
-        same = LocalLoss.build(loss.model, loss.loss, padded[0], labels, weights=ones)
+        features = functional.pad(loss.features, (0, 0, 0, room))
+        labels = functional.pad(loss.labels, (0, room))
+        weights = functional.pad(torch.ones_like(loss.weights), (0, room))
+        same = LocalLoss.build(loss.model, loss.loss, features, labels, weights=weights)
         assert all(part.plain for _, part in same.parts)
         assert sum(part.features.shape[1] for _, part in same.parts) == USERS * POINTS
         found.append(QUANTITIES[quantity](same, theta, direction))
