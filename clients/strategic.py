@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,10 @@ from clients.honest import SurrogateClient
 from clients.learned import keep_targets, take_targets
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.attack import Attack, Observation, plausible_report
+from pfl_flower.attacks.gradient_matching import Cost
 from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.transport.broadcasts import Broadcast
+from pfl_flower.transport.node_metrics import NodeMetrics
 
 
 class StrategicClient(Client):
@@ -28,16 +31,19 @@ class StrategicClient(Client):
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
         seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
         said: dict[Any, tuple[Tensor, Any]] = {}
-        gradients = {}
+        gradients, spent = {}, {}
         for user, attack in attacks.items():
             # Some attacks say of which users the report is one vector.
             alike = getattr(attack, "joint", ("alone", user))
             accepted = broadcast.last_accepted[positions[user]]
             if alike not in said:
                 said[alike] = self._attack(attack, user, broadcast, accepted, seen[wanted[user]])
+            if hasattr(attack, "cost"):
+                spent[alike] = attack
             gradients[user] = self._kept(user, broadcast.round, *said[alike])
         keep_targets(self.problem, self.state)
-        return Answer(Rows.of(gradients))
+        costs = [one.cost(said[key][1]) for key, one in spent.items()]
+        return Answer(Rows.of(gradients), _metrics(costs))
 
     def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:
         """Return honest reports ``(m, d)`` on these datasets, None if there are none."""
@@ -86,3 +92,12 @@ class StrategicClient(Client):
         memory = {**state._asdict(), "report": report, "report-round": torch.tensor(round)}
         self.remember(f"strategic-{user}", memory)
         return report
+
+
+def _metrics(costs: Sequence[Cost]) -> NodeMetrics:
+    """Return what attacks say of data that they fabricated in this round."""
+    return NodeMetrics(
+        poisoned_points=sum(cost.points for cost in costs),
+        poisoned_labels=sum(cost.labels for cost in costs),
+        poisoned_residual=max((cost.residual for cost in costs), default=0.0),
+    )

@@ -150,6 +150,7 @@ PROPER = {
 """Members whose names in a table are more than words with hyphens."""
 ELSEWHERE = {
     "data": "poisoned data hold what the model attack does, at more cost",
+    "gradient-matching": "components are not in [0, 1], and at best it reports what CGA does",
     **{
         name: "users hold principal components here, and a trigger needs an image"
         for name, row in ATTACK_TABLE.items()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from pfl_flower.attacks.knowledge import Knowledge
 from pfl_flower.attacks.poisoning.aim import PoisonedData
+from pfl_flower.objective.losses import PointLoss
+from pfl_flower.objective.models import Model
 from pfl_flower.objective.plausible import Plausible
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
@@ -36,6 +38,21 @@ class AttackSetup(Protocol):
     @property
     def plausible(self) -> Plausible:
         """What the server takes for a report: GRAD(rho), or what it has in its place."""
+        ...
+
+    @property
+    def model(self) -> Model:
+        """Of every user."""
+        ...
+
+    @property
+    def loss(self) -> PointLoss:
+        """Of a point."""
+        ...
+
+    @property
+    def bias(self) -> bool:
+        """Whether the last feature of a point is the constant 1."""
         ...
 
     @property

@@ -68,6 +68,20 @@ class BackdoorOptions(Options):
     )
 
 
+class MatchingOptions(Options):
+    """Of the search for points."""
+
+    points: int = Field(200, ge=1, description="points that are made in each round")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="of a point: it stands for so many"
+    )
+    sweeps: int = Field(3, ge=1, description="times that labels are found, features moved between")
+    steps: int = Field(100, ge=1, description="steps towards labels in a sweep")
+    pace: float = Field(
+        0.1, gt=0, le=1, description="share of the way to the target that a round's wish goes"
+    )
+
+
 def knowledge_of(settings: RunSettings) -> Knowledge:
     """Return what a run's attacker is given: ``attack-knowledge``, or the attack's own."""
     return settings.attack_knowledge or ATTACKS.row(settings.attack).knows[0]
@@ -123,6 +137,15 @@ def admits_sums(settings: RunSettings) -> Refusal | None:
     return admits_exact_responses(settings)
 
 
+def admits_matching(settings: RunSettings) -> Refusal | None:
+    """Refuse embeddings, which do not lie in [0, 1], and weights that depend on the others."""
+    if settings.embedded:
+        return Refusal("attack", "for embeddings, which are not in [0, 1]")
+    if settings.reduction == "scaled-sum":
+        return Refusal("reduction", "sum or mean, for points whose gradient is made")
+    return admits_rest(settings) or admits_inference(settings)
+
+
 ATTACKS: Table[AttackExtension] = Table(
     "attack",
     {
@@ -162,6 +185,15 @@ ATTACKS: Table[AttackExtension] = Table(
             told_by="poisoning",
             reads=("attack-model", "initialization"),
             admits=admits_sums,
+        ),
+        "gradient-matching": AttackExtension(
+            factory="pfl_flower.attacks.gradient_matching:gradient_matching",
+            text="CGA's report as the gradient of points in [0, 1], made anew each round",
+            source="Bouaziz et al. 2024",
+            options=MatchingOptions,
+            reads=("estimator", "coalition"),
+            admits=admits_matching,
+            knows=("own", "omniscient"),
         ),
         "label-flip": AttackExtension(
             factory="pfl_flower.attacks.other_data:relabelled",

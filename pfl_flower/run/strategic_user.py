@@ -13,6 +13,8 @@ from pfl_flower.attacks.knowledge import Knowledge, knows_rule
 from pfl_flower.attacks.other_data import OtherData
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.table import ATTACKS, knowledge_of
+from pfl_flower.objective.losses import PointLoss
+from pfl_flower.objective.models import Model
 from pfl_flower.objective.plausible import Plausible
 from pfl_flower.objective.regularizers import Regularizer
 from pfl_flower.objective.user_data import UserData
@@ -54,6 +56,21 @@ class StrategicUser:
     def plausible(self) -> Plausible:
         """What the server takes for a report."""
         return self.problem.plausible
+
+    @property
+    def model(self) -> Model:
+        """Of every user."""
+        return self.problem.model
+
+    @property
+    def loss(self) -> PointLoss:
+        """Of a point."""
+        return self.problem.loss
+
+    @property
+    def bias(self) -> bool:
+        """Whether the last feature of a point is the constant 1."""
+        return self.problem.source.bias
 
     @property
     def target(self) -> Tensor:

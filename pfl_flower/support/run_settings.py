@@ -85,6 +85,11 @@ class RunSettings(Protocol):
         ...
 
     @property
+    def nu(self) -> float:
+        """Local regularisation."""
+        ...
+
+    @property
     def reduction(self) -> Literal["sum", "mean", "scaled-sum"]:
         """Of the losses of a user's points."""
         ...

@@ -235,6 +235,11 @@ OPTIONS: Mapping[tuple[str, str, str], tuple[Settings, str]] = {
     ("aggregation", "centred-clipping", "clippings"): ({}, '{"clippings": 1}'),
     ("attack", "rule-aware", "trials"): ({"aggregation": "krum", **FIVE}, '{"trials": 2}'),
     ("attack", "rule-aware", "guesses"): ({"aggregation": "median"}, '{"guesses": 1}'),
+    ("attack", "gradient-matching", "points"): ({}, '{"points": 7}'),
+    ("attack", "gradient-matching", "weight"): ({}, '{"weight": 0.01}'),
+    ("attack", "gradient-matching", "sweeps"): ({}, '{"sweeps": 1}'),
+    ("attack", "gradient-matching", "steps"): ({}, '{"steps": 1}'),
+    ("attack", "gradient-matching", "pace"): ({}, '{"pace": 0.5}'),
     **{
         ("attack", attack, option): (PICTURES, json.dumps({option: value}))
         for attack in ("backdoor", "model-replacement")
