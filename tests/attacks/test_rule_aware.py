@@ -211,6 +211,22 @@ def test_the_rule_is_worked_out_as_often_as_is_allowed() -> None:
     assert counted == [HONEST + 2] * (3 * 7)
 
 
+def test_lines_lead_towards_the_wish_and_begin_where_they_say() -> None:
+    """What the sum would take, each coordinate its own way, and out of the farthest row."""
+    rows, wish = honest(), wished()
+    search = RuleSearch(
+        rule=total, others=rows[None], copies=F, wish=wish, plausible=lambda x: x, trials=99
+    )
+    (whole, signs, out), centre = list(search.lines()), rows.mean(dim=0)
+    torch.testing.assert_close(torch.stack([whole[0], signs[0]]), centre.expand(2, -1))
+    cga = (wish - rows.sum(dim=0)) / F
+    torch.testing.assert_close(whole[1], (cga - centre) / (cga - centre).norm())
+    torch.testing.assert_close(signs[1], wish.sign() / DIM**0.5)
+    farthest = max(range(HONEST), key=lambda i: float(rows[i] @ wish))
+    assert torch.equal(out[0], rows[farthest])
+    torch.testing.assert_close(out[1], wish / wish.norm())
+
+
 def test_a_guess_is_judged_by_the_worst() -> None:
     search = RuleSearch(
         rule=lambda rows: rows[0],
