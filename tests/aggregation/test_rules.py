@@ -193,6 +193,17 @@ def test_one_row_moves_the_regularised_median_as_one_user_moves_rho_under_l2(
     assert float(farthest) > 0.2 * influence
 
 
+def test_a_row_that_is_the_regularised_median_is_it_to_the_bit() -> None:
+    """By hand: others pull (1, 0) against k z = (0.8, 0), which one row can hold; mirrored, not."""
+    qrmed = AGGREGATIONS.load("qrmed")
+    row = torch.tensor([0.2, 0.0], dtype=torch.float64)
+    out = torch.tensor([[9.0, 0.0], [0.2, 9.0], [0.2, -9.0]], dtype=torch.float64)
+    # In as few steps as it takes to ask.
+    assert torch.equal(qrmed(torch.cat([row[None], out]), influence=1.0, steps=8), 4 * row)
+    mirrored = torch.cat([row[None], 2 * row - out])
+    assert float((qrmed(mirrored, influence=1.0) - 4 * row).norm()) > 0.1
+
+
 def test_a_clipped_sum_moves_by_no_more_than_the_radius() -> None:
     rows = sample(1)
     clip = bind(AGGREGATIONS.load("static-clipping"), tolerance=F, radius=2.0)
