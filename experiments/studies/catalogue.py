@@ -130,6 +130,10 @@ STUDIES: Mapping[str, Listed] = {
         f"{PAPER}.table_1_sums_and_means:LAMBDA",
         "Figures 4 to 13: sums against means for lam from 0.01 to 100",
     ),
+    "fig5-mean-ahead": Listed(
+        f"{PAPER}.mean_ahead:STUDY",
+        "Figure 5's exception: why an active user may do better with the mean, at lam = 0.01",
+    ),
     "fig14-15-no-noise": Listed(
         f"{PAPER}.table_1_sums_and_means:NO_NOISE",
         "Figures 14 and 15: sums against means without label noise, 1,000 rounds",

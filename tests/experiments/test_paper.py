@@ -19,6 +19,7 @@ from experiments.paper import (
     figure_2_model_attack,
     figure_3_data_poisoning,
     figures_17_to_19_cifar,
+    mean_ahead,
     runs,
     sums_and_means,
     table_1_sums_and_means,
@@ -40,6 +41,13 @@ from tests.support.runs import TINY
 
 VARIANTS = {"one, lam": {**TINY, "lam": 1.0}, "other": {**TINY, "regularizer": "l2"}}
 QUIET = Console(quiet=True)
+AT_REST = (
+    *(f"{what} at rest: {label}" for what in ("active", "norm") for label in mean_ahead.REST),
+    *(f"gradient left: {label}" for label in mean_ahead.REST),
+    "rest, mean ahead of sum",
+    "rest, sum ahead of alone",
+    "rest, ridge over mean",
+)
 
 
 def setting(folder: Path, **options: object) -> Setting:
@@ -108,6 +116,7 @@ FIGURES = {
     figure_1_cga: (figure_1_cga.STUDY,),
     figure_2_model_attack: (figure_2_model_attack.STUDY,),
     figure_3_data_poisoning: (figure_3_data_poisoning.STUDY,),
+    mean_ahead: (mean_ahead.STUDY,),
     figures_17_to_19_cifar: (
         figures_17_to_19_cifar.CGA,
         figures_17_to_19_cifar.MODEL,
@@ -146,6 +155,7 @@ def test_claims_and_printed_numbers_are_of_what_is_measured(
         "cga_limit": lambda *_: "",
         "exact_limit": lambda *_: "",
         "beyond_steps": lambda *_: 0.5,
+        "linear_at_rest": lambda *_: dict.fromkeys(AT_REST, 0.5),
         "read_rounds": lambda _: [{"round": 250.0, **dict.fromkeys(runs.ENDINGS, 0.5)}],
         "at_rest": lambda _, label, *__: {
             f"{label}, equilibrium: {key}": 0.5 for key in attack_limits.WORTH
