@@ -41,7 +41,7 @@ from experiments.paper.protocols import Keys
 from experiments.paper.runs import run_variants
 from experiments.paper.sums_and_means import BASE
 from experiments.studies.drawing import legend_above
-from experiments.studies.standing import DIGIT, GUESSING
+from experiments.studies.standing import DIGIT, GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, above, at_least, at_most, below, between
@@ -143,6 +143,22 @@ AT_REST = (
     Claim("rest, ridge over mean", at_most(0.5), "at rest: the mean has no ridge", some=True),
 )
 """Of the linear model. Half of the models' norm is what no ridge of that strength leaves."""
+PREDICTED = (
+    Stated(
+        what="with rho held only lam / w counts",
+        where="predicted",
+        claim=Claim("mean ahead of sum, rho held", between(-ALIKE, ALIKE)),
+        against=at_least(2 * ALIKE),
+        why="what rounding comes to; the opposite: the mean is ahead by twice as much all the same",
+    ),
+    Stated(
+        what="as rho follows the mean loses what it was ahead by",
+        where="predicted",
+        claim=Claim("mean, gained by later rounds", below(0)),
+        against=above(0),
+        why="the prediction's own, and the opposite",
+    ),
+)
 
 
 def draw(results: Sequence[Result], folder: Path) -> None:
@@ -190,6 +206,7 @@ STUDY = Study(
     draw=draw,
     seeds=(1, 2, 3),
     always=(*CLAIMS, *AT_REST),
+    paper=PREDICTED,
     has_runs=True,
     setting=(
         "FashionMNIST, 60% of the training labels redrawn; 10 idle users of 10 points, an active "
