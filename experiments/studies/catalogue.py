@@ -78,6 +78,10 @@ STUDIES: Mapping[str, Listed] = {
         f"{THEORY}.reports_presentation:STUDY",
         "Section 6, arXiv 2506.18020: reports answer to honest data, datasets do not",
     ),
+    "equivalence-nonconvex": Listed(
+        f"{THEORY}.nonconvex_presentation:STUDY",
+        "Theorem 1 on a network, arXiv 2410.21453: how much of CGA data can say, and hold",
+    ),
     "few-points": Listed(
         f"{THEORY}.honest_points:STUDY",
         "Section 5.3: what labels hold rho against honest users of many or few points",
