@@ -127,9 +127,10 @@ STUDY = Study(
         f"{m.high(f'residual: network, trained, {HEAVY:g}'):.2f}. Reports leave "
         f"{m.mean('reports: left'):.2f} of the way, data made anew {m.mean('data: left'):.2f}, "
         f"and rho answers as wished {m.mean('reports: wanted'):.2f} and "
-        f"{m.mean('data: wanted'):.2f} of the test. Data that stay hold a start at the target at "
-        f"{m.high('held from target: left'):.2f} of the way, and leave "
-        f"{m.mean('held from trained: left'):.2f} of it from trained rho."
+        f"{m.mean('data: wanted'):.2f} of the test. With data that stay rho is, after "
+        f"100 steps, {m.high('held from target: left'):.2f} of the way off the target where it "
+        f"began there; where it was trained honestly, it stays "
+        f"{m.mean('held from trained: left'):.2f} of the way off, and answers {m.mean('held from trained: wanted'):.2f} as wished."
     ),
     measure=measure,
     draw=draw,

@@ -13,7 +13,13 @@ from scipy.optimize import brentq
 
 from experiments.studies.judging import finals_of
 from experiments.studies.study import Setting, Study
-from experiments.theory import honest_points, means_not_pac, reports_presentation, sampled_l2
+from experiments.theory import (
+    honest_points,
+    means_not_pac,
+    nonconvex_presentation,
+    reports_presentation,
+    sampled_l2,
+)
 from experiments.theory.honest_points import attack, everybody, shortened
 from experiments.theory.pac import Learner
 from experiments.theory.queries import normal_queries
@@ -21,7 +27,13 @@ from experiments.theory.reports_against_data import Neighbours, displacement
 from pfl_flower.objective.regularizers import SmoothL2
 from tests.support.studies import run_quick
 
-MODULES = honest_points, means_not_pac, reports_presentation, sampled_l2
+MODULES = (
+    honest_points,
+    means_not_pac,
+    nonconvex_presentation,
+    reports_presentation,
+    sampled_l2,
+)
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 STUDIES = [module.STUDY for module in MODULES]
 

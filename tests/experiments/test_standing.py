@@ -212,6 +212,7 @@ def test_every_study_is_stored_and_names_what_the_paper_says_and_where() -> None
 PLACES = (
     "predicted",
     "Allouah",
+    "Bouaziz",
     "Boudou",
     "Theorem",
     "Proposition",
