@@ -15,9 +15,10 @@ on digits with the convolutional network of the laboratory (``model = cnn``, fou
 * *held*: points of weight 100 made once, at the target, to cancel the honest gradients there, with
   which an honest user descends with all others: from the target, and from the honestly trained rho.
 
-Predicted: 100 images of ten classes say 900 independent things at most, of d = 650 and 754
-parameters, so that a *short* wish is met where Jacobians span it (p_i is inside the simplex; the
-linear target, learned from 0, is in the images' span). How long "short" is no theorem says.
+Predicted: a *short* wish is met where the images' Jacobians span it, for p_i is inside the simplex;
+100 images of ten classes span 900 dimensions at most, of d = 650 and 754. How short, and what of
+CGA's wish is in the span, no theorem says. At the target the wish is minus a sum of gradients of
+other images. A linear softmax stands beside the network to tell what is the images' limit.
 
 In each round rho moves by ``-eta sum g`` with eta = 2e-4. The points that stay weigh so much that
 they need smaller steps: ``1/(largest curvature)`` of the sum, estimated where they were made.

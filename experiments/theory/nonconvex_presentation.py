@@ -130,7 +130,8 @@ STUDY = Study(
         f"{m.mean('data: wanted'):.2f} of the test. With data that stay rho is, after "
         f"100 steps, {m.high('held from target: left'):.2f} of the way off the target where it "
         f"began there; where it was trained honestly, it stays "
-        f"{m.mean('held from trained: left'):.2f} of the way off, and answers {m.mean('held from trained: wanted'):.2f} as wished."
+        f"{m.mean('held from trained: left'):.2f} of the way off, and answers "
+        f"{m.mean('held from trained: wanted'):.2f} as wished."
     ),
     measure=measure,
     draw=draw,
