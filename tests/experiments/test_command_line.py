@@ -212,6 +212,7 @@ FEW_SEEDS = {
     "anyone",
     "budget-curve",
     "defences",
+    "equivalence-nonconvex",
     "fig17-cifar-cga",
     "heterogeneity",
     "fig18-cifar-model",
