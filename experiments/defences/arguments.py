@@ -18,4 +18,7 @@ def add_defences(commands: Any) -> argparse.ArgumentParser:
     command.add_argument(
         "--scenes", default="", metavar="NAME,...", help="crossed, or such as l2/0.3 (default: all)"
     )
+    command.add_argument(
+        "--so-far", action="store_true", help="run nothing: say what whole scenes came to"
+    )
     return command

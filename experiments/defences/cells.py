@@ -134,6 +134,10 @@ class Cells:
                 found.setdefault(digest, cell)
         return list(found.values())
 
+    def has(self, scene: str) -> bool:
+        """Return whether all cells of a scene were run."""
+        return all(self.row(cell) for cell in self.plan.cells if cell.scene == scene)
+
     def run(self, cells: Sequence[Cell], jobs: int, ended: Callable[[Cell], None]) -> None:
         """Run those cells that were not run; a run that breaks off is a row with its error.
 

@@ -313,6 +313,11 @@ class Plan:
                         found.append(Cell(scene.name, attack, rule))
         return cls(tuple(found), rules)
 
+    @property
+    def scenes(self) -> list[str]:
+        """The names of its scenes, in their order."""
+        return list(dict.fromkeys(cell.scene for cell in self.cells))
+
     def keys(self, cell: Cell, *, control: bool = False) -> Keys:
         """Return the keys of a cell's run; in the control nobody attacks."""
         attack = ATTACKS[NOBODY if control else cell.attack]

@@ -13,22 +13,29 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from experiments.defences.coverage import (
+    SEEDS,
+    crossed,
+    every_run,
+    having,
+    missing,
+    seeds_of,
+)
 from experiments.defences.judgement import Measured, Verdict, number
-from experiments.defences.plan import ATTACKS, NOBODY
+from experiments.defences.plan import ATTACKS, NOBODY, SCENES
 from experiments.defences.tables import (
     DIVERGED,
     HEAD,
     averaged,
     broken,
-    crossed,
     means,
     ranked,
     report,
-    seeds_of,
     shown,
     verdicts,
 )
 from experiments.studies.study import Result
+from pfl_flower.run.columns import Table as Columns
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.support.console import plain
 from pfl_flower.support.files import replace_file
@@ -63,14 +70,23 @@ NARROW = (
 def draw(results: Sequence[Result], folder: Path) -> None:
     """Draw all pictures, write the tables as Markdown, and print the verdicts."""
     scenes = crossed(results)
-    panels = {scene: verdicts(results, scene) for scene in scenes}
+    panels = {_head(results, scene): verdicts(results, scene) for scene in scenes}
     save(summary(panels, f"Worst case against cost: {seeds_of(results)}"), folder, "defences")
     for scene in scenes:
         save(heat_maps(results, scene), folder, f"defences-{scene.replace('/', '-')}")
         show(scene, ranked(results, scene), Console())
     replace_file(folder / "defences.md", "\n".join(report(results)))
+    replace_file(folder / "defences.csv", Columns.from_rows(list(every_run(results))).to_csv())
     for line in broken(results):
         Console().print(plain(line, "red"), soft_wrap=True)
+    if lacking := missing({name: len(having(results, name)) for name in SCENES}, SEEDS):
+        Console().print(lacking, highlight=False, soft_wrap=True)
+
+
+def _head(results: Sequence[Result], scene: str) -> str:
+    """Return what a scene's panel is called: its seeds too, where it has not all of them."""
+    of_it = having(results, scene)
+    return scene if len(of_it) == len(results) else f"{scene} ({seeds_of(of_it)})"
 
 
 def summary(panels: Mapping[str, Found], title: str, own: str = "") -> Figure:
@@ -133,7 +149,7 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
 
 TICKS = (0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
 COSTS = (-0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
-NEAR = np.array([0.05, 0.022])
+NEAR = np.array([0.075, 0.022])
 """Of the axes: points that lie nearer together than this have their numbers in one place."""
 
 
@@ -165,7 +181,9 @@ def heat_maps(results: Sequence[Result], scene: str) -> Figure:
         _heat_map(axes, cells, measure)
         axes.set_title(f"{scene}: {title}", fontsize=11)
     panels[-1].set_xticks(range(len(rules)), rules, rotation=40, ha="right", fontsize=9)
-    figure.suptitle(f"{seeds_of(results)}; in brackets what the attacker knows", fontsize=9)
+    figure.suptitle(
+        f"{seeds_of(having(results, scene))}; in brackets what the attacker knows", fontsize=9
+    )
     return figure
 
 

@@ -10,16 +10,20 @@ honest reports among them (``judgement``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from experiments.defences.cells import Cells
+from experiments.defences.coverage import SEEDS
 from experiments.defences.estimate import Forecast, clock
 from experiments.defences.judgement import BROKE, UNSOUND, measured, metrics
 from experiments.defences.plan import (
     BOUNDED,
     EVEN,
+    FIRST,
     OPEN,
     REFERENCE,
+    SCENES,
     Cell,
     Plan,
     Rule,
@@ -65,6 +69,8 @@ def measure_plan(setting: Setting, own: Rule | None) -> dict[str, Any]:
         raise ConfigError(f"--engine {options.engine}: expected inprocess, for this study")
     plan = Plan.of(quick=setting.quick, scenes=options.study.get("scenes", ""), own=own)
     cells = Cells(setting, plan)
+    if "so-far" in options.study:
+        return _so_far(cells)
     forecast = Forecast(cells)
     done = len(plan.cells) - len(cells.waiting(plan.cells))
 
@@ -79,9 +85,24 @@ def measure_plan(setting: Setting, own: Rule | None) -> dict[str, Any]:
     cells.run(forecast.kinds(), options.jobs, timed)
     setting.tell(_foreseen(setting, cells, forecast, done))
     cells.run(plan.cells, options.jobs, ended)
+    return _came_to(cells)
+
+
+def _came_to(cells: Cells) -> dict[str, Any]:
     found = measured(cells)
-    took = sum(row.get("seconds", 0.0) for row in map(cells.row, plan.cells) if row)
+    took = sum(row.get("seconds", 0.0) for row in map(cells.row, cells.plan.cells) if row)
     return {"cells": found, "metrics": {**metrics(found), "seconds of the runs": took}}
+
+
+def _so_far(cells: Cells) -> dict[str, Any]:
+    """Return what the scenes came to of which every run is there."""
+    seed = cells.setting.seed
+    whole = [scene for scene in cells.plan.scenes if cells.has(scene)]
+    if FIRST not in whole:
+        raise ConfigError(f"--so-far: expected all runs of {FIRST} for seed {seed}, or no --so-far")
+    cells.setting.tell(f"defences, seed {seed}: as measured so far, {', '.join(whole)}")
+    there = tuple(cell for cell in cells.plan.cells if cell.scene in whole)
+    return _came_to(replace(cells, plan=replace(cells.plan, cells=there)))
 
 
 def _foreseen(setting: Setting, cells: Cells, forecast: Forecast, done: int) -> str:
@@ -147,8 +168,16 @@ def words(m: Measured) -> str:
         f"{m.low(f'{at}: share of the told', but=but):.1%} to "
         f"{m.high(f'{at}: share of the told', but=but):.1%}. The worst attack takes up to "
         f"{m.high(f'{at}: worst harm', but=but):.1%} of accuracy there{under}; where nobody "
-        f"attacks a rule costs up to {m.high('*: cost'):.1%}."
+        f"attacks a rule costs up to {m.high('*: cost'):.1%}. {_lacking(m)}".rstrip()
     )
+
+
+def _lacking(m: Measured) -> str:
+    """Return how much of the study is not measured yet; ``defences.md`` says what."""
+    calm = f"{REFERENCE}: accuracy without attack"
+    there = sum(min(SEEDS, len(m.values.get(f"{name}, {calm}", ()))) for name in SCENES)
+    every = SEEDS * len(SCENES)
+    return f"Measured so far: {there} of {every} scenes, counting seeds." if there < every else ""
 
 
 PAPER = (
@@ -177,12 +206,12 @@ STUDY = Study(
     measure=measure,
     judge=judge,
     draw=draw,
-    seeds=(1, 2, 3),
+    seeds=tuple(range(1, SEEDS + 1)),
     success=SUCCESS,
     always=ALWAYS,
     paper=PAPER,
     has_runs=True,
-    brought=frozenset({"scenes"}),
+    brought=frozenset({"scenes", "so-far"}),
     setting=(
         "Digits in 16 principal components among ten honest users and two strategic ones, evenly "
         "or by Dirichlet(alpha), a fifth of each user's points kept for its own test; lam = 1, nu "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
+from experiments.defences.coverage import SEEDS, crossed, having, missing, seeds_of, there
 from experiments.defences.judgement import (
     FIELDS,
     ByAttack,
@@ -42,11 +43,12 @@ def means(results: Sequence[Result], scene: str) -> dict[str, dict[str, Measured
 
     A number that is none in a seed is none.
     """
-    first: ByAttack = results[0]["cells"][scene]
+    of_it = having(results, scene)
+    first: ByAttack = of_it[0]["cells"][scene]
     found: dict[str, dict[str, Measured]] = {}
     for attack, by_rule in first.items():
         for rule in by_rule:
-            ones: list[Measured] = [one["cells"][scene][attack][rule] for one in results]
+            ones: list[Measured] = [one["cells"][scene][attack][rule] for one in of_it]
             found.setdefault(attack, {})[rule] = _mean(ones)
     return found
 
@@ -63,7 +65,7 @@ def _mean(cells: Sequence[Measured]) -> Measured:
 def verdicts(results: Sequence[Result], scene: str) -> dict[str, list[Verdict]]:
     """Return by rule what is said of it in each seed."""
     found: dict[str, list[Verdict]] = {}
-    for result in results:
+    for result in having(results, scene):
         by_attack: ByAttack = result["cells"][scene]
         for rule in by_attack[NOBODY]:
             if all(rule in by_rule for by_rule in by_attack.values()):
@@ -119,22 +121,6 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
     yield ""
 
 
-def seeds_of(results: Sequence[Result]) -> str:
-    """Return of what numbers are.
-
-    >>> seeds_of([{"asked": {"seed": 1}}]), seeds_of([{"asked": {"seed": 1}}, {}])
-    ('one seed, 1', 'means of 2 seeds')
-    """
-    if len(results) > 1:
-        return f"means of {len(results)} seeds"
-    return f"one seed, {results[0].get('asked', {}).get('seed', '?')}"
-
-
-def crossed(results: Sequence[Result]) -> list[str]:
-    """Return the crossed scenes that were measured."""
-    return [name for name in results[0]["cells"] if SCENES[name].crossed]
-
-
 def ranked(results: Sequence[Result], scene: str) -> list[tuple[str, ...]]:
     """Return the rows of a scene's verdicts, the least lost in the worst case first."""
     cells, found = means(results, scene), verdicts(results, scene)
@@ -154,8 +140,11 @@ def report(results: Sequence[Result]) -> Lines:
     """Yield all tables: verdicts on crossed scenes, those at their sides, cells, what broke off."""
     yield f"# Rules and attackers: {seeds_of(results)}"
     yield ""
+    if lacking := missing({name: len(having(results, name)) for name in SCENES}, SEEDS):
+        yield lacking
+        yield ""
     for scene in crossed(results):
-        yield f"## {scene}"
+        yield f"## {scene}: {seeds_of(having(results, scene))}"
         yield ""
         yield from markdown(HEAD, ranked(results, scene))
     yield from _sides(results)
@@ -167,10 +156,12 @@ def report(results: Sequence[Result]) -> Lines:
 
 
 def _sides(results: Sequence[Result]) -> Lines:
-    scenes: Mapping[str, ByAttack] = results[0]["cells"]
-    if all(SCENES[name].crossed for name in scenes):
+    scenes = there(results)
+    sides = [name for name in scenes if not SCENES[name].crossed]
+    if not sides:
         return
-    attacks = sorted({a for n in scenes if not SCENES[n].crossed for a in scenes[n]} - {NOBODY})
+    attacks = sorted({a for name in sides for a in having(results, name)[0]["cells"][name]})
+    attacks.remove(NOBODY)
     yield "## One thing changed at a time: cost, worst harm (largest share of the way)"
     yield ""
     yield f"Scenes at the sides of the crossed ones meet {', '.join(attacks)} alone."
@@ -181,7 +172,8 @@ def _sides(results: Sequence[Result]) -> Lines:
         [rule, *(_short(said[name][rule]) if rule in said[name] else "" for name in scenes)]
         for rule in rules
     ]
-    yield from markdown(["rule", *scenes], rows)
+    heads = [f"{name}: {seeds_of(having(results, name))}" for name in scenes]
+    yield from markdown(["rule", *heads], rows)
 
 
 def _short(said: Verdict) -> str:

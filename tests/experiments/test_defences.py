@@ -40,10 +40,13 @@ from experiments.defences.tables import averaged, means, report, verdicts
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting
+from experiments.studies.wording import Measured
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.attacks.table import ATTACKS as EVERY_ATTACK
+from pfl_flower.run.columns import Table as Columns
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.personalization import WAYS
+from pfl_flower.run.results import summarise
 from pfl_flower.support.errors import ConfigError
 from tests.support.studies import run_quick
 
@@ -222,8 +225,6 @@ def test_the_claim_that_the_sum_is_ruined_can_fail() -> None:
 
 
 def test_the_words_are_of_the_numbers() -> None:
-    from experiments.studies.wording import Measured
-
     values = {name: [value] for name, value in metrics(made_up()).items()}
     said = STUDY.words(Measured(values))
     for number in ("100%", "3.0%", "25.0%", "20.0%", "6.0%"):
@@ -394,6 +395,61 @@ def test_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "| Krum | 0.90 | 0.060 | 0.250 | rule-aware | 0.26 | rule-aware | 0.03 |" in written
     assert "| rule-aware [omniscient] | 0.01 (1.00) | 0.65 (0.26) |" in written
     assert "rule-aware" in capsys.readouterr().out
+
+
+def test_scenes_of_fewer_seeds_are_told_as_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = made_up(), made_up()
+    second["smooth-l2/iid"] = {name: second[FIRST][name] for name in ("none", "CGA")}
+    del second["l2/iid"]
+    second[FIRST]["none"]["Krum"] = cell(0.80)
+    results = [result(first), result(second, 2)]
+    draw(results, tmp_path)
+    written = (tmp_path / "defences.md").read_text()
+    assert f"## {FIRST}: means of 2 seeds" in written and "## l2/iid: one seed, 1" in written
+    assert (
+        f"| rule | {FIRST}: means of 2 seeds | l2/iid: one seed, 1 | smooth-l2/iid: one seed, 2 |"
+        in written
+    )
+    lacking = "Not measured yet: 1 of 3 seeds of squared-l2/iid; 3 of 3 seeds of squared-l2/0.3,"
+    assert lacking in written and lacking in capsys.readouterr().out
+    rows = Columns.from_csv((tmp_path / "defences.csv").read_text())
+    assert len(rows) == 8 + 8 + 8 + 4 and set(rows["seed"]) == {1, 2}
+    found = [one["metrics"] for one in results]
+    summary = summarise(
+        experiment="", config={}, seeds=(1, 2), finals=found, checks=(), device="cpu", seconds=0.0
+    )
+    said = STUDY.words(Measured.of(summary))
+    assert said.endswith("Measured so far: 4 of 39 scenes, counting seeds.")
+    assert "2 of 3 seeds of l2/iid, smooth-l2/iid" in written
+
+
+def test_what_is_there_so_far_is_said_of_whole_scenes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = tuple(one._replace(scene="smooth-l2/iid") for one in TINY)
+    monkeypatch.setattr(Plan, "of", lambda **_: Plan((*TINY, *sides), RULES))
+    folder = tmp_path / "defences"
+    typed = ["defences", "--so-far", "--keep", "--seeds", "1", "--output", str(tmp_path)]
+    assert main(typed) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"--so-far: expected all runs of {FIRST} for seed 1, or no --so-far"
+
+    def cells() -> Cells:
+        options = Options(output=tmp_path, keep=True)
+        setting = Setting(seed=1, folder=folder / "seed-1", options=options)
+        return Cells(setting, Plan((*TINY, *sides), RULES))
+
+    cells().run([*TINY, *sides[:3]], 1, lambda one: None)
+    assert main(typed) in (0, 1)
+    kept = json.loads((folder / "seed-1" / "result.json").read_text())
+    assert set(kept["cells"]) == {FIRST} and kept["metrics"]["runs"] == 4
+    # What was said of fewer runs is not kept.
+    cells().run(sides, 1, lambda one: None)
+    assert main(typed) in (0, 1)
+    kept = json.loads((folder / "seed-1" / "result.json").read_text())
+    assert set(kept["cells"]) == {FIRST, "smooth-l2/iid"}
 
 
 def test_scenes_at_the_sides_have_a_table_of_their_own() -> None:
