@@ -17,8 +17,9 @@ LEAST = 1e-4
 """What displacements of nothing are drawn at."""
 
 
-def draw(rows: Sequence[Row], folder: Path) -> tuple[Path, Path]:
-    """Draw a dot for what was found, a bar for the bound, a line from one to the other."""
+def draw(seeds: Sequence[Sequence[Row]], folder: Path) -> tuple[Path, Path]:
+    """Draw dots for what was found, a bar for the bound, a line from one to the other."""
+    rows = [row for ones in seeds for row in ones]
     rules = list(dict.fromkeys(row.rule for row in rows))
     couplings = list(dict.fromkeys(row.regularizer for row in rows))
     figure = Figure(figsize=(10.0, 1.6 + 0.42 * len(rules)), layout="constrained")

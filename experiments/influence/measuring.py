@@ -53,13 +53,14 @@ class Size:
     trials: int
 
 
-FULL, QUICK = (3, 120, 96), (1, 20, 24)
-"""Directions, rounds and trials."""
+FULL, QUICK = (1, 40, 48), (1, 20, 24)
+"""Directions, rounds and trials. Of rules with a bound forty rounds and sixty come to the same."""
 
 
-def settings(rule: str, regularizer: str, size: Size, rounds: int) -> dict[str, Any]:
+def settings(rule: str, regularizer: str, size: Size, rounds: int, seed: int) -> dict[str, Any]:
     """Return the keys of a run without its attack."""
     chosen: dict[str, Any] = {
+        "seed": seed,
         "users": USERS,
         "dataset": "synthetic-linear",
         "features": 5,
@@ -82,18 +83,25 @@ def _spelled(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {kebab(key): value for key, value in keys.items()}
 
 
-def quiet(rule: str, regularizer: str, size: Size) -> dict[str, Any]:
+def quiet(rule: str, regularizer: str, size: Size, seed: int = 1) -> dict[str, Any]:
     """Return the keys of the run of the honest users by themselves."""
     alone = {"users": USERS - size.strategic, "strategic_users": "none"}
-    return {**settings(rule, regularizer, size, size.rounds), **alone}
+    return {**settings(rule, regularizer, size, size.rounds, seed), **alone}
 
 
 def pushed(
-    rule: str, regularizer: str, size: Size, *, rounds: int, direction: int, sign: int
+    rule: str,
+    regularizer: str,
+    size: Size,
+    *,
+    rounds: int,
+    direction: int,
+    sign: int,
+    seed: int = 1,
 ) -> dict[str, Any]:
     """Return the keys of a run in which k users push."""
     return {
-        **settings(rule, regularizer, size, rounds),
+        **settings(rule, regularizer, size, rounds, seed),
         "users": USERS,
         "strategic_users": f"{USERS - size.strategic}-{USERS - 1}",
         "attack": "experiments.influence.pushing:push",
@@ -114,6 +122,8 @@ class Row:
         Of where rho rests, from where it rests without them.
     free : bool
         Whether rho went to where it was pushed, however far that was.
+    seed : int
+        Of the honest users' data.
     commit : str
         Of the code that measured it.
     """
@@ -129,6 +139,7 @@ class Row:
     round_found: float
     rest_bound: float
     rest_found: float
+    seed: int
     commit: str
 
     @property
@@ -142,20 +153,28 @@ class Row:
         pairs = (self.round_found, self.round_bound), (self.rest_found, self.rest_bound)
         return all(found <= bound * (1 + SLACK) for found, bound in pairs)
 
+    def reached(self) -> dict[str, float]:
+        """Return what part of the bound was found, in one round and at rest, where there is one."""
+        pairs = {
+            "round": (self.round_found, self.round_bound),
+            "rest": (self.rest_found, self.rest_bound),
+        }
+        return {what: found / bound for what, (found, bound) in pairs.items() if bound < math.inf}
+
     def kept(self) -> dict[str, Any]:
         """Return the row of the CSV."""
         return asdict(self)
 
 
-def measure(rule: str, regularizer: str, size: Size) -> Row:
-    """Return the row of a rule and a regulariser: some thirteen runs, or four."""
-    alone = pfl.run(**quiet(rule, regularizer, size))
+def measure(rule: str, regularizer: str, size: Size, seed: int = 1) -> Row:
+    """Return the row of a rule and a regulariser: four runs; of several directions four each, and one."""
+    alone = pfl.run(**quiet(rule, regularizer, size, seed))
     rest = torch.as_tensor(alone.rho)
     once, ended, eta = [], [], 0.0
     for direction in range(1, size.directions + 1):
         sides = []
         for sign in (1, -1):
-            keys = {"direction": direction, "sign": sign}
+            keys = {"direction": direction, "sign": sign, "seed": seed}
             first = pfl.run(**pushed(rule, regularizer, size, rounds=1, **keys))
             sides.append(torch.as_tensor(first.rho))
             eta = float(first.rounds["eta"][-1])
@@ -163,7 +182,7 @@ def measure(rule: str, regularizer: str, size: Size) -> Row:
                 last = pfl.run(**pushed(rule, regularizer, size, rounds=size.rounds, **keys))
                 ended.append(_norm(torch.as_tensor(last.rho) - rest))
         once.append(_norm(sides[0] - sides[1]))
-    keys = quiet(rule, regularizer, size)
+    keys = quiet(rule, regularizer, size, seed)
     problem = build_problem(parse_config(_spelled(keys)))
     limit = LIMIT if rule in LIMITED else None
     radius, k = problem.regularizer.radius, size.strategic
@@ -183,6 +202,7 @@ def measure(rule: str, regularizer: str, size: Size) -> Row:
         round_found=max(once),
         rest_bound=resting.most,
         rest_found=max(ended),
+        seed=seed,
         commit=commit(),
         **asdict(size),
     )

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     _add_common(add_defences(commands))
     add_train_vgg(commands)
     add_benchmark(commands)
-    add_influence(commands)
+    _add_common(add_influence(commands))
     return top
 
 

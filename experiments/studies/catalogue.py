@@ -102,6 +102,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.defences.study:STUDY",
         "Attack x rule: what a rule costs, and its worst case over attackers who know it too",
     ),
+    "influence": Listed(
+        "experiments.influence.study:STUDY",
+        "How far k users move rho under each rule, in a round and at rest: bound and found",
+    ),
     "anyone": Listed(
         "experiments.examples.anyone:STUDY",
         "In anyone's Flower app: attacks by a client mod against Flower's strategies and ours",

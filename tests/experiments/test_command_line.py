@@ -206,7 +206,7 @@ def test_every_study_is_found_and_named_as_registered() -> None:
         assert len(study.seeds) >= seeds or study.name in FEW_SEEDS
 
 
-NO_CONTROL = {"classical", "heterogeneity", "interpolation"}
+NO_CONTROL = {"classical", "heterogeneity", "influence", "interpolation"}
 """Studies that hold honest runs beside attacked ones themselves, or in which nobody attacks."""
 FEW_SEEDS = {
     "anyone",
@@ -217,6 +217,7 @@ FEW_SEEDS = {
     "heterogeneity",
     "fig18-cifar-model",
     "fig19-cifar-data",
+    "influence",
     "inversion-cifar",
 }
 """Figures whose runs take long; theorems have at least five seeds."""
