@@ -167,7 +167,7 @@ class Row:
 
 
 def measure(rule: str, regularizer: str, size: Size, seed: int = 1) -> Row:
-    """Return the row of a rule and a regulariser: four runs; of several directions four each, and one."""
+    """Return a rule's row under a regulariser: four runs, more of several directions."""
     alone = pfl.run(**quiet(rule, regularizer, size, seed))
     rest = torch.as_tensor(alone.rho)
     once, ended, eta = [], [], 0.0
