@@ -129,7 +129,8 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
         text = " ".join(str(order.index(rule) + 1) for rule in together)
         axes.annotate(
             text,
-            points[together[0]],
+            # Right of all of them, so that no number lies on another's point.
+            max(points[rule] for rule in together),
             (5, 0),
             textcoords="offset points",
             va="center",
