@@ -33,7 +33,7 @@ def run(parsed: argparse.Namespace, console: Console) -> int:
     study = STUDY
     if asked:
         # What is claimed of any rule and regulariser; in a folder that names them.
-        study = replace(STUDY, always=(HOLDS,), brought=frozenset(asked), folder=asked)
+        study = replace(STUDY, always=(HOLDS,), paper=(), brought=frozenset(asked), folder=asked)
     summary = run_study(study, options, console)
     show(summary, study_folder(study, options), console)
     return int(not summary["passed"])

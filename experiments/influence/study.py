@@ -15,14 +15,16 @@ from rich.console import Console
 
 from experiments.influence.drawing import draw as picture
 from experiments.influence.measuring import FULL, QUICK, SLACK, USERS, Row, Size, pushed, quiet
+from experiments.influence.pushing import FAR
 from experiments.influence.rows import Cell, row_of, rows_of
 from experiments.influence.tables import markdown, printed
 from experiments.running.options import Options
+from experiments.studies.standing import Stated
 from experiments.studies.study import Result, Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.objective.table import REGULARIZERS
-from pfl_flower.run.checks import Claim, at_least, exactly
+from pfl_flower.run.checks import Claim, at_least, at_most, exactly
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import kebab
 from pfl_flower.support.errors import ConfigError
@@ -128,6 +130,22 @@ def words(m: Measured) -> str:
     )
 
 
+PAPER = (
+    Stated(
+        what="under squared l2 and the sum a strategic user takes rho to any target",
+        where="Theorem 4",
+        claim=Claim("squared-l2, sum: at rest", at_least(FAR / 2)),
+        against=at_most(1.0),
+        why="most of the way to a target a thousand away; the opposite: a thousandth of it",
+    ),
+    Stated(
+        what="under l2 it does not",
+        where="Section 5.1, Figure 1",
+        claim=Claim("l2, sum: at rest", at_most(1.0)),
+        against=at_least(FAR / 2),
+        why="a thousandth of the way to the target; the opposite: most of it",
+    ),
+)
 STUDY = Study(
     name="influence",
     claim=(
@@ -146,6 +164,7 @@ STUDY = Study(
             "l2, sum: the bound of one round is reached",
         ),
     ),
+    paper=PAPER,
     setting=(
         f"Linear regression in 5 features, {USERS} users of whom {STRATEGIC} push, 40 points each; "
         "lam = 1, nu = 0.1, exact solves; omniscient attackers who know the rule."
