@@ -91,4 +91,5 @@ def row_of(values: Mapping[str, Any]) -> Row:
     said = {name: value for name, value in values.items() if value is not None and value == value}
     whole = {"round_bound": math.inf, "rest_bound": math.inf, "commit": "", **said}
     # JSON has no infinity: it is spelt.
-    return Row(**{name: float(x) if name in MEASURED else x for name, x in whole.items()})
+    numbers: dict[str, Any] = {k: float(x) if k in MEASURED else x for k, x in whole.items()}
+    return Row(**numbers)
