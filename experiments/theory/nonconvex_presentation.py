@@ -120,18 +120,15 @@ STUDY = Study(
         "what holds the target, at a price in labels, and less of what leads there."
     ),
     words=lambda m: (
-        f"At the target data miss the gradient that holds it by "
-        f"{m.high(f'residual: network, target, {LAST}'):.2f} at most with 10^8 labels and by "
-        f"{m.high(f'residual: network, target, {HEAVY:g}'):.2f} with 10^4; of CGA's wish at "
+        f"Data miss the gradient that holds the target by "
+        f"{m.high(f'residual: network, target, {LAST}'):.2f} at most with 10^8 labels, by "
+        f"{m.high(f'residual: network, target, {HEAVY:g}'):.2f} with 10^4; CGA's wish at "
         f"trained rho by {m.high(f'residual: network, trained, {LAST}'):.2f} and "
         f"{m.high(f'residual: network, trained, {HEAVY:g}'):.2f}. Reports leave "
-        f"{m.mean('reports: left'):.2f} of the way, data made anew {m.mean('data: left'):.2f}, "
-        f"and rho answers as wished {m.mean('reports: wanted'):.2f} and "
-        f"{m.mean('data: wanted'):.2f} of the test. With data that stay rho is, after "
-        f"100 steps, {m.high('held from target: left'):.2f} of the way off the target where it "
-        f"began there; where it was trained honestly, it stays "
-        f"{m.mean('held from trained: left'):.2f} of the way off, and answers "
-        f"{m.mean('held from trained: wanted'):.2f} as wished."
+        f"{m.mean('reports: left'):.2f} of the way, data made anew {m.mean('data: left'):.2f}. "
+        f"Data that stay leave rho {m.high('held from target: left'):.2f} off the target after "
+        f"100 steps from there, {m.mean('held from trained: left'):.2f} from trained rho; "
+        f"{m.mean('held from trained: wanted'):.2f} is then answered as wished."
     ),
     measure=measure,
     draw=draw,
