@@ -11,7 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from pfl_flower.aggregation.table import AGGREGATIONS, MIXED, names_f
+from pfl_flower.aggregation.table import (
+    AGGREGATIONS,
+    MIXED,
+    MOST_SEARCHED,
+    most_tolerated,
+    names_f,
+)
 from pfl_flower.attacks.poisoning.table import POISONINGS, method_for
 from pfl_flower.attacks.table import ATTACKS
 from pfl_flower.run.keys import Keys, kebab
@@ -59,6 +65,10 @@ SERVER = tuple(
     kebab(name) for name in Keys.model_fields if name.startswith(("server_", "aggregation"))
 )
 """Keys of how reports move rho."""
+NAMING = [name for name in AGGREGATIONS if most_tolerated(name, MOST_SEARCHED) is not None]
+"""Rules that name an f as they stand."""
+HANDING = [name for name, row in AGGREGATIONS.items() if row.hands_on and name not in NAMING]
+"""Rules that name the f of the one that they hand rows on to, where that has one."""
 TIED = "unless personalization = joint, ditto"
 STEPS = "unless local-solver = adam, sgd"
 READERS = (
@@ -85,7 +95,7 @@ READERS = (
     Reader(
         ("aggregation-tolerance",),
         names_f,
-        f"unless aggregation = {', '.join(n for n, row in AGGREGATIONS.items() if row.bound)}, or "
+        f"unless aggregation = {', '.join(NAMING)}, {' or '.join(HANDING)} before one of these, or "
         f"{MIXED} = true",
     ),
     Reader(("holdout",), lambda config: not config.test_data, "with test-data, which is held out"),

@@ -424,6 +424,11 @@ NOT_READ: list[tuple[Settings, str]] = [
         {"aggregation_tolerance": 0},
         "aggregation-tolerance = 0: expected empty, unless aggregation = trimmed-mean, krum, multi",
     ),
+    (
+        {"aggregation": "static-clipping", "aggregation_tolerance": 1},
+        "aggregation-tolerance = 1: expected empty, unless aggregation = trimmed-mean, krum, multi"
+        "-krum, bulyan, mda, adaptive-clipping, bucketing, dnc, static-clipping before one",
+    ),
     ({"krum_selected": 2}, "krum-selected = 2: expected 0, unless aggregation = multi-krum"),
     ({"clipping_radius": 0.0}, "clipping-radius = 0.0: expected empty, unless aggregation = centr"),
     ({"gradient_rtol": 0.1}, "gradient-rtol = 0.1: expected 1e-06, unless regularizer = l2, smoo"),
