@@ -14,7 +14,7 @@ from clients.honest import SurrogateClient
 from clients.learned import keep_targets, take_targets
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.attacks.attack import Attack, Observation, plausible_report
-from pfl_flower.attacks.gradient_matching import Cost
+from pfl_flower.attacks.gradient_matching import Cost, GradientMatching
 from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
@@ -31,19 +31,20 @@ class StrategicClient(Client):
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
         seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
         said: dict[Any, tuple[Tensor, Any]] = {}
-        gradients, spent = {}, {}
+        gradients: dict[int, Any] = {}
+        costs: dict[Any, Cost] = {}
         for user, attack in attacks.items():
             # Some attacks say of which users the report is one vector.
             alike = getattr(attack, "joint", ("alone", user))
             accepted = broadcast.last_accepted[positions[user]]
             if alike not in said:
                 said[alike] = self._attack(attack, user, broadcast, accepted, seen[wanted[user]])
-            if hasattr(attack, "cost"):
-                spent[alike] = attack
+            # Of its own class alone: an attack of somebody else's may mean anything by ``cost``.
+            if isinstance(attack, GradientMatching):
+                costs[alike] = attack.cost(said[alike][1])
             gradients[user] = self._kept(user, broadcast.round, *said[alike])
         keep_targets(self.problem, self.state)
-        costs = [one.cost(said[key][1]) for key, one in spent.items()]
-        return Answer(Rows.of(gradients), _metrics(costs))
+        return Answer(Rows.of(gradients), _metrics(list(costs.values())))
 
     def _surrogates(self, datasets: tuple[int, ...], broadcast: Broadcast) -> Tensor | None:
         """Return honest reports ``(m, d)`` on these datasets, None if there are none."""

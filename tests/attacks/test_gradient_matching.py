@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pfl_flower.attacks.attack import Observation
+from pfl_flower.attacks.cga import CounterGradient
 from pfl_flower.attacks.gradient_matching import GradientMatching
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.inverse import Inverse, Points, on_simplex
@@ -23,7 +24,7 @@ from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.strategic_user import make_attack
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.seeding import generator
-from tests.support.runs import play, trajectory
+from tests.support.runs import configure, play, trajectory
 
 HERE = f"{__name__}:"
 SMALL: dict[str, Any] = {
@@ -300,3 +301,11 @@ def test_points_of_a_mean_do_not_weigh_more_than_it() -> None:
     made = problem(reduction="mean", attack_options='{"weight": 2.0}')
     with pytest.raises(ConfigError, match=r"weight = 2\.0: expected weight = 1"):
         make_attack(made, 2)
+
+
+def test_what_somebody_elses_attack_calls_cost_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CounterGradient, "cost", 3.0, raising=False)
+    for record in play(configure(rounds=2)):
+        assert len(record.accepted) == 5 and record.metrics.poisoned_points == 0
