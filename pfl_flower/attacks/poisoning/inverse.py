@@ -120,7 +120,7 @@ class Inverse:
 
     def data(self, points: Points) -> UserData:
         """Return the points as a user holds them, hard logistic labels each with its weight."""
-        features = augment(points.pixels) if self.bias else points.pixels
+        features = self._features(points.pixels)
         whole = features.new_full((len(features),), self.weight)
         if isinstance(self.loss, Softmax):
             return UserData(features, points.answers, whole)
@@ -143,9 +143,8 @@ class Inverse:
     def judged(self, theta: Tensor, wished: Tensor, points: Points) -> Matched:
         """Return points with their gradient; a residual that is no number is infinite."""
         gradient = self.gradient(theta, points).detach()
-        apart = float(norm(gradient - wished))
-        residual = apart if apart == apart else float("inf")
-        return Matched(points=points, gradient=gradient, residual=residual)
+        apart = norm(gradient - wished).nan_to_num(nan=torch.inf)
+        return Matched(points=points, gradient=gradient, residual=float(apart))
 
     def search(self, theta: Tensor, wished: Tensor, start: Points) -> Matched:
         """Return the best that comes of a start: no worse than it, or than the points silent."""
@@ -192,8 +191,7 @@ class Inverse:
     def _jacobian(self, theta: Tensor, pixels: Tensor) -> Tensor:
         """Return all J_i, ``(n c, d)``: one model for each point, so that none adds to another."""
         many = theta.detach().expand(len(pixels), -1).contiguous().requires_grad_()
-        features = augment(pixels) if self.bias else pixels
-        scores = self.model.scores(many, features[:, None])[:, 0]
+        scores = self.model.scores(many, self._features(pixels)[:, None])[:, 0]
         rows = [
             torch.autograd.grad(scores[:, one].sum(), many, retain_graph=True)[0]
             for one in range(scores.shape[1])
@@ -202,25 +200,28 @@ class Inverse:
 
     def _moved(self, theta: Tensor, wished: Tensor, points: Points) -> Points:
         """Return the points with the best features of Adam's steps in [0, 1]."""
-        pixels, scale = points.pixels, norm(wished).clamp(min=torch.finfo(wished.dtype).tiny)
-        first = second = torch.zeros_like(pixels)
-        best, lowest = pixels, float("inf")
-        for step in range(1, MOVES + 1):
-            free = pixels.detach().requires_grad_()
-            apart = (self.gradient(theta, replace(points, pixels=free)) - wished) / scale
+        tiny = torch.finfo(wished.dtype).tiny
+        scale = norm(wished).clamp(min=tiny)
+        pixels = points.pixels.detach().clone().requires_grad_()
+        # eps far below any slope: how long a step is does not hang on how much points can say.
+        optimizer = torch.optim.Adam([pixels], lr=RATE, betas=(0.9, 0.99), eps=tiny**0.5)
+        best, lowest = points.pixels, float("inf")
+        for _ in range(MOVES):
+            apart = (self.gradient(theta, replace(points, pixels=pixels)) - wished) / scale
             value = apart @ apart
             if float(value.detach()) < lowest:
-                best, lowest = pixels, float(value.detach())
-            (slope,) = torch.autograd.grad(value, free)
-            first = 0.9 * first + 0.1 * slope
-            second = 0.99 * second + 0.01 * slope**2
-            size = (second / (1 - 0.99**step)).sqrt() + torch.finfo(slope.dtype).tiny ** 0.5
-            pixels = (pixels - RATE * first / (1 - 0.9**step) / size).clamp(0, 1)
+                best, lowest = pixels.detach().clone(), float(value.detach())
+            (pixels.grad,) = torch.autograd.grad(value, pixels)
+            optimizer.step()
+            with torch.no_grad():
+                pixels.clamp_(0, 1)
         return replace(points, pixels=best)
 
     def _scores(self, theta: Tensor, pixels: Tensor) -> Tensor:
-        features = augment(pixels) if self.bias else pixels
-        return self.model.scores(theta[None], features[None])[0]
+        return self.model.scores(theta[None], self._features(pixels)[None])[0]
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        return augment(pixels) if self.bias else pixels
 
     def _expected(self, scores: Tensor) -> Tensor:
         """Return the labels of which ``loss`` has no slope, ``(n, c)``: what the model answers."""
