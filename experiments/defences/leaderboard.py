@@ -24,12 +24,13 @@ from experiments.defences.judgement import BROKE, FIELDS, SAID, UNSOUND, Verdict
 from experiments.defences.plan import BASE, FIRST, SCENES, Rule
 from experiments.defences.presentation import WIDTH, summary
 from experiments.defences.study import STUDY, measure_plan, own_rule
-from experiments.defences.tables import broken, markdown, shown
+from experiments.defences.tables import broken, shown
 from experiments.running.options import Options
 from experiments.studies.study import Result, Study
 from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.run.checks import Claim, exactly
 from pfl_flower.run.figures import save
+from pfl_flower.run.reference import markdown
 from pfl_flower.run.trial import check_before
 from pfl_flower.support.console import plain
 from pfl_flower.support.errors import ConfigError
@@ -143,7 +144,7 @@ def draw(results: Sequence[Result], folder: Path, *, rule: Rule, others: Others)
         panels[scene] = {**others.of_scene(scene), **Others(values=own).of_scene(scene)}
         rows = ranking(panels[scene])
         show(f"{scene}: {rule.name} among {len(rows)}", rows, rule.name)
-        lines += [f"## {scene}", "", *markdown(HEAD, rows)]
+        lines += [f"## {scene}", "", markdown(HEAD, rows), ""]
     save(summary(panels, f"{rule.name} among others", rule.name), folder, "leaderboard")
     replace_file(folder / "leaderboard.md", "\n".join(lines))
     for line in broken(results):

@@ -18,6 +18,7 @@ from experiments.defences.judgement import (
 )
 from experiments.defences.plan import ATTACKS, NOBODY, SCENES
 from experiments.studies.study import Result
+from pfl_flower.run.reference import markdown
 
 DIVERGED = 10.0
 """Times the way to the target, beyond which rho counts as diverged."""
@@ -112,15 +113,6 @@ def row(rule: str, said: Verdict, by: tuple[str, str] = ("", "")) -> tuple[str, 
     )
 
 
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Lines:
-    """Yield the lines of a table."""
-    yield f"| {' | '.join(head)} |"
-    yield "|" + " --- |" * len(head)
-    for one in rows:
-        yield f"| {' | '.join(one)} |"
-    yield ""
-
-
 def ranked(results: Sequence[Result], scene: str) -> list[tuple[str, ...]]:
     """Return the rows of a scene's verdicts, the least lost in the worst case first."""
     cells, found = means(results, scene), verdicts(results, scene)
@@ -146,7 +138,7 @@ def report(results: Sequence[Result]) -> Lines:
     for scene in crossed(results):
         yield f"## {scene}: {seeds_of(having(results, scene))}"
         yield ""
-        yield from markdown(HEAD, ranked(results, scene))
+        yield from (markdown(HEAD, ranked(results, scene)), "")
     yield from _sides(results)
     for scene in crossed(results):
         yield f"## {scene}: accuracy of rho (share of the way), every run"
@@ -173,7 +165,7 @@ def _sides(results: Sequence[Result]) -> Lines:
         for rule in rules
     ]
     heads = [f"{name}: {seeds_of(having(results, name))}" for name in scenes]
-    yield from markdown(["rule", *heads], rows)
+    yield from (markdown(["rule", *heads], rows), "")
 
 
 def _short(said: Verdict) -> str:
@@ -187,7 +179,7 @@ def _cells(cells: Mapping[str, Mapping[str, Measured]]) -> Lines:
         knowledge = ATTACKS[attack].knowledge
         label = f"{attack} [{knowledge}]" if knowledge else attack
         rows.append([label, *(_cell(by_rule.get(rule)) for rule in rules)])
-    yield from markdown(["attack", *rules], rows)
+    yield from (markdown(["attack", *rules], rows), "")
 
 
 def _cell(cell: Measured | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table as Printed
 
 from experiments.influence.measuring import USERS, Row
+from pfl_flower.run import reference
 from pfl_flower.support.console import plain
 
 HEAD = ("rule", "regulariser", "round: found", "bound", "at rest: found", "bound")
@@ -58,6 +59,5 @@ def markdown(seeds: Sequence[Sequence[Row]]) -> Iterator[str]:
     yield ""
     yield f"({FREE})"
     yield ""
-    for row in (HEAD, ("---",) * len(HEAD), *lines(seeds)):
-        yield f"| {' | '.join(row)} |"
+    yield reference.markdown(HEAD, list(lines(seeds)))
     yield ""
