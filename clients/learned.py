@@ -19,6 +19,8 @@ TARGETS, SOURCE = f"{LEARNED}targets", f"{LEARNED}from"
 
 def take_targets(problem: Problem, state: RecordDict) -> None:
     """Let a problem take the targets in a state, if they were learned from the same points."""
+    if problem.has_targets:
+        return
     kept, source = find(state, TARGETS, ArrayRecord), find(state, SOURCE, ConfigRecord)
     if kept is not None and source is not None and source.get("key") == problem.source.key:
         problem.take_targets({int(shift): to_tensor(target) for shift, target in kept.items()})

@@ -40,7 +40,6 @@ def local_steps(
     """
     config = problem.config
     lr = local_step_sizes(config).at(round)
-    residual = problem.initial.new_zeros(())
     for step in range(config.local_steps):
         theta = memory["theta"]
         # The first step's draws are those of a run with one step a round.

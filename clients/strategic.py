@@ -66,7 +66,7 @@ class StrategicClient(Client):
         """Return a user's report, and the state that it leaves."""
         kept = self.recall(f"strategic-{user}")
         start = attack.init(broadcast.rho)
-        accepted = torch.zeros_like(broadcast.rho)
+        accepted = None
         if kept:
             # What an attack counts on the CPU stays there.
             places = {name: getattr(start, name).device for name in start._fields}
@@ -80,7 +80,7 @@ class StrategicClient(Client):
             rho=broadcast.rho,
             eta=broadcast.eta,
             eta_sum=broadcast.eta_sum,
-            accepted=accepted,
+            accepted=torch.zeros_like(broadcast.rho) if accepted is None else accepted,
             honest_sum=broadcast.honest_sum,
             surrogates=surrogates,
             honest=broadcast.honest,

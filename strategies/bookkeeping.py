@@ -215,7 +215,7 @@ class Bookkeeper:
 
 def _norms(vectors: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the vectors' lengths, which are read at once: a card is waited for at each look."""
-    lengths = torch.stack([torch.linalg.vector_norm(one) for one in vectors.values()])
+    lengths = torch.linalg.vector_norm(torch.stack(list(vectors.values())), dim=1)
     return dict(zip(vectors, lengths.tolist(), strict=True))
 
 

@@ -10,6 +10,7 @@ from logging import INFO, WARNING
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from pfl_flower.aggregation.combination import RunningRule, combine
 from pfl_flower.aggregation.reports import Reason, RowCheck
@@ -171,14 +172,14 @@ class ParameterServer(ResumableStrategy):
             self._rho,
             eta * self.scale,
             rule,
-            takes=lambda found: self.optimizer.takes(self._rho, self.scale * found, eta),
+            takes=lambda found: self.optimizer.takes(self._rho, self._scaled(found), eta),
         )
         self.rule.remember(rule, accepted)
         rejections = sorted([*found.rejections, *overflow], key=lambda fault: fault.user)
         found.notices.update(self.recruiter.turned_away())
         found.notices.update(self.repeated())
         found.notices.update(lowered(self.config, len(accepted)) if accepted else ())
-        rho = self.optimizer.step(self._rho, self.scale * direction, eta)
+        rho = self.optimizer.step(self._rho, self._scaled(direction), eta)
         self.record = RoundRecord(
             round=server_round,
             eta=eta,
@@ -197,6 +198,9 @@ class ParameterServer(ResumableStrategy):
         self._rho = rho
         self.record.log_faults()
         return pack_rho(rho), self.record.as_metrics()
+
+    def _scaled(self, direction: Tensor) -> Tensor:
+        return direction if self.scale == 1 else self.scale * direction
 
     def read(self, server_round: int, replies: Iterable[Message]) -> RoundReplies:
         """Return the rows of the replies that may count, and why the others do not."""

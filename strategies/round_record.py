@@ -108,6 +108,8 @@ class RoundRecord:
         return torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
 
     def _sum(self, rows: Rows) -> Tensor:
+        if len(rows) == 1:
+            return rows.values_by_user[0]
         return rows.values_by_user.sum(dim=0) if rows else torch.zeros_like(self.rho)
 
     @cached_property

@@ -26,9 +26,16 @@ PARAMETERS = {"krum-selected": "selected", "clipping-radius": "radius"}
 """Keys that single rules read, and what these call them."""
 
 
-@in_units()
 def total(rows: Tensor) -> Tensor:
     """Return the sum over users, the paper's rule."""
+    if rows.is_cpu or rows.dtype != torch.float32:
+        return _added(rows)
+    # On a card a sum in double needs no look at how large the rows are, and no unit.
+    return rows.sum(dim=0, dtype=torch.float64).to(rows.dtype)
+
+
+@in_units()
+def _added(rows: Tensor) -> Tensor:
     return rows.sum(dim=0)
 
 
@@ -155,13 +162,11 @@ def combine(
     def apply(some: Rows) -> Tensor:
         return rule.direction(some) if isinstance(rule, OfRound) else rule(some.values_by_user)
 
-    kept, direction = rows, torch.zeros_like(rho)
-    if rows:
-        takes = stays_finite if takes is None else takes
-        direction = apply(rows)
-        if not takes(direction):
-            kept = _taken(rows, lambda some: takes(apply(some)))
-            direction = apply(kept) if kept else torch.zeros_like(rho)
+    takes, kept = stays_finite if takes is None else takes, rows
+    direction = apply(rows) if rows else torch.zeros_like(rho)
+    if rows and not takes(direction):
+        kept = _taken(rows, lambda some: takes(apply(some)))
+        direction = apply(kept) if kept else torch.zeros_like(rho)
     detail = "rho, or its optimiser's moments, would no longer be finite"
     lost = rows.users[~torch.isin(rows.users, kept.users)].tolist()
     return direction, kept, [Rejection(user, Reason.OVERFLOW, detail) for user in lost]

@@ -49,7 +49,9 @@ class Rows(Mapping[int, Tensor]):
         """Return the rows of a mapping from users to tensors of one shape."""
         if not rows:
             return cls.none()
-        return cls(ids(tuple(rows)), torch.stack(list(rows.values())))
+        values = list(rows.values())
+        # A row of its own need not be copied.
+        return cls(ids(tuple(rows)), torch.stack(values) if len(values) > 1 else values[0][None])
 
     @classmethod
     def merge(cls, several: Iterable[Rows]) -> Rows:

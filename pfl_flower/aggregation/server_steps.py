@@ -72,6 +72,7 @@ class ServerOptimizer:
         self.name = name
         self._parameter: torch.nn.Parameter | None = None
         self._adam: torch.optim.Adam | None = None
+        self._tried: tuple[Tensor, Tensor, float, Tensor] | None = None
 
     def takes(self, rho: Tensor, direction: Tensor, eta: float) -> bool:
         """Whether rho, and the moments that later steps are made from, stay finite.
@@ -80,12 +81,18 @@ class ServerOptimizer:
         rounds: one row of 1e155 in double, or 1e20 in single precision, would hold rho where it is.
         """
         if self.name == "sgd":
-            return bool(finite(rho - eta * direction))
+            moved = rho - eta * direction
+            self._tried = rho, direction, eta, moved
+            return bool(finite(moved))
         return bool(finite(direction.square()))
 
     def step(self, rho: Tensor, direction: Tensor, eta: float) -> Tensor:
         """Return rho_{t+1}, ``(d,)``."""
         if self.name == "sgd":
+            tried, self._tried = self._tried, None
+            # What was looked at before it is taken need not be worked out again.
+            if tried and tried[0] is rho and tried[1] is direction and tried[2] == eta:
+                return tried[3]
             return rho - eta * direction
         if self._parameter is None or self._adam is None:
             self._parameter = torch.nn.Parameter(rho.clone())

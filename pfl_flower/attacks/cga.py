@@ -91,7 +91,9 @@ class CounterGradient:
     def update(self, state: CGAState, observation: Observation) -> tuple[Tensor, CGAState]:
         """Return h and the state that remembers this round."""
         pull = ratio(observation.rho - self.target, observation.eta)
-        gradient = (pull - self.estimate(state, observation)) / self.coalition
+        gradient = pull - self.estimate(state, observation)
+        if self.coalition > 1:
+            gradient = gradient / self.coalition
         seen = CGAState(
             observation.rho,
             torch.tensor(observation.eta, dtype=torch.float64),

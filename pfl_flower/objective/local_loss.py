@@ -109,7 +109,8 @@ class LocalLoss(WeightedPoints):
             scores = part.scores(theta[users])
             return part.pull_back(self.loss.gradient(scores, part.labels))
 
-        return torch.add(self.sum_parts(sum_of), theta, alpha=2 * self.nu)
+        pulled = self.sum_parts(sum_of)
+        return torch.add(pulled, theta, alpha=2 * self.nu) if self.nu else pulled
 
     def value_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, ``(k,)`` and ``(k, d)``, from the same scores where the model is linear."""

@@ -9,6 +9,7 @@ is used there is exp, log, log1p and arithmetic, of which both codes agree.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -120,6 +121,11 @@ def _log_norm(scores: Tensor) -> Tensor:
     return (largest + torch.log(over_classes(torch.exp(below))))[..., 0, :]
 
 
+@lru_cache
+def _minus_one(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((), -1.0, dtype=dtype, device=device)
+
+
 def _below_largest(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores less the point's largest, ``(..., c, n)``, and the largest, ``(..., 1, n)``."""
     rows = scores.mT.contiguous()
@@ -152,6 +158,10 @@ class Softmax(PointLoss):
 
     def values(self, scores: Tensor, labels: Tensor) -> Tensor:
         """``logsumexp(s) - <y, s>``."""
+        if not (scores.is_cpu or labels.is_floating_point() or scores.dim() == 1):
+            # On a card two operations instead of twelve.
+            flat = scores.reshape(-1, scores.shape[-1]), labels.reshape(-1)
+            return functional.cross_entropy(*flat, reduction="none").view(labels.shape)
         log_norm = _log_norm(scores)
         if labels.is_floating_point():
             return log_norm - over_classes((labels * scores).mT)[..., 0, :]
@@ -163,7 +173,7 @@ class Softmax(PointLoss):
         if labels.is_floating_point():
             return probabilities - labels
         # One entry of each row changes: no one-hot matrix as large as the scores is made.
-        minus_one = probabilities.new_full((), -1.0).expand((*labels.shape, 1))
+        minus_one = _minus_one(scores.dtype, scores.device).expand((*labels.shape, 1))
         return probabilities.scatter_add_(-1, labels[..., None], minus_one)
 
     def curvature(self, scores: Tensor, direction: Tensor) -> Tensor:

@@ -39,11 +39,15 @@ def ratio(vector: Tensor, divisor: float) -> Tensor:
     >>> ratio(torch.tensor([3.0, -4.0]), 2.0), ratio(torch.tensor([3.0, -4.0]), 1e-38).isfinite()
     (tensor([ 1.5000, -2.0000]), tensor([True, True]))
     """
-    quotient = vector / divisor
-    if quotient.is_cpu and bool(finite(quotient)):
-        return quotient
     # A quarter of the range is left for what is added to it.
-    longest = vector / vector.abs().amax() * (torch.finfo(vector.dtype).max / 4)
+    limit = torch.finfo(vector.dtype).max / 4
+    if not vector.is_cpu:
+        # Nobody looks: a divisor that is too small is taken for the smallest that will do.
+        return vector / (torch.linalg.vector_norm(vector, torch.inf) / limit).clamp(min=divisor)
+    quotient = vector / divisor
+    if bool(finite(quotient)):
+        return quotient
+    longest = vector / vector.abs().amax() * limit
     return torch.where(finite(quotient), quotient, longest)
 
 
@@ -69,5 +73,7 @@ def finite(vectors: Tensor) -> Tensor:
     tensor([ True, False, False])
     """
     # The largest entry keeps what is not finite, and costs a fifth of an answer for each.
-    # What is finite is 0 times itself: two operations on a card, where isfinite is four.
+    if not vectors.is_cpu:
+        return torch.linalg.vector_norm(vectors, torch.inf, dim=-1) < torch.inf
+    # What is finite is 0 times itself, of integers too.
     return vectors.abs().amax(dim=-1) * 0 == 0

@@ -73,60 +73,86 @@ class Evaluation:
         the true labels.
         """
         with one_thread():
-            found = self._measured(rho)
+            sums = [] if self.points is None else [self._tested(self.points, rho)]
+            away = torch.linalg.vector_norm(rho - self._places, dim=1).double()
             # What is measured on a card is read at once: each look waits for all that it does.
-            values = torch.stack([value.double() for value in found.values()]).tolist()
-        measured = dict(zip(found, values, strict=True))
+            values = torch.cat([*sums, away]).tolist()
+        measured = self._means(values[: -len(away)]) | self._distances(values[-len(away) :])
         if "accuracy_target" in measured and self.target is not None:
             measured["target_accuracy"] = self.target_accuracy
         return measured
 
-    def _measured(self, rho: Tensor) -> dict[str, Tensor]:
-        measured = {} if self.points is None else self._tested(self.points, rho)
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where rho's distances are taken from, ``(m, d)``; the last is the origin."""
+        ends = [] if self.target is None else [self.target]
+        ends += [*self.rivals, self.start]
+        ends += [] if self.honest is None else [self.honest]
+        return torch.stack([*ends, torch.zeros_like(self.start)])
+
+    def _distances(self, away: list[float]) -> dict[str, float]:
+        """Return the distances from ``_places`` by name."""
+        measured, rest = {}, iter(away)
         if self.target is not None:
-            measured["distance_to_target"] = _norm(rho - self.target)
+            measured["distance_to_target"] = next(rest)
         if self.rivals:
-            away = [_norm(rho - rival) for rival in self.rivals]
-            measured["distance_to_rival"] = torch.stack(away).amin()
-        measured["distance_to_start"] = _norm(rho - self.start)
+            measured["distance_to_rival"] = min([next(rest) for _ in self.rivals])
+        measured["distance_to_start"] = next(rest)
         if self.honest is not None:
-            measured["distance_to_honest"] = _norm(rho - self.honest)
-        measured["norm_rho"] = _norm(rho)
+            measured["distance_to_honest"] = next(rest)
+        measured["norm_rho"] = next(rest)
         return measured
 
-    def _tested(self, points: SharedPoints, rho: Tensor) -> dict[str, Tensor]:
-        """Return what rho comes to on the common test set."""
-        model = self.problem.model
-        judged = each(partial(self._sums, rho), [(part,) for part in points.parts(model)])
-        means = torch.stack(judged).sum(dim=0) / len(points.labels)
-        names = ("loss_true", "accuracy_true", "accuracy_target")[: len(means)]
-        measured = dict(zip(names, means, strict=True))
+    def _tested(self, points: SharedPoints, rho: Tensor) -> Tensor:
+        """Return sums over the common test set, then over triggered points, in double."""
+        sums = _added(each(partial(self._sums, rho), self._asked))
+        if self.problem.backdoor is None or self.wanted is None:
+            return sums
+        parts = self.wanted.parts(self.problem.model)
+        return torch.cat([sums, _added(each(partial(self._hits, rho), [(p,) for p in parts]))])
+
+    def _means(self, sums: list[float]) -> dict[str, float]:
+        """Return the means of what ``_tested`` sums, by name."""
+        if self.points is None:
+            return {}
+        sizes = [len(self.points.labels)] * len(sums)
         if self.problem.backdoor is not None and self.wanted is not None:
-            parts = [(part,) for part in self.wanted.parts(model)]
-            hits = torch.stack(each(partial(self._hits, rho), parts)).sum(dim=0)
-            measured["accuracy_target"] = hits / len(self.wanted.labels)
-        return measured
+            sizes[-1] = len(self.wanted.labels)
+        names = ("loss_true", "accuracy_true", "accuracy_target")[: len(sums)]
+        return {name: all / many for name, all, many in zip(names, sums, sizes, strict=True)}
 
-    def _sums(self, rho: Tensor, points: SharedPoints) -> Tensor:
-        """Return sums over points: the loss; of classes right answers, and relabelled ones.
+    @cached_property
+    def _asked(self) -> list[tuple[SharedPoints, Tensor]]:
+        """Parts of the common test set, each with the labels ``(j, m)`` that count as right.
 
         What a trigger leads to the label is counted on points of its own.
         """
+        assert self.points is not None
+        parts, given = self.points.parts(self.problem.model), []
+        for part in parts:
+            relabelled = [self.problem.relabelled(part.labels)] if self._relabels else []
+            given.append(torch.stack([part.labels, *relabelled]))
+        return list(zip(parts, given, strict=True))
+
+    @property
+    def _relabels(self) -> bool:
+        return self.problem.source.loss != "least-squares" and self.problem.backdoor is None
+
+    def _sums(self, rho: Tensor, points: SharedPoints, given: Tensor) -> Tensor:
+        """Return sums over points: the loss; of classes the answers that are as ``given``."""
         scores, labels = points.own_scores(self.problem.model, rho[None])[0], points.labels
         typed = labels.to(rho.dtype) if labels.is_floating_point() else labels
-        sums = [self.problem.loss.values(scores, typed).double().sum()]
-        if self.problem.source.loss != "least-squares":
-            answers, given = predict(scores), [labels]
-            if self.problem.backdoor is None:
-                given.append(self.problem.relabelled(labels))
-            sums += [(answers == one).double().sum() for one in given]
-        return torch.stack(sums)
+        loss = self.problem.loss.values(scores, typed).sum(dtype=torch.float64)[None]
+        if self.problem.source.loss == "least-squares":
+            return loss
+        hits = (predict(scores) == given).sum(dim=1, dtype=torch.float64)
+        return torch.cat([loss, hits])
 
     def _hits(self, rho: Tensor, points: SharedPoints) -> Tensor:
-        """Return how many of the points are answered as they are labelled."""
+        """Return how many of the points are answered as they are labelled, ``(1,)``."""
         answers = predict(points.own_scores(self.problem.model, rho[None])[0])
-        return (answers == points.labels).double().sum()
+        return (answers == points.labels).sum(dtype=torch.float64)[None]
 
 
-def _norm(vector: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vector)
+def _added(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)

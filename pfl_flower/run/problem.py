@@ -87,6 +87,11 @@ class Problem(UserSets):
         kept = stays_in_cache(self.source, self.model, key)
         return {} if kept else dict(vars(self).get("targets", {}))
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether the targets are known already."""
+        return "targets" in vars(self)
+
     def take_targets(self, learned: Mapping[int, Tensor]) -> None:
         """Take the ``dear_targets`` of an earlier process for one's own, unless there are some."""
         if set(learned) == set(self.config.shifts()):

@@ -42,7 +42,8 @@ def adam_step(
     count. A gradient whose square is infinite has no step: it would be 0, and so would all later
     ones. Its user's theta is no number from there on, which whoever reads its report sees.
     """
-    moved, first, second = theta.clone(), state.first.clone(), state.second.clone()
+    # One copy of three: on a card each call is dear.
+    moved, first, second = torch.stack([theta, state.first, state.second]).unbind()
     counts = torch.unique(state.steps)
     for count in counts:
         if len(counts) == 1:
@@ -52,8 +53,11 @@ def adam_step(
         part = moved[users], gradient[users], first[users], second[users]
         _adam(*part, count, lr)
         moved[users], first[users], second[users] = part[0], part[2], part[3]
-    # A card is not waited for to see whether there is such a user.
-    if not second.is_cpu or not math.isfinite(float(second.amax())):
+    if not second.is_cpu:
+        # A card is not waited for to see whether there is such a user: 0 times infinity is no
+        # number, and 0 times all else nothing.
+        moved.add_(torch.linalg.vector_norm(second, torch.inf, dim=1, keepdim=True), alpha=0)
+    elif not math.isfinite(float(second.amax())):
         moved = torch.where(finite(second)[:, None], moved, torch.nan)
     return moved, StepState(state.steps + 1, first, second)
 
@@ -62,14 +66,17 @@ def _adam(
     theta: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float
 ) -> None:
     """Step in place; torch's functional form, since an Optimizer costs more than a small step."""
+    steps = count.clone() if theta.is_cpu else torch.full((), float(count), device=theta.device)
     adam(
         [theta],
         [gradient],
         [first],
         [second],
         [],
-        [count.clone()],
+        [steps],
         foreach=False,
+        # One kernel on a card; on the CPU its last digits are others.
+        fused=not theta.is_cpu,
         amsgrad=False,
         # The defaults of torch.optim.Adam, and so of the paper's code.
         beta1=0.9,

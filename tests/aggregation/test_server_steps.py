@@ -86,3 +86,16 @@ def test_sgd_is_the_plain_step_and_adam_is_torchs() -> None:
         reference.step()
         rho = ours.step(rho, direction, 0.1 / (t + 1))
     assert torch.equal(rho, parameter.detach())
+
+
+@pytest.mark.parametrize("other", [2.0, 3.0])
+def test_a_step_that_was_tried_is_taken_for_no_other(other: float) -> None:
+    rho, tried, taken = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([other])
+    optimizer = ServerOptimizer("sgd")
+    assert optimizer.takes(rho, tried, 0.5)
+    assert optimizer.step(rho, taken, 0.5).tolist() == [1 - 0.5 * other]
+    assert optimizer.takes(rho, tried, 0.5)
+    assert optimizer.step(rho, tried, 0.25).tolist() == [0.5]
+    assert optimizer.takes(rho, tried, 0.5)
+    assert optimizer.step(rho + 1, tried, 0.5).tolist() == [1.0]
+    assert optimizer.takes(rho, tried, 0.5) and optimizer.step(rho, tried, 0.5).tolist() == [0.0]
