@@ -85,6 +85,14 @@ class OnCard(Array):
         return new_array, (self.dtype, self.shape, self.data)
 
 
+def _own(tensor: Tensor) -> Tensor:
+    """Return a copy of a tensor on a card, made when the first of the two is written to.
+
+    Mostly that is never: a message's tensors are read. Each copy would cost as much as a sum.
+    """
+    return torch._lazy_clone(tensor)
+
+
 def bytes_in(array: Array) -> int:
     """Return how many bytes an array's data are, or would be."""
     if isinstance(array, OnCard):
@@ -93,10 +101,10 @@ def bytes_in(array: Array) -> int:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """Return Flower's form of a tensor; its numbers are copied once."""
+    """Return Flower's form of a tensor; its numbers are copied once, on a card when need be."""
     kind = KINDS.get(tensor.dtype)
     if not tensor.is_cpu and kind is not None:
-        return OnCard.of(tensor.detach().clone(memory_format=torch.contiguous_format), kind)
+        return OnCard.of(_own(tensor.detach().contiguous()), kind)
     values = tensor.detach().cpu().contiguous().numpy()
     if kind is None:
         return Array(values)
@@ -112,7 +120,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 def plain(array: Array) -> Tensor | None:
     """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
     if isinstance(array, OnCard):
-        return array.tensor.clone()
+        return _own(array.tensor)
     shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)
     if array.stype != "numpy.ndarray" or kind is None:
         return None

@@ -89,7 +89,7 @@ class Card(TorchDispatchMode):
     ) -> Any:
         """Compute, and count what is given to the card and what has to be waited for."""
         there = any(isinstance(one, There) for one in _leaves((args, kwargs or {})))
-        if there and not func.is_view and func not in LOOKS_AWAY:
+        if there and not func.is_view and func not in (*LOOKS_AWAY, *NO_WORK):
             self.launches[str(func)] += 1
         return _done(func, args, kwargs or {}, self._wait)
 
@@ -130,6 +130,8 @@ def _done(func: Any, args: Any, kwargs: dict[str, Any], wait: Callable[[str], No
 
 LOOKS_AWAY = (aten._local_scalar_dense.default, aten.equal.default)
 """Those whose answer is no tensor."""
+NO_WORK = (aten._lazy_clone.default, aten._unsafe_view.default)
+"""Those that compute nothing, and yet are no views: a copy that is made when it is written to."""
 
 
 def _check(func: Any, args: Any, flat: Sequence[Tensor], wait: Callable[[str], None]) -> None:
