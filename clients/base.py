@@ -13,6 +13,7 @@ from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.served import Served
 from pfl_flower.run.triggered import Triggered
+from pfl_flower.support.users import ids, selected
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.wire import find, to_record, to_tensor
@@ -46,8 +47,7 @@ class Client(ABC):
         """Return those of the users that the broadcast asks."""
         if broadcast.users == self.users:
             return self.users
-        mine = frozenset(self.users)
-        return tuple(user for user in broadcast.users if user in mine)
+        return selected(broadcast.users, ids(self.users))
 
     @abstractmethod
     def report(self, broadcast: Broadcast) -> Answer:

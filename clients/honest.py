@@ -12,10 +12,11 @@ from clients.local_steps import begun
 from clients.own_tests import judged, judged_alone
 from clients.personal_models import Asked, answered
 from clients.triggered import led
-from pfl_flower.aggregation.rows import Rows, ids, positions
+from pfl_flower.aggregation.rows import Rows, positions
 from pfl_flower.run.served import Served
 from pfl_flower.run.triggered import Triggered
 from pfl_flower.solvers.population import Population
+from pfl_flower.support.users import ids
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.node_metrics import NodeMetrics
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pfl_flower.aggregation.rows import ids
 from pfl_flower.run.config import RunConfig
 from pfl_flower.run.problem import Problem
 from pfl_flower.run.step_sizes import local_step_sizes
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step, sgd_step
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.seeding import uniform_rows
+from pfl_flower.support.users import ids
 
 
 def begun(config: RunConfig, theta: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.threads import one_thread
+from pfl_flower.support.users import divided
 from pfl_flower.support.world import out_of_memory
 from pfl_flower.transport.broadcasts import Broadcast
 from pfl_flower.transport.flower_internals import log
@@ -156,11 +157,7 @@ def node_clients(
 ) -> list[Client]:
     """Return the clients that act for a node's users; the node's own role wins over the run's."""
     chosen = problem.config.strategic() if role == "auto" else frozenset()
-    strategic = tuple(user for user in users if user in chosen or role == "strategic")
-    honest = users
-    if strategic:
-        apart = frozenset(strategic)
-        honest = tuple(user for user in users if user not in apart)
+    strategic, honest = (users, ()) if role == "strategic" else divided(users, chosen)
     clients: list[Client] = []
     if honest:
         clients.append(HonestClient(problem, honest, state))

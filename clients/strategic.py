@@ -12,7 +12,7 @@ from torch import Tensor
 from clients.base import Answer, Client
 from clients.honest import SurrogateClient
 from clients.learned import keep_targets, take_targets
-from pfl_flower.aggregation.rows import Rows
+from pfl_flower.aggregation.rows import Rows, positions
 from pfl_flower.attacks.attack import Attack, Observation, plausible_report
 from pfl_flower.attacks.gradient_matching import Cost, GradientMatching
 from pfl_flower.run.strategic_user import make_attack
@@ -25,9 +25,10 @@ class StrategicClient(Client):
 
     def report(self, broadcast: Broadcast) -> Answer:
         """Return the attacks' reports, projected on GRAD(rho_t), or on what else is plausible."""
-        positions = {user: row for row, user in enumerate(broadcast.users)}
+        asked = self.asked(broadcast)
+        rows = dict(zip(asked, positions(asked, broadcast.users).tolist(), strict=True))
         take_targets(self.problem, self.state)
-        attacks = {user: make_attack(self.problem, user) for user in self.asked(broadcast)}
+        attacks = {user: make_attack(self.problem, user) for user in asked}
         wanted = {user: getattr(attack, "datasets", ()) for user, attack in attacks.items()}
         seen = {ids: self._surrogates(ids, broadcast) for ids in set(wanted.values())}
         said: dict[Any, tuple[Tensor, Any]] = {}
@@ -36,7 +37,7 @@ class StrategicClient(Client):
         for user, attack in attacks.items():
             # Some attacks say of which users the report is one vector.
             alike = getattr(attack, "joint", ("alone", user))
-            accepted = broadcast.last_accepted[positions[user]]
+            accepted = int(broadcast.last_accepted[rows[user]])
             if alike not in said:
                 said[alike] = self._attack(attack, user, broadcast, accepted, seen[wanted[user]])
             # Of its own class alone: an attack of somebody else's may mean anything by ``cost``.

@@ -24,6 +24,7 @@ from pfl_flower.run.triggered import columns as triggered_columns
 from pfl_flower.run.user_book import UserBook
 from pfl_flower.run.writing import begin_folder
 from pfl_flower.support.errors import ConfigError
+from pfl_flower.support.users import among, ascending
 from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.flower_internals import log
 from strategies.checkpoint import CHECKPOINT_FILE, Checkpoint, write_checkpoint
@@ -193,7 +194,11 @@ class Bookkeeper:
     def _attend(self, record: RoundRecord) -> None:
         """Note who took part in a round, and whose memory was not whole."""
         named, missing = self.config.strategic(), record.missing
-        came = {*record.accepted.users.tolist(), *record.implausible} & named if named else set()
+        users = record.accepted.users
+        came = {
+            *users[among(users, ascending(named))].tolist(),
+            *named.intersection(record.implausible),
+        }
         # What a node of a site says it is, decides nothing.
         honest = set() if self.config.site else came - record.strategic
         self.attendance.hear(came - honest)

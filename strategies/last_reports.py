@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.aggregation.rows import Rows
+from pfl_flower.support.users import among, ids
 from strategies.round_record import RoundRecord
 
 
@@ -31,10 +32,11 @@ class LastReports:
 
     def add(self, record: RoundRecord) -> None:
         """Take the reports of a round in place of earlier ones of the same users."""
-        new = record.strategic_rows
-        if not new:
+        if not record.strategic_rows:
             return
-        kept = ~torch.isin(self.rows.users, new.users)
+        # Rows of one's own: a view would hold those of everybody.
+        new = Rows(record.strategic_rows.users, record.strategic_rows.values_by_user.clone())
+        kept = ~among(self.rows.users, new.users)
         told = torch.full_like(new.users, record.round)
         if not bool(kept.any()):
             self.rows, self.rounds = new, told

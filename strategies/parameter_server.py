@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pfl_flower.aggregation.combination import RunningRule, combine
 from pfl_flower.aggregation.reports import Reason, RowCheck
-from pfl_flower.aggregation.rows import ids
 from pfl_flower.aggregation.server_steps import ServerOptimizer
 from pfl_flower.aggregation.table import lowered
 from pfl_flower.attacks.table import knowledge_of
@@ -24,6 +23,7 @@ from pfl_flower.run.server_setup import ServerSetup
 from pfl_flower.run.step_sizes import server_step_sizes
 from pfl_flower.support.seeding import generator
 from pfl_flower.support.threads import one_thread
+from pfl_flower.support.users import among, ascending, ids
 from pfl_flower.transport.broadcasts import Broadcast, pack_rho, unpack_rho
 from pfl_flower.transport.flower_internals import log
 from strategies.measuring import Measuring
@@ -250,11 +250,11 @@ class ParameterServer(ResumableStrategy):
 
     def _broadcast(self, round: int, node: int, users: tuple[int, ...]) -> Broadcast:
         past, oracle = self._past, self.config.estimator == "oracle"
-        given = oracle and not self.roster.strategic.isdisjoint(users)
+        given = oracle and bool(among(ids(users), ascending(self.roster.strategic)).any())
         return Broadcast(
             round=round,
             users=users,
-            last_accepted=tuple(past.last_accepted[ids(users)].tolist()),
+            last_accepted=past.last_accepted[ids(users)],
             rho=self._rho,
             eta=self.step_sizes.at(round) * self.scale,
             eta_sum=past.eta_sum,

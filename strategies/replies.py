@@ -17,8 +17,9 @@ from pfl_flower.aggregation.reports import (
     RowCheck,
     check_form,
 )
-from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.support.foreign_text import one_line
+from pfl_flower.support.users import ids
 from pfl_flower.transport.node_metrics import NodeMetrics, speaks_of_accuracies
 from pfl_flower.transport.nonces import failure_in, genuine
 from pfl_flower.transport.pulling import TOO_LARGE
@@ -121,9 +122,7 @@ def read_replies(
                 found.measured.add(question.node)
             found.unkept += users if said.unkept else ()
     if parts:
-        together = Rows.merge(parts)
-        report = Report(form.round, tuple(together), together.values_by_user)
-        found.rows, bad = check.split(report)
+        found.rows, bad = check.split(Rows.merge(parts))
         found.rejections += bad
     if absurd := found.metrics.absurd:
         found.notices["absurd"] = absurd

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
+from pfl_flower.support.users import divided, selected, users_of
 from pfl_flower.transport.questions import Introduction
 
 
@@ -14,19 +17,28 @@ class Roster:
 
     nodes: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     strategic: frozenset[int] = frozenset()
+    _last: dict[frozenset[int], dict[int, tuple[int, ...]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        """Keep what is worked out of the users of a node for all rounds."""
+        seats = {node: users_of(users) for node, users in self.nodes.items()}
+        object.__setattr__(self, "nodes", seats)
 
     def asked(self, users: frozenset[int]) -> dict[int, tuple[int, ...]]:
         """Return which of these users each node acts for, nodes without any left out."""
-        found = {
-            node: members if users.issuperset(members) else tuple(u for u in members if u in users)
-            for node, members in self.nodes.items()
-        }
-        return {node: chosen for node, chosen in found.items() if chosen}
+        if users not in self._last:
+            some = torch.tensor(sorted(users), dtype=torch.int64)
+            found = {node: selected(members, some) for node, members in self.nodes.items()}
+            self._last.clear()
+            self._last[users] = {node: chosen for node, chosen in found.items() if chosen}
+        return dict(self._last[users])
 
     def with_honest_users(self, present: Collection[int]) -> dict[int, tuple[int, ...]]:
         """Return the present nodes that act for honest users, and these."""
         found = {
-            node: tuple(user for user in users if user not in self.strategic)
+            node: divided(users, self.strategic)[1]
             for node, users in self.nodes.items()
             if node in present
         }

@@ -13,10 +13,11 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from pfl_flower.aggregation.reports import IMPLAUSIBLE, Rejection
-from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.run.attendance import ranges
 from pfl_flower.run.served import Served
 from pfl_flower.run.triggered import Triggered
+from pfl_flower.support.users import among, ascending
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
 
@@ -105,7 +106,7 @@ class RoundRecord:
 
     @cached_property
     def _acts_strategically(self) -> Tensor:
-        return torch.isin(self.accepted.users, ids(tuple(sorted(self.strategic))))
+        return among(self.accepted.users, ascending(self.strategic))
 
     def _sum(self, rows: Rows) -> Tensor:
         if len(rows) == 1:

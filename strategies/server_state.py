@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pfl_flower.aggregation.rows import ids
+from pfl_flower.support.users import ids
 from strategies.roster import Roster
 from strategies.round_record import RoundRecord
 
@@ -56,10 +56,13 @@ class PastRounds:
     def add(self, record: RoundRecord, scale: float) -> None:
         """Remember a round, whose step size counted ``scale`` times."""
         self.eta_sum += record.eta * scale
-        self.last_accepted[record.accepted.users] = record.round
+        # Ids are distinct: as many as there are users are all of them.
+        everyone = len(record.accepted) == len(self.answered)
+        came = slice(None) if everyone else record.accepted.users
+        self.last_accepted[came] = record.round
         missing = ids(tuple(record.missing))
         self.answered[missing[self.answered[missing] == 0]] = UNHEARD
-        self.answered[record.accepted.users] = record.round
+        self.answered[came] = record.round
         self.answered[ids(record.implausible)] = record.round
         self.honest_sum = record.honest_sum
 

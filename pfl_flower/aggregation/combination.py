@@ -17,6 +17,7 @@ from pfl_flower.aggregation.table import AGGREGATIONS
 from pfl_flower.aggregation.units import in_units
 from pfl_flower.objective.vectors import finite
 from pfl_flower.support.run_settings import RunSettings
+from pfl_flower.support.users import among
 
 Aggregation = Callable[[Tensor], Tensor]
 """From the accepted rows ``(m, d)``, ordered by user, to the direction ``(d,)`` of descent."""
@@ -168,7 +169,7 @@ def combine(
         kept = _taken(rows, lambda some: takes(apply(some)))
         direction = apply(kept) if kept else torch.zeros_like(rho)
     detail = "rho, or its optimiser's moments, would no longer be finite"
-    lost = rows.users[~torch.isin(rows.users, kept.users)].tolist()
+    lost = () if kept is rows else rows.users[~among(rows.users, kept.users)].tolist()
     return direction, kept, [Rejection(user, Reason.OVERFLOW, detail) for user in lost]
 
 

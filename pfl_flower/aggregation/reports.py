@@ -15,7 +15,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from pfl_flower.aggregation.rows import Rows, ids
+from pfl_flower.aggregation.rows import Rows
 from pfl_flower.objective.plausible import EDGE, Plausible
 from pfl_flower.objective.vectors import finite
 
@@ -83,8 +83,9 @@ def check_form(
     """
     if report.round != round:
         raise ReportError(Reason.WRONG_ROUND, f"round {report.round}: expected {round}")
-    if report.users != tuple(users):
-        raise ReportError(Reason.WRONG_USERS, f"users {report.users}: expected {tuple(users)}")
+    right = users if isinstance(users, tuple) else tuple(users)
+    if report.users != right:
+        raise ReportError(Reason.WRONG_USERS, f"users {report.users}: expected {right}")
     if report.gradients.dtype != dtype:
         raise ReportError(Reason.WRONG_DTYPE, f"dtype {report.gradients.dtype}: expected {dtype}")
     if report.gradients.ndim != 2 or report.gradients.shape[1] != dim:
@@ -126,9 +127,8 @@ class RowCheck:
         radius = self.plausible.radius
         return Rejection(user, self.outside, f"norm {norm:.6g}: expected <= {radius:.6g}")
 
-    def split(self, report: Report) -> tuple[Rows, list[Rejection]]:
+    def split(self, rows: Rows) -> tuple[Rows, list[Rejection]]:
         """Return the rows that count, projected on GRAD(rho_t), by user, and the rejections."""
-        rows = Rows(ids(report.users), report.gradients)
         good = self.plausible.contains(rows.values_by_user, self.rtol)
         if self.max_norm > 0:
             good &= torch.linalg.vector_norm(rows.values_by_user, dim=1) <= self.max_norm

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-
-@lru_cache(maxsize=64)
-def ids(users: tuple[int, ...]) -> Tensor:
-    """Return user ids as a tensor ``(m,)``, int64, which is not to be written to."""
-    return torch.tensor(users, dtype=torch.int64)
+from pfl_flower.support.users import ids
 
 
 class Rows(Mapping[int, Tensor]):
@@ -65,13 +60,12 @@ class Rows(Mapping[int, Tensor]):
     def select(self, index: Tensor) -> Rows:
         """Return the rows at positions, or under a mask, of ``index``."""
         values = self.values_by_user
-        if values.is_cpu:
-            return Rows(self.users[index], values[index])
         # A mask that is sent to a card comes back as a number of rows, which has to be waited for.
         places = index.nonzero()[:, 0] if index.dtype == torch.bool else index
         first, many = int(places[0]) if len(places) else 0, len(places)
+        # Neighbours stay where they are.
         if torch.equal(places, torch.arange(first, first + many)):
-            return Rows(self.users[places], values[first : first + many])
+            return Rows(self.users[first : first + many], values[first : first + many])
         return Rows(self.users[places], values[places.to(values.device, non_blocking=True)])
 
     def to(self, device: torch.device) -> Rows:
@@ -100,9 +94,12 @@ def positions(users: Sequence[int] | Tensor, known: Sequence[int] | Tensor) -> T
     >>> positions([2, 5, 9], [1, 2, 9]).tolist()
     [1, -1, 2]
     """
-    asked = torch.as_tensor(users, dtype=torch.int64)
-    there = torch.as_tensor(known, dtype=torch.int64)
+    asked, there = _as_tensor(users), _as_tensor(known)
     if len(there) == 0:
         return torch.full_like(asked, -1)
     found = torch.searchsorted(there, asked).clamp(max=len(there) - 1)
     return torch.where(there[found] == asked, found, -1)
+
+
+def _as_tensor(users: Sequence[int] | Tensor) -> Tensor:
+    return ids(users) if isinstance(users, tuple) else torch.as_tensor(users, dtype=torch.int64)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pfl_flower.support.tokens import fresh
 from pfl_flower.transport.nonces import NONCE
-from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, packed
+from pfl_flower.transport.records import ARRAYS, CONFIG, integer, integers, numbers, packed
 from pfl_flower.transport.wire import filled, to_array, to_record, to_tensor
 
 RHO, HONEST_SUM, HONEST = "rho", "honest-sum", "honest"
@@ -46,7 +46,7 @@ class Broadcast:
         t, from 1.
     users : tuple of int
         Ids of the users that are asked, ascending.
-    last_accepted : tuple of int
+    last_accepted : Tensor or sequence of int
         For each of them the round of its last accepted report, 0 if there is none.
     rho : Tensor
         rho_t, ``(d,)``.
@@ -69,7 +69,7 @@ class Broadcast:
 
     round: int
     users: tuple[int, ...]
-    last_accepted: tuple[int, ...]
+    last_accepted: Tensor | Sequence[int]
     rho: Tensor
     eta: float
     eta_sum: float
@@ -152,7 +152,7 @@ def unpack_broadcast(content: RecordDict, device: torch.device) -> Broadcast:
     return Broadcast(
         round=integer(config, "round"),
         users=integers(config, "users"),
-        last_accepted=integers(config, "last-accepted"),
+        last_accepted=numbers(config, "last-accepted"),
         rho=to_tensor(arrays[RHO]).to(device),
         eta=float(config["eta"]),  # type: ignore[arg-type]
         eta_sum=float(config["eta-sum"]),  # type: ignore[arg-type]

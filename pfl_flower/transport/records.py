@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
+import torch
 from flwr.app import Array, ConfigRecord, RecordDict
+from torch import Tensor
 
+from pfl_flower.support.users import Users, unpacked, users_in
 from pfl_flower.transport.wire import bytes_in
 
 ARRAYS, CONFIG = "arrays", "config"
@@ -15,8 +17,6 @@ FRAME_BYTES = 4096
 """Room in a reply for headers and names."""
 WORD_BYTES = 128
 """Of what is said of a user between rounds: up to ten numbers, on test sets of its own."""
-REMEMBERED_BYTES = 4096
-"""Lists of users up to this size are read once and remembered."""
 
 
 def integer(config: ConfigRecord, key: str) -> int:
@@ -33,17 +33,11 @@ def integer(config: ConfigRecord, key: str) -> int:
     return value
 
 
-def packed(values: Sequence[int]) -> bytes:
+def packed(values: Sequence[int] | Tensor) -> bytes:
     """Return numbers as bytes: Flower looks at every entry of a list, several times a message."""
+    if isinstance(values, Users):
+        return values.packed
     return np.asarray(values, dtype="<i8").tobytes()
-
-
-def _numbers(packed: bytes) -> tuple[int, ...]:
-    return tuple(np.frombuffer(packed, dtype="<i8").tolist())
-
-
-_unpacked = lru_cache(maxsize=256)(_numbers)
-"""A node is told the same users every round."""
 
 
 def integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
@@ -56,10 +50,24 @@ def integers(config: ConfigRecord, key: str) -> tuple[int, ...]:
     """
     values = config[key]
     if isinstance(values, bytes):
-        return _unpacked(values) if len(values) <= REMEMBERED_BYTES else _numbers(values)
+        return users_in(values)
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise TypeError(f"{key} is {type(values).__name__}: expected integers")
     return tuple(values)  # type: ignore[arg-type]
+
+
+def numbers(config: ConfigRecord, key: str) -> Tensor:
+    """Return an entry that has to be integers as a tensor ``(m,)``, int64, not to be written to.
+
+    Raises
+    ------
+    TypeError
+        If it is not; KeyError if there is none.
+    """
+    values = config[key]
+    if isinstance(values, bytes):
+        return unpacked(values)
+    return torch.tensor(integers(config, key), dtype=torch.int64)
 
 
 def content_bytes(content: RecordDict) -> int:

@@ -64,7 +64,8 @@ def served_users(
     most : float
         The largest value that there can be.
     """
-    said, asked = known.get(USERS, []), frozenset(users)
+    said = known.get(USERS, [])
+    asked = frozenset(users) if said else frozenset()
     lists = [known.get(name, []) for name in (*NUMBERS, *VALUES)]
     alone = dict(zip(known.get(ALONE_USERS, []), known.get(ALONE, []), strict=False))
     found: dict[int, Served] = {}

@@ -65,7 +65,7 @@ ROWS = [
 def test_rows_are_judged_one_by_one(row: list[float], regularizer, reason) -> None:  # type: ignore[no-untyped-def]
     good = torch.tensor([0.5, 0.5], dtype=torch.float64)
     gradients = torch.stack([good, torch.tensor(row, dtype=torch.float64)])
-    rows, rejections = RowCheck(plausible=regularizer).split(Report(1, (4, 9), gradients))
+    rows, rejections = RowCheck(plausible=regularizer).split(Rows(torch.tensor([4, 9]), gradients))
     assert torch.equal(rows[4], good)
     assert [fault.reason for fault in rejections] == ([] if reason is None else [reason])
     assert [fault.user for fault in rejections] == ([] if reason is None else [9])
@@ -75,7 +75,7 @@ def test_rows_are_judged_one_by_one(row: list[float], regularizer, reason) -> No
 
 def test_an_optional_limit_on_the_norm() -> None:
     check = RowCheck(plausible=SquaredL2(lam=1.0), max_norm=2.0)
-    _, rejections = check.split(Report(1, (0, 1), torch.tensor([[1.9, 0.0], [2.1, 0.0]])))
+    _, rejections = check.split(Rows(torch.tensor([0, 1]), torch.tensor([[1.9, 0.0], [2.1, 0.0]])))
     assert [(fault.user, fault.reason) for fault in rejections] == [(1, Reason.NORM_LIMIT)]
 
 
@@ -111,9 +111,9 @@ def test_k_users_move_rho_by_at_most_eta_k_lam(data: st.DataObject) -> None:
     number = st.floats(allow_nan=True, allow_infinity=True, width=64)
     rows = data.draw(st.lists(st.lists(number, min_size=3, max_size=3), min_size=1, max_size=4))
     honest = Rows.of({9: torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) * lam})
-    report = Report(1, tuple(range(len(rows))), torch.tensor(rows, dtype=torch.float64))
+    theirs = Rows(torch.arange(len(rows)), torch.tensor(rows, dtype=torch.float64))
     rho, eta = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), 0.5
-    accepted, _ = RowCheck(plausible=regularizer).split(report)
+    accepted, _ = RowCheck(plausible=regularizer).split(theirs)
     with_them = combine(Rows.merge([honest, accepted]), rho, eta)[0]
     without = combine(honest, rho, eta)[0]
     moved = torch.linalg.vector_norm(eta * (with_them - without))

@@ -16,7 +16,7 @@ RHO = torch.tensor([1.0, -2.5, 1e-300], dtype=torch.float64)
 FIRST = Broadcast(
     round=3,
     users=(0, 2),
-    last_accepted=(2, 0),
+    last_accepted=torch.tensor([2, 0]),
     rho=RHO,
     eta=0.1,
     eta_sum=0.3,
@@ -31,7 +31,12 @@ TOLD = {
     ),
     "of nobody's reports": replace(FIRST, honest=torch.zeros((0, 3)).double(), coalition=1),
     "in float32": replace(FIRST, rho=RHO.float()),
-    "many users": replace(FIRST, users=tuple(range(2000)), last_accepted=(1,) * 2000, members=()),
+    "many users": replace(
+        FIRST,
+        users=tuple(range(2000)),
+        last_accepted=torch.ones(2000, dtype=torch.int64),
+        members=(),
+    ),
     "no session": replace(FIRST, session=Session()),
 }
 
@@ -68,7 +73,10 @@ def test_what_many_share_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(broadcasts, "to_array", counted)
     honest = torch.ones(3, dtype=torch.float64)
-    told = [replace(FIRST, users=(user,), last_accepted=(0,), members=()) for user in range(50)]
+    told = [
+        replace(FIRST, users=(user,), last_accepted=torch.tensor([0]), members=())
+        for user in range(50)
+    ]
     told += [replace(one, honest_sum=honest) for one in told[:2]]
     contents = pack_broadcasts(told)
     assert len(contents) == 52
