@@ -57,7 +57,10 @@ KINDS = {"natural": "before", "inverted": "after"}
 def given(aim: Aim, recipe: Recipe) -> PoisonedData:
     """Return the data that the study left in the run's folder: a method for ``poisoning``."""
     with np.load(_place(recipe.settings.folder()), allow_pickle=False) as kept:
-        found = {key: torch.from_numpy(kept[key]) for key in ("features", "labels", "weights")}
+        found = {
+            key: torch.from_numpy(kept[key]).to(aim.attack_model.device)
+            for key in ("features", "labels", "weights")
+        }
     return PoisonedData.measure(aim, "given", **found)
 
 
@@ -90,7 +93,7 @@ def measure(setting: Setting) -> dict[str, Any]:
             label = f"{method}, {form}"
             run = {**source, "attack": "data", "poisoning": f"{__name__}:given"}
             folder = configured(setting, label, run).folder()
-            entries: dict[str, Any] = {name: values.numpy() for name, values in data.items()}
+            entries: dict[str, Any] = {name: values.cpu().numpy() for name, values in data.items()}
             with replacing(_place(folder)) as file:
                 np.savez(file, **entries)
             rest = QUICK_REST_STEPS if setting.quick else REST_STEPS

@@ -20,7 +20,7 @@ from pfl_flower.data.vgg import VGG13, load_weights
 from pfl_flower.objective.models import augment
 from pfl_flower.run.attack_plans import fabricate, plan
 from pfl_flower.run.config import RunConfig
-from pfl_flower.run.problem import Problem, build_problem
+from pfl_flower.run.problem import Problem, build_problem, choose_device
 from pfl_flower.support.folders import data_folder
 
 NEIGHBOURS = 5000
@@ -33,7 +33,10 @@ Data = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Gallery:
-    """The network, and the natural images among which inversions start, with their embeddings."""
+    """The network, and the natural images among which inversions start, with their embeddings.
+
+    Network and embeddings are on the run's device, images in this machine's memory.
+    """
 
     network: VGG13
     images: Tensor
@@ -44,8 +47,8 @@ class Gallery:
         """Read the network's weights and the first of the training images."""
         images = read_images(config.dataset, data_folder(config.data_dir)).train
         network = load_weights(weights_file(config.embedding_weights))
-        some = images[:NEIGHBOURS]
-        return cls(network, some, embed(network, some, torch.device("cpu")).float())
+        some, device = images[:NEIGHBOURS], choose_device(config.device)
+        return cls(network.to(device), some, embed(network, some, device).float().to(device))
 
 
 def invert_data(
@@ -57,16 +60,18 @@ def invert_data(
     made = fabricate(problem, user)
     points, inverse = torch.unique(made.features[:, :-1].float(), dim=0, return_inverse=True)
     close = nearest(points, gallery.embeddings)
-    starts, natural = gallery.images[close], gallery.embeddings[close]
-    found = invert(
-        gallery.network,
-        points,
-        starts,
-        steps=steps,
-        watch=lambda done, gap: setting.say(
-            f"{method}, inverting {done}/{len(points)}, relative distance {gap:.3f}"
-        ),
-    )
+    starts, natural = gallery.images[close.cpu()], gallery.embeddings[close]
+    # As where embeddings are computed: TF32 would make them depend on the card.
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        found = invert(
+            gallery.network,
+            points,
+            starts,
+            steps=steps,
+            watch=lambda done, gap: setting.say(
+                f"{method}, inverting {done}/{len(points)}, relative distance {gap:.3f}"
+            ),
+        )
     before = relative_distance(natural, points)
     metrics = {
         f"{method}: points": float(len(points)),

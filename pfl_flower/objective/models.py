@@ -131,7 +131,7 @@ class TwoLayer(Model):
     def scores(self, theta: Tensor, features: Tensor) -> Tensor:
         """Two products for each user, or on a card two batched ones."""
         if not features.is_cpu or theta.requires_grad:
-            return self._forward(theta, features)[1]
+            return self._forward(theta, features if features.dim() == 3 else features[None])[1]
         own, models = features.dim() == 3, aligned(theta)
         blocks = _blocks(features.shape[-2])
 

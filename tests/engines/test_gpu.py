@@ -9,6 +9,7 @@ import torch
 
 from pfl_flower.run.problem import build_problem
 from tests.support import nets, problems
+from tests.support.on_card import CASES, RUNS, SINGLE, check_same, judged
 from tests.support.problems import draw
 from tests.support.runs import configure, play, trajectory
 
@@ -16,17 +17,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
-
-RUNS = {
-    "exact": {},
-    "exact, l2": {"regularizer": "l2"},
-    "exact, many users": {"users": 200, "points_per_user": "5", "strategic_users": "199"},
-    "adam": {"local_solver": "adam", "batch_size": 8},
-    "sgd, a sample": {"local_solver": "sgd", "participation": 0.6, "chunk_users": 2},
-    "data": {"attack": "data"},
-    "oracle": {"estimator": "oracle", "update_order": "simultaneous", "local_solver": "adam"},
-    "digits": {"dataset": "digits", "points_per_user": "100", "local_solver": "adam"},
-}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -65,20 +55,9 @@ def test_a_module_is_the_same_on_both_devices_and_whatever_the_nodes(
     torch.testing.assert_close(cards[0], processor, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("model", ["linear", "two-layer"])
+@pytest.mark.parametrize("model", SINGLE)
 def test_single_precision_is_the_same_to_its_own_rounding(model: str) -> None:
-    keys = {
-        "dataset": "digits",
-        "model": model,
-        "hidden": 16,
-        "dtype": "float32",
-        "local_solver": "sgd",
-        "local_lr": 1e-4,
-        "strategic_users": "none",
-        "points_per_user": "200,10",
-        "server_lr": 0.05,
-    }
-    runs = [play(configure(**keys, device=device)) for device in ("cpu", "cuda")]
+    runs = [play(configure(**SINGLE[model], device=device)) for device in ("cpu", "cuda")]
     processor, card = (trajectory(run).cpu() for run in runs)
     torch.testing.assert_close(card, processor, rtol=1e-4, atol=1e-5)
 
@@ -104,11 +83,17 @@ def test_solves_agree(case: problems.LossCase, name: str, users: int) -> None:
     torch.testing.assert_close(found.theta.cpu(), expected.theta, rtol=0, atol=1e-9)
 
 
-def test_accuracies_agree() -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_every_rule_and_attack_is_the_same_on_both_devices(name: str) -> None:
+    check_same(name, judged(CASES[name], "cuda"))
+
+
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("model", SINGLE)
+def test_accuracies_agree(model: str, models: int) -> None:
     found = []
     for device in ("cpu", "cuda"):
-        keys = {"dataset": "digits", "points_per_user": "100", "evaluate_every": 2}
-        problem = build_problem(configure(**keys, device=device))
-        theta = problems.normal(2, problem.model.dim, seed=problems.generator(1)).to(device)
+        problem = build_problem(configure(**SINGLE[model], device=device))
+        theta = problems.normal(models, problem.model.dim, seed=problems.generator(1)).to(device)
         found.append(problem.test_set.accuracy_of_each(problem.model, theta).cpu())
     torch.testing.assert_close(found[0], found[1])

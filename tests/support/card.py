@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -55,6 +56,14 @@ class There(Tensor):
         """Return the numbers, which are copied from the card first."""
         return self.cpu().tolist()
 
+    def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:
+        """Return a tensor of Python's numbers there, which torch itself cannot make there."""
+        return torch.tensor(data, dtype=kwargs.get("dtype", self.dtype)).to(DEVICE)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        """Return rows that a list names, as torch does: the list becomes a tensor there first."""
+        return super().__getitem__(torch.tensor(key).to(DEVICE) if isinstance(key, list) else key)
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
@@ -63,6 +72,19 @@ class There(Tensor):
     ) -> Any:
         """Compute where the numbers are, outside of what counts."""
         return _done(func, args, kwargs or {}, lambda kind: None)
+
+
+class _Made(TorchFunctionMode):
+    """``torch.tensor`` on the card, which torch itself cannot do there."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[Any], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Make it here and move it."""
+        kwargs = kwargs or {}
+        if func is torch.tensor and torch.device(kwargs.get("device") or "cpu") == DEVICE:
+            return func(*args, **{**kwargs, "device": None}).to(DEVICE)
+        return func(*args, **kwargs)
 
 
 class Card(TorchDispatchMode):
@@ -83,6 +105,17 @@ class Card(TorchDispatchMode):
         self.waits: Counter[str] = Counter()
         self.places: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self._made = _Made()
+
+    def __enter__(self) -> Self:
+        """Let tensors be made there as well."""
+        self._made.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        """Take both away."""
+        super().__exit__(*error)
+        self._made.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: Any = (), kwargs: Any = None
