@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from experiments.defences.plan import HONEST, Cell, Plan
@@ -43,10 +44,10 @@ def play(keys: Mapping[str, Scalar], honest: Sequence[int]) -> Row:
     dict
         ``rho`` and ``target``, lists of d numbers; ``accuracy`` and ``hacked`` of rho on the common
         test set, as it is and as the attacker labels it; by users ``honest``, on their own test
-        sets, ``users`` (accuracies of theta_n) and ``own_rho`` (mean accuracy of rho); ``seconds``;
-        ``unsound``, the checks on the run that failed.
+        sets, ``users`` (accuracies of theta_n) and ``own_rho`` (mean accuracy of rho); ``seconds``
+        by the clock, and of the ``processor``; ``unsound``, the checks on the run that failed.
     """
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     config = parse_config(keys)
     with at_most(1), logged_to(io.StringIO()):
         problem = build_problem(config)
@@ -63,6 +64,7 @@ def play(keys: Mapping[str, Scalar], honest: Sequence[int]) -> Row:
         "users": [float(served[user]["theta"]) for user in honest],
         "own_rho": sum(float(served[user]["rho"]) for user in honest) / len(honest),
         "seconds": time.perf_counter() - began,
+        "processor": time.process_time() - busy,
         "unsound": [check.name for check in found.checks if not check.passed],
     }
 
@@ -88,6 +90,7 @@ class Cells:
     def __post_init__(self) -> None:
         """Read what is there from before."""
         self._limits: dict[str, str] = {}
+        self._slowness: list[float] = []
         self._commit = commit()
         self._asked: dict[Cell, tuple[dict[str, Scalar], str]] = {}
         for row in _read(self._path):
@@ -125,6 +128,15 @@ class Cells:
             self._limits[cell.scene] = exact_limit(self.setting, bare)
         return self._limits[cell.scene]
 
+    @property
+    def slowness(self) -> float:
+        """How many seconds by the clock one of the processor takes, as the machine is used now.
+
+        The median over the runs of this sitting; 1 before any. What was kept from before was
+        perhaps measured beside other work.
+        """
+        return median(self._slowness) if self._slowness else 1.0
+
     def waiting(self, cells: Iterable[Cell]) -> list[Cell]:
         """Return those that were not run, of several that ask the same the first."""
         found: dict[str, Cell] = {}
@@ -157,7 +169,9 @@ class Cells:
         with contextlib.closing(ending(tasks, jobs=jobs, threads=1)) as running:
             for done in running:
                 cell = waiting[done.index]
-                row = {"error": done.error} if done.error else done.value
+                row: Row = {"error": done.error} if done.error else done.value
+                if row.get("processor", 0.0) > 0:
+                    self._slowness.append(row["seconds"] / row["processor"])
                 self._keep(cell, row)
                 ended(cell)
 

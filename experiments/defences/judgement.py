@@ -122,6 +122,11 @@ class Verdict:
     worst_calm: float
     worst: float
 
+    @property
+    def lost(self) -> float:
+        """What is lost in the worst case, by which rules are ranked: cost and harm."""
+        return self.cost + self.harm
+
 
 FIELDS = tuple(field.name for field in fields(Verdict))
 

@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
+from experiments.defences.coverage import seeds_of
 from experiments.defences.judgement import BROKE, FIELDS, SAID, UNSOUND, Verdict
 from experiments.defences.plan import BASE, FIRST, SCENES, Rule
 from experiments.defences.presentation import WIDTH, summary
@@ -54,11 +55,14 @@ class Others:
         Of which seeds.
     values : mapping
         By metric, its value for each seed.
+    lacking : tuple of str
+        Metrics that are not known of every seed.
     """
 
     source: str = "this run alone"
     seeds: tuple[int, ...] = ()
     values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: Options) -> Others:
@@ -78,17 +82,59 @@ class Others:
                 continue
         return cls()
 
+    def among(self, seeds: Sequence[int]) -> Others:
+        """Return what is known of these seeds; what was not measured for all of its own is none.
+
+        A metric of fewer values than there are seeds does not say of which it has them.
+
+        Raises
+        ------
+        ConfigError
+            If one is asked for that the others are not known of: means of other seeds would be
+            compared.
+
+        >>> known = Others("here", (1, 2), {"whole": (0.1, 0.2), "half": (0.3,)})
+        >>> known.among((2,)).values
+        {'whole': [0.2]}
+        """
+        for seed in seeds:
+            if self.seeds and seed not in self.seeds:
+                raise ConfigError(
+                    f"--seeds {seed}: expected of {', '.join(map(str, self.seeds))}, for which "
+                    f"the other rules are known from {self.source}"
+                )
+        whole = {name: of for name, of in self.values.items() if len(of) == len(self.seeds)}
+        at = [self.seeds.index(seed) for seed in seeds if self.seeds]
+        values = {name: [of[place] for place in at] for name, of in whole.items()}
+        lacking = tuple(name for name in self.values if name not in whole)
+        return replace(self, seeds=tuple(seeds), values=values, lacking=lacking)
+
+    def left_out(self, scene: str) -> str:
+        """Return which rules were not measured for every seed, in a line; empty if there is none.
+
+        >>> Others("here", (1, 2), {"l2/iid, sum: cost": [0.0]}).among((1, 2)).left_out("l2/iid")
+        'l2/iid: not ranked, as not measured for every seed: sum'
+        """
+        rules = ", ".join(_rules(self.lacking, scene))
+        return f"{scene}: not ranked, as not measured for every seed: {rules}" if rules else ""
+
     def of_scene(self, scene: str) -> Found:
         """Return what is said of each rule in a scene."""
-        suffix = f": {SAID[0][1]}"
-        names = [n for n in self.values if n.startswith(f"{scene}, ") and n.endswith(suffix)]
-        rules = [name.removeprefix(f"{scene}, ").removesuffix(suffix) for name in names]
+        rules = _rules(self.values, scene)
         return {rule: from_metrics(self.values, f"{scene}, {rule}") for rule in rules}
+
+
+def _rules(names: Iterable[str], scene: str) -> list[str]:
+    """Return the rules of which metrics say something in a scene."""
+    first, last = f"{scene}, ", f": {SAID[0][1]}"
+    here = [name for name in names if name.startswith(first) and name.endswith(last)]
+    return [name.removeprefix(first).removesuffix(last) for name in here]
 
 
 def from_metrics(values: Mapping[str, Sequence[float]], where: str) -> list[Verdict]:
     """Return what metrics say of a rule in a scene, in each seed."""
-    known = {key: values[f"{where}: {words}"] for key, words in SAID}
+    names = {key: f"{where}: {words}" for key, words in SAID}
+    known = {key: values[name] for key, name in names.items() if name in values}
     count = len(known["cost"])
     return [
         Verdict(**{name: float(known[name][i]) if name in known else math.nan for name in FIELDS})
@@ -99,12 +145,13 @@ def from_metrics(values: Mapping[str, Sequence[float]], where: str) -> list[Verd
 def leaderboard(place: str, options: Options) -> tuple[Study, Options]:
     """Return the study in which one's own rule takes the place of the table's, and its options.
 
-    Its seeds are those that the others are known of.
+    Its seeds are those that the others are known of, or of these the ones that are asked for.
 
     Raises
     ------
     ConfigError
-        If ``place`` is a rule of the table, or none that can be used.
+        If ``place`` is a rule of the table, or none that can be used; if a seed is asked for that
+        the others are not known of.
     """
     if place in AGGREGATIONS:
         raise ConfigError(f"--rule {place}: expected one of your own, and it is in the table")
@@ -112,6 +159,7 @@ def leaderboard(place: str, options: Options) -> tuple[Study, Options]:
     keys = {**BASE, **SCENES[FIRST].keys, "strategic-users": "none", **rule.keys}
     check_before(options.configure(keys, options.output, 1, "run"))
     known = Others.of(options)
+    known = known.among(options.seeds or known.seeds)
     claims = tuple(Claim(name, exactly(0), name) for name in (BROKE, UNSOUND))
     study = replace(
         STUDY,
@@ -137,7 +185,13 @@ def code(place: str) -> str:
 
 def draw(results: Sequence[Result], folder: Path, *, rule: Rule, others: Others) -> None:
     """Rank one's own rule in each scene: a table, also as Markdown, and a picture."""
-    lines = [f"# {rule.name} among the rules of the table", "", f"Theirs from {others.source}.", ""]
+    told = seeds_of(results)
+    lines = [
+        f"# {rule.name} among the rules of the table",
+        "",
+        f"Theirs from {others.source}; {told}.",
+        "",
+    ]
     panels: dict[str, Found] = {}
     for scene in results[0]["cells"]:
         own = {name: [one["metrics"][name] for one in results] for name in results[0]["metrics"]}
@@ -145,6 +199,9 @@ def draw(results: Sequence[Result], folder: Path, *, rule: Rule, others: Others)
         rows = ranking(panels[scene])
         show(f"{scene}: {rule.name} among {len(rows)}", rows, rule.name)
         lines += [f"## {scene}", "", markdown(HEAD, rows), ""]
+        if left_out := others.left_out(scene):
+            Console().print(plain(left_out), soft_wrap=True)
+            lines += [left_out, ""]
     save(summary(panels, f"{rule.name} among others", rule.name), folder, "leaderboard")
     replace_file(folder / "leaderboard.md", "\n".join(lines))
     for line in broken(results):

@@ -21,7 +21,9 @@ from experiments.defences.coverage import (
     missing,
     seeds_of,
 )
+from experiments.defences.document import report
 from experiments.defences.judgement import Measured, Verdict, number
+from experiments.defences.labels import offsets
 from experiments.defences.plan import ATTACKS, NOBODY, SCENES
 from experiments.defences.tables import (
     DIVERGED,
@@ -30,7 +32,6 @@ from experiments.defences.tables import (
     broken,
     means,
     ranked,
-    report,
     shown,
     verdicts,
 )
@@ -92,7 +93,7 @@ def _head(results: Sequence[Result], scene: str) -> str:
 def summary(panels: Mapping[str, Found], title: str, own: str = "") -> Figure:
     """Return worst harm against cost, a panel for each scene; ``own`` is a rule to be marked."""
     rows, columns = -(-len(panels) // 2), min(2, len(panels))
-    figure = Figure(figsize=(6.6 * columns, 0.6 + 4.4 * rows), layout="constrained")
+    figure = Figure(figsize=(6.6 * columns, 0.6 + 5.0 * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (scene, found) in zip(places, panels.items(), strict=False):
         harm_and_cost(axes, found, own)
@@ -109,34 +110,25 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
     """Draw a point for each rule, by number: the key at the right begins with the best in all."""
     said = {rule: averaged(ones) for rule, ones in found.items()}
     points = {rule: (one.cost, max(0.0, one.harm)) for rule, one in said.items()}
-    right, left = (pick(x for x, _ in points.values()) for pick in (max, min))
-    low, high = left - 0.004, 1.5 * right + 0.004
-    axes.set_yscale("symlog", linthresh=0.05)
-    axes.set_xscale("symlog", linthresh=0.05)
-    axes.set(xlim=(low, high), ylim=(-0.012, 1.3))
+    costs = [one.cost for ones in found.values() for one in ones]
+    low, high = min(costs) - 0.004, 1.2 * max(costs) + 0.004
+    axes.set_yscale("symlog", linthresh=0.02)
+    axes.set_xscale("symlog", linthresh=0.02)
+    axes.set(xlim=(low, high), ylim=(-0.003, 1.3))
     axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
     ticks = [tick for tick in COSTS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    order = sorted(said, key=lambda rule: said[rule].cost + said[rule].harm)
+    order = sorted(said, key=lambda rule: said[rule].lost)
     for rule in order:
-        cost, harms = points[rule][0], [one.harm for one in found[rule]]
+        cost, harm = points[rule]
+        costs, harms = [one.cost for one in found[rule]], [one.harm for one in found[rule]]
         colour = PALETTE[1] if rule == own else PALETTE[0]
-        axes.plot([cost, cost], [min(harms), max(harms)], color=colour, lw=1, alpha=0.4)
-        axes.plot(*points[rule], "o", ms=5, color=colour)
-    for together in _near(axes, points, order):
-        text = " ".join(str(order.index(rule) + 1) for rule in together)
-        axes.annotate(
-            text,
-            # Right of all of them, so that no number lies on another's point.
-            max(points[rule] for rule in together),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=PALETTE[1] if own in together else "black",
-        )
+        axes.plot([cost, cost], [min(harms), max(harms)], color=colour, lw=1, alpha=0.35)
+        axes.plot([min(costs), max(costs)], [harm, harm], color=colour, lw=1, alpha=0.35)
+        axes.plot(cost, harm, "o", ms=4, color=colour)
+    _number(axes, [points[rule] for rule in order], own=order.index(own) if own in order else None)
     for place, rule in enumerate(order):
         axes.text(
             1.02,
@@ -149,26 +141,29 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
 
 
 TICKS = (0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
-COSTS = (-0.05, -0.02, 0, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
-NEAR = np.array([0.075, 0.022])
-"""Of the axes: points that lie nearer together than this have their numbers in one place."""
+COSTS = (-0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+PANEL = (320.0, 330.0)
+"""About how large a panel is, in points of 1/72 inch."""
 
 
-def _near(
-    axes: Axes, points: Mapping[str, tuple[float, float]], order: Sequence[str]
-) -> list[list[str]]:
-    """Return the rules in groups of points that would be written upon one another."""
+def _number(axes: Axes, points: Sequence[tuple[float, float]], own: int | None) -> None:
+    """Write each point's number beside it, tied to it by a line."""
     onto = axes.transData + axes.transAxes.inverted()
-    found: list[tuple[NDArray[np.float64], list[str]]] = []
-    for rule in order:
-        place = onto.transform(points[rule])
-        for other, group in found:
-            if (abs(place - other) < NEAR).all():
-                group.append(rule)
-                break
-        else:
-            found.append((place, [rule]))
-    return [group for _, group in found]
+    places = [tuple(map(float, place)) for place in onto.transform(points) * np.array(PANEL)]
+    texts = [str(place + 1) for place in range(len(points))]
+    moved = offsets([(x, y) for x, y in places], texts, PANEL)
+    for place, (point, text, offset) in enumerate(zip(points, texts, moved, strict=True)):
+        axes.annotate(
+            text,
+            point,
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=PALETTE[1] if place == own else "black",
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "alpha": 0.6, "shrinkA": 1, "shrinkB": 1},
+        )
 
 
 def heat_maps(results: Sequence[Result], scene: str) -> Figure:

@@ -1,12 +1,12 @@
-"""The tables of ``defences``, as Markdown: verdicts on rules, then all cells."""
+"""The tables of ``defences``: verdicts on rules, and what cannot be relied on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
-from experiments.defences.coverage import SEEDS, crossed, having, missing, seeds_of, there
+from experiments.defences.coverage import having
 from experiments.defences.judgement import (
     FIELDS,
     ByAttack,
@@ -16,13 +16,11 @@ from experiments.defences.judgement import (
     verdict,
     worst_attack,
 )
-from experiments.defences.plan import ATTACKS, NOBODY, SCENES
+from experiments.defences.plan import NOBODY
 from experiments.studies.study import Result
-from pfl_flower.run.reference import markdown
 
 DIVERGED = 10.0
 """Times the way to the target, beyond which rho counts as diverged."""
-Lines = Iterator[str]
 
 
 def shown(value: float, digits: int = 2) -> str:
@@ -117,7 +115,7 @@ def ranked(results: Sequence[Result], scene: str) -> list[tuple[str, ...]]:
     """Return the rows of a scene's verdicts, the least lost in the worst case first."""
     cells, found = means(results, scene), verdicts(results, scene)
     said = {rule: averaged(ones) for rule, ones in found.items()}
-    order = sorted(said, key=lambda rule: said[rule].cost + said[rule].harm)
+    order = sorted(said, key=lambda rule: said[rule].lost)
     return [
         row(
             rule,
@@ -126,69 +124,6 @@ def ranked(results: Sequence[Result], scene: str) -> list[tuple[str, ...]]:
         )
         for rule in order
     ]
-
-
-def report(results: Sequence[Result]) -> Lines:
-    """Yield all tables: verdicts on crossed scenes, those at their sides, cells, what broke off."""
-    yield f"# Rules and attackers: {seeds_of(results)}"
-    yield ""
-    if lacking := missing({name: len(having(results, name)) for name in SCENES}, SEEDS):
-        yield lacking
-        yield ""
-    for scene in crossed(results):
-        yield f"## {scene}: {seeds_of(having(results, scene))}"
-        yield ""
-        yield from (markdown(HEAD, ranked(results, scene)), "")
-    yield from _sides(results)
-    for scene in crossed(results):
-        yield f"## {scene}: accuracy of rho (share of the way), every run"
-        yield ""
-        yield from _cells(means(results, scene))
-    yield from _broken(results)
-
-
-def _sides(results: Sequence[Result]) -> Lines:
-    scenes = there(results)
-    sides = [name for name in scenes if not SCENES[name].crossed]
-    if not sides:
-        return
-    attacks = sorted({a for name in sides for a in having(results, name)[0]["cells"][name]})
-    attacks.remove(NOBODY)
-    yield "## One thing changed at a time: cost, worst harm (largest share of the way)"
-    yield ""
-    yield f"Scenes at the sides of the crossed ones meet {', '.join(attacks)} alone."
-    yield ""
-    said = {name: {r: averaged(v) for r, v in verdicts(results, name).items()} for name in scenes}
-    rules = list(next(iter(said.values())))
-    rows = [
-        [rule, *(_short(said[name][rule]) if rule in said[name] else "" for name in scenes)]
-        for rule in rules
-    ]
-    heads = [f"{name}: {seeds_of(having(results, name))}" for name in scenes]
-    yield from (markdown(["rule", *heads], rows), "")
-
-
-def _short(said: Verdict) -> str:
-    return f"{shown(said.cost, 3)}, {shown(said.harm, 3)} ({shown(said.share)})"
-
-
-def _cells(cells: Mapping[str, Mapping[str, Measured]]) -> Lines:
-    rules = list(cells[NOBODY])
-    rows = []
-    for attack, by_rule in cells.items():
-        knowledge = ATTACKS[attack].knowledge
-        label = f"{attack} [{knowledge}]" if knowledge else attack
-        rows.append([label, *(_cell(by_rule.get(rule)) for rule in rules)])
-    yield from (markdown(["attack", *rules], rows), "")
-
-
-def _cell(cell: Measured | None) -> str:
-    if cell is None:
-        return ""
-    if "error" in cell:
-        return "broke off"
-    mark = "!" if "unsound" in cell else ""
-    return f"{shown(number(cell, 'accuracy'))} ({shown(number(cell, 'share'))}){mark}"
 
 
 def broken(results: Sequence[Result]) -> list[str]:
@@ -204,12 +139,3 @@ def broken(results: Sequence[Result]) -> list[str]:
                         what = "broke off" if "error" in cell else "failed"
                         found.append(f"{scene}, {attack}, {rule}, seed {seed}: {what}: {said}")
     return found
-
-
-def _broken(results: Sequence[Result]) -> Lines:
-    found = broken(results)
-    if found:
-        yield "## Runs that cannot be relied on"
-        yield ""
-        yield from (f"* {line}" for line in found)
-        yield ""

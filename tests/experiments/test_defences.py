@@ -18,9 +18,10 @@ from torch import Tensor
 import pfl_flower as pfl
 from experiments.__main__ import main
 from experiments.defences import cells as running
+from experiments.defences import labels, spread, study
 from experiments.defences import leaderboard as board
-from experiments.defences import study
 from experiments.defences.cells import Cells
+from experiments.defences.document import report
 from experiments.defences.estimate import Forecast
 from experiments.defences.judgement import BROKE, UNSOUND, metrics, of_row, verdict
 from experiments.defences.plan import (
@@ -36,7 +37,7 @@ from experiments.defences.plan import (
 )
 from experiments.defences.presentation import draw
 from experiments.defences.study import STUDY
-from experiments.defences.tables import averaged, means, report, verdicts
+from experiments.defences.tables import averaged, means, verdicts
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting
@@ -237,11 +238,12 @@ class Fake:
     """Seconds of runs that nobody made."""
 
     def __init__(self, plan: Plan, seconds: dict[tuple[str, str], float]) -> None:
-        self.plan, self._seconds = plan, seconds
+        self.plan, self.slowness, self._seconds = plan, 1.0, seconds
 
     def row(self, one: Cell) -> dict[str, float] | None:
         seconds = self._seconds.get((one.attack, one.rule))
-        return None if seconds is None else {"seconds": seconds}
+        # By the clock it waited for others' work.
+        return None if seconds is None else {"seconds": 70 * seconds, "processor": seconds}
 
 
 def test_the_estimate_is_made_of_one_timed_run_of_each_kind() -> None:
@@ -264,6 +266,27 @@ def test_the_estimate_is_made_of_one_timed_run_of_each_kind() -> None:
     # Two seconds of questions under the median, and Multi-Krum takes twice as long over them.
     assert forecast.seconds(Cell(scene, "fitted inner product", "Multi-Krum")) == 3 + 2 * 2
     assert forecast.total(plan.cells) == pytest.approx(3 * (sum(timed.values()) + 14.0))
+    forecast.cells.slowness = 1.5  # type: ignore[misc]
+    assert forecast.total(plan.cells) == pytest.approx(4.5 * (sum(timed.values()) + 14.0))
+
+
+def test_how_long_others_made_a_kept_run_wait_is_not_in_the_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of 0.2 s that was once measured in 14 s, beside others' work, said hours of minutes."""
+
+    def at(slowness: float) -> Forecast:
+        took = {"seconds": 0.2 * slowness, "processor": 0.2}
+        monkeypatch.setattr(running, "play", lambda k, h: {**ROW, "users": [0.5] * 10, **took})
+        cells = tiny(tmp_path)
+        cells.run(TINY[: len(cells.rows) + 2], 1, lambda one: None)
+        assert cells.slowness == pytest.approx(slowness)
+        return Forecast(cells)
+
+    at(70.0)
+    assert at(1.1).total(TINY) == pytest.approx(4 * 0.2 * 1.1)
+    # Nothing was run in this sitting: as on a machine where nothing else runs.
+    assert Forecast(tiny(tmp_path)).total(TINY) == pytest.approx(4 * 0.2)
 
 
 TINY = tuple(Cell(FIRST, attack, rule) for attack in ("none", "CGA") for rule in ("sum", "median"))
@@ -295,6 +318,7 @@ def test_rows_are_kept_as_they_are_measured_and_a_cut_off_run_goes_on(tmp_path: 
     assert ended == list(TINY) and not tiny(tmp_path).waiting(TINY)
     row = again.row(TINY[1])
     assert row is not None and row["cell"] == list(TINY[1]) and not row["unsound"]
+    assert 0 < row["processor"] < 60 and 0 < again.slowness < 1000
     assert len(row["rho"]) == len(row["target"]) == 170 and len(row["users"]) == 10
     # Other settings are another run; another place is not.
     assert len(tiny(tmp_path, settings={"lam": 0.5}).waiting(TINY)) == 4
@@ -395,6 +419,41 @@ def test_tables_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "| Krum | 0.90 | 0.060 | 0.250 | rule-aware | 0.26 | rule-aware | 0.03 |" in written
     assert "| rule-aware [omniscient] | 0.01 (1.00) | 0.65 (0.26) |" in written
     assert "rule-aware" in capsys.readouterr().out
+    head = f"## {FIRST}: each rule's place for seeds 1, 2, and means (least to most)"
+    lines = written.splitlines()
+    spread = lines[lines.index(head) :]
+    krum = next(line for line in spread if line.startswith("| Krum |"))
+    assert krum.startswith("| Krum | 1, 1 | 0.310 (0.260 to 0.360) | 0.060 (0.060 to 0.060) | 0.2")
+
+
+def test_a_rule_s_place_is_told_for_each_seed() -> None:
+    better = made_up()
+    better[FIRST]["none"]["sum"] = cell(0.96)
+    for attack in ("CGA", "mimic", "rule-aware"):
+        better[FIRST][attack]["sum"] = cell(0.95)
+    rows = spread.of_seeds([result(made_up()), result(better, 2), result(better, 3)], FIRST)
+    places = {row[0]: row[1] for row in rows}
+    assert places == {"sum": "2, 1, 1", "Krum": "1, 2, 2"}
+    # By the mean over the seeds, which is what the table of means is sorted by.
+    assert [row[0] for row in rows] == ["Krum", "sum"]
+
+
+def test_no_number_of_a_picture_lies_on_another_or_on_a_point() -> None:
+    points = [(100.0 + 2 * (i % 4), 100.0 + i) for i in range(17)] + [(199.0, 199.0)]
+    texts, size = [str(i + 1) for i in range(18)], (200.0, 200.0)
+    moved = labels.offsets(points, texts, size)
+    middles = [(x + dx, y + dy) for (x, y), (dx, dy) in zip(points, moved, strict=True)]
+    for i, (x, y) in enumerate(middles):
+        wide = labels.WIDTH * len(texts[i])
+        assert wide / 2 <= x <= 200 - wide / 2 and labels.HEIGHT / 2 <= y <= 200
+        for j, (u, v) in enumerate(middles[:i]):
+            apart = (wide + labels.WIDTH * len(texts[j])) / 2
+            assert abs(x - u) >= apart - 1e-9 or abs(y - v) >= labels.HEIGHT - 1e-9
+        for u, v in points:
+            across, up = (wide + labels.DOT) / 2, (labels.HEIGHT + labels.DOT) / 2
+            assert abs(x - u) >= across - 1e-9 or abs(y - v) >= up - 1e-9
+    # Where there is no room a number lies on its point, and none leaves the frame.
+    assert labels.offsets([(3.0, 3.0)], ["1"], (6.0, 6.0)) == [(0.0, 0.0)]
 
 
 def test_scenes_of_fewer_seeds_are_told_as_what_they_are(
@@ -458,6 +517,7 @@ def test_scenes_at_the_sides_have_a_table_of_their_own() -> None:
     alone = {name: {"sum": cells[FIRST][name]["sum"]} for name in ("none", "rule-aware")}
     cells["squared-l2/0.3/local"] = alone
     written = "\n".join(report([result(cells)]))
+    assert "each rule's place" not in written
     assert written.startswith("# Rules and attackers: one seed, 1")
     assert f"| Krum |{3 * ' 0.060, 0.200 (0.25) |'}  |" in written
     assert "## smooth-l2/iid" not in written
@@ -547,7 +607,53 @@ def test_a_ranking_puts_the_least_lost_first_and_what_is_no_number_last() -> Non
 
 def test_the_stored_rules_are_those_of_the_table() -> None:
     others = board.Others.of(Options(output=Path("/nowhere")))
-    assert others.seeds and set(others.of_scene(FIRST)) == set(RULES)
+    assert others.seeds == STUDY.seeds and set(others.of_scene(FIRST)) == set(RULES)
+    assert not any(others.among(others.seeds).left_out(scene) for scene in SCENES)
+
+
+def others_of_two_seeds(folder: Path) -> None:
+    """Write a summary of seeds 2 and 3; the last did not come to Krum in the first scene."""
+    values = {name: [value, value + 1] for name, value in metrics(made_up()).items()}
+    for name in values:
+        if name.startswith(f"{FIRST}, Krum: "):
+            values[name] = values[name][:1]
+    kept = {
+        "config": {"quick": False},
+        "seeds": [2, 3],
+        "metrics": {name: {"values": of} for name, of in values.items()},
+    }
+    (folder / "defences").mkdir()
+    (folder / "defences" / "summary.json").write_text(json.dumps(kept))
+
+
+def test_only_rules_of_the_same_seeds_are_ranked_beside_one_another(tmp_path: Path) -> None:
+    others_of_two_seeds(tmp_path)
+    known = board.Others.of(Options(output=tmp_path))
+    both = known.among((2, 3))
+    assert set(both.of_scene(FIRST)) == {"sum"}
+    assert both.left_out(FIRST) == f"{FIRST}: not ranked, as not measured for every seed: Krum"
+    assert set(both.of_scene("l2/iid")) == {"sum", "Krum"} and not both.left_out("l2/iid")
+    assert [one.cost for one in known.among((3,)).of_scene("l2/iid")["sum"]] == [1.0]
+    with pytest.raises(ConfigError, match="--seeds 7: expected of 2, 3, for which the other rules"):
+        known.among((2, 7))
+    assert board.Others().among((7,)).seeds == (7,)
+
+
+def test_seeds_that_the_others_are_not_known_of_are_refused_before_anything_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others_of_two_seeds(tmp_path)
+    typed = ["defences", "--rule", f"{HERE}:middle", "--seeds", "7", "--output", str(tmp_path)]
+    assert main(typed) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("--seeds 7: expected of 2, 3, for") and told.count("\n") == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["defences"]
+
+
+def test_a_ranking_of_a_scene_at_the_side_has_no_number_for_what_is_not_kept() -> None:
+    values = {f"s, r: {words}": [0.1] for _, words in board.SAID[:3]}
+    (row,) = board.ranking({"r": board.from_metrics(values, "s, r")})
+    assert row == ["1", "r", *["0.100"] * 3, *["-"] * 5]
 
 
 @pytest.mark.slow
