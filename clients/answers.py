@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from pfl_flower.support.errors import DeviceError
 from pfl_flower.support.foreign_text import one_line
 from pfl_flower.support.world import out_of_memory
-from pfl_flower.transport.flower_internals import log
+from pfl_flower.transport.flower_internals import log, put
 from pfl_flower.transport.nonces import nonce_of, pack_failure, signed, words
 from pfl_flower.transport.wire import copied_records, filled, find
 
@@ -68,8 +68,8 @@ def once(handler: Handler) -> Handler:
         for name in [name for name in state if name.startswith(ANSWER)]:
             del state[name]
         for name, record in copied_records(content).items():
-            state[ANSWER + name] = record
-        state[QUESTION] = asked
+            put(state, ANSWER + name, record)
+        put(state, QUESTION, asked)
         return content
 
     return answer

@@ -15,6 +15,7 @@ from pfl_flower.run.served import Served
 from pfl_flower.run.triggered import Triggered
 from pfl_flower.support.users import ids, selected
 from pfl_flower.transport.broadcasts import Broadcast
+from pfl_flower.transport.flower_internals import put
 from pfl_flower.transport.node_metrics import NodeMetrics
 from pfl_flower.transport.wire import find, to_record, to_tensor
 
@@ -75,4 +76,4 @@ class Client(ABC):
 
     def remember(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors under ``name`` in place of what was there."""
-        self.state[name] = to_record(tensors)
+        put(self.state, name, to_record(tensors))

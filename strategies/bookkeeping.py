@@ -27,6 +27,7 @@ from pfl_flower.support.errors import ConfigError
 from pfl_flower.support.users import among, ascending
 from pfl_flower.transport.broadcasts import unpack_rho
 from pfl_flower.transport.flower_internals import log
+from pfl_flower.transport.wire import filled
 from strategies.checkpoint import CHECKPOINT_FILE, Checkpoint, write_checkpoint
 from strategies.checkpoint_loading import Expected, load_checkpoint
 from strategies.journal import Journal
@@ -105,7 +106,7 @@ class Bookkeeper:
             self.trajectory.append(rho)
         if server_round == 0:
             self._write(0, {"seed": self.config.seed, "round": 0, **self._measured})
-        return MetricRecord(dict(self._measured))
+        return filled(MetricRecord, self._measured)
 
     def close_round(self, record: RoundRecord) -> None:
         """Write the row of a finished round and say how it went."""

@@ -179,6 +179,7 @@ class ParameterServer(ResumableStrategy):
         found.notices.update(self.recruiter.turned_away())
         found.notices.update(self.repeated())
         found.notices.update(lowered(self.config, len(accepted)) if accepted else ())
+        metrics = found.metrics
         rho = self.optimizer.step(self._rho, self._scaled(direction), eta)
         self.record = RoundRecord(
             round=server_round,
@@ -187,10 +188,10 @@ class ParameterServer(ResumableStrategy):
             accepted=accepted,
             rejections=rejections,
             strategic=self.roster.strategic,
-            metrics=found.metrics,
-            accuracies=found.metrics.accuracies,
+            metrics=metrics,
+            accuracies=metrics.accuracies,
             notices=found.notices,
-            lost=self._past.lost(found.metrics.memory),
+            lost=self._past.lost(metrics.memory),
             unkept=found.unkept,
         )
         self._past.add(self.record, self.scale)

@@ -20,6 +20,7 @@ from pfl_flower.run.triggered import Triggered
 from pfl_flower.support.users import among, ascending
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.node_metrics import NodeMetrics
+from pfl_flower.transport.wire import filled
 
 LOGGED_REJECTIONS = 3
 
@@ -145,14 +146,15 @@ class RoundRecord:
 
     def as_metrics(self) -> MetricRecord:
         """Return what Flower's ``Result`` keeps of a round."""
-        return MetricRecord(
+        return filled(
+            MetricRecord,
             {
                 "accepted": len(self.accepted),
                 "rejections": len(self.rejections),
                 "worst-residual": self.metrics.worst_residual,
                 **{f"rejected-{reason}": number for reason, number in self.reasons().items()},
                 **{f"left-out-{kind}": number for kind, number in self.notices.items()},
-            }
+            },
         )
 
     def log_faults(self) -> None:

@@ -137,4 +137,5 @@ class RowCheck:
         if not bool(counts.all()):
             rejections = [self.fault(user, row) for user, row in rows.select(~counts).items()]
             rows = rows.select(counts)
-        return Rows(rows.users, self.plausible.project(rows.values_by_user)), rejections
+        projected = self.plausible.project(rows.values_by_user)
+        return Rows.ordered(rows.users, projected), rejections

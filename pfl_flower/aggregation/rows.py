@@ -35,6 +35,13 @@ class Rows(Mapping[int, Tensor]):
         self.users, self.values_by_user = users, values
 
     @classmethod
+    def ordered(cls, users: Tensor, values: Tensor) -> Rows:
+        """Return rows of users whose ids are known to ascend: nobody looks."""
+        made = cls.__new__(cls)
+        made.users, made.values_by_user = users, values
+        return made
+
+    @classmethod
     def none(cls) -> Rows:
         """Return the rows of nobody."""
         return cls(ids(()), torch.zeros((0, 0)))
@@ -60,17 +67,18 @@ class Rows(Mapping[int, Tensor]):
     def select(self, index: Tensor) -> Rows:
         """Return the rows at positions, or under a mask, of ``index``."""
         values = self.values_by_user
+        made = Rows.ordered if index.dtype == torch.bool else Rows
         # A mask that is sent to a card comes back as a number of rows, which has to be waited for.
         places = index.nonzero()[:, 0] if index.dtype == torch.bool else index
         first, many = int(places[0]) if len(places) else 0, len(places)
         # Neighbours stay where they are.
         if torch.equal(places, torch.arange(first, first + many)):
-            return Rows(self.users[first : first + many], values[first : first + many])
-        return Rows(self.users[places], values[places.to(values.device, non_blocking=True)])
+            return Rows.ordered(self.users[first : first + many], values[first : first + many])
+        return made(self.users[places], values[places.to(values.device, non_blocking=True)])
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device; the ids stay on the CPU."""
-        return Rows(self.users, self.values_by_user.to(device))
+        return Rows.ordered(self.users, self.values_by_user.to(device))
 
     def __getitem__(self, user: int) -> Tensor:
         """Return a user's row."""

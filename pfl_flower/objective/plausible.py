@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.vectors import finite, length
+from pfl_flower.objective.vectors import copied, finite, length
 
 EDGE = 1e-6
 """Relative width of the edge of GRAD, within which a norm counts as its radius.
@@ -83,7 +83,7 @@ class Ball:
     def project(self, gradient: Tensor) -> Tensor:
         """Orthogonal projection: ``g min(1, radius/||g||)``."""
         if math.isinf(self.radius):
-            return gradient.clone()
+            return copied(gradient)
         if self.radius == 0:
             return torch.zeros_like(gradient)
         norm = length(gradient)

@@ -33,6 +33,14 @@ def norm(vectors: Tensor) -> Tensor:
     return torch.where(plain.isfinite(), plain, length(vectors)[..., 0])
 
 
+def copied(tensor: Tensor) -> Tensor:
+    """Return a copy; on a card it is made when the first of the two is written to.
+
+    Mostly that is never: what is copied is read. There each copy would cost as much as a sum.
+    """
+    return tensor.clone() if tensor.is_cpu else torch._lazy_clone(tensor)
+
+
 def ratio(vector: Tensor, divisor: float) -> Tensor:
     """Return ``v / s`` of ``(d,)``, s > 0: as long a multiple of v as is finite, where that is not.
 

@@ -42,6 +42,7 @@ __all__ = [
     "log_refusals_once",
     "new_array",
     "number",
+    "put",
     "twin",
 ]
 
@@ -117,11 +118,18 @@ def entries(record: object) -> dict[str, Any]:
     return cast(dict[str, Any], record.__dict__["_data"])
 
 
+def put(record: object, name: str, entry: object) -> None:
+    """Set an entry of a record that needs no check."""
+    entries(record)[name] = entry
+
+
 def holding(model: Object, values: dict[str, Any]) -> Object:
     """Return a record that differs from the model in its entries alone, which need no check."""
-    record = twin(model)
-    record.__dict__["_data"] = values
-    record.__dict__.pop("_object_id", None)  # Flower's hash of the model's entries, if it was asked
+    record = object.__new__(type(model))
+    own = record.__dict__
+    own.update(model.__dict__)
+    own["_data"] = values
+    own.pop("_object_id", None)  # Flower's hash of the model's entries, if it was asked
     return record
 
 

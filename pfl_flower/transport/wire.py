@@ -18,6 +18,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from pfl_flower.objective import vectors
 from pfl_flower.transport.flower_internals import (
     array_of,
     assembled,
@@ -46,7 +47,7 @@ def filled(kind: type[Filled], values: Mapping[str, Any]) -> Filled:
 
 def find(content: RecordDict, name: str, kind: type[Record]) -> Record | None:
     """Return the record of this name if there is one and it is of this kind."""
-    record = content.get(name)
+    record = entries(content).get(name)
     return record if isinstance(record, kind) else None
 
 
@@ -85,14 +86,6 @@ class OnCard(Array):
         return new_array, (self.dtype, self.shape, self.data)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """Return a copy of a tensor on a card, made when the first of the two is written to.
-
-    Mostly that is never: a message's tensors are read. Each copy would cost as much as a sum.
-    """
-    return torch._lazy_clone(tensor)
-
-
 def bytes_in(array: Array) -> int:
     """Return how many bytes an array's data are, or would be."""
     if isinstance(array, OnCard):
@@ -104,7 +97,7 @@ def to_array(tensor: Tensor) -> Array:
     """Return Flower's form of a tensor; its numbers are copied once, on a card when need be."""
     kind = KINDS.get(tensor.dtype)
     if not tensor.is_cpu and kind is not None:
-        return OnCard.of(_own(tensor.detach().contiguous()), kind)
+        return OnCard.of(vectors.copied(tensor.detach().contiguous()), kind)
     values = tensor.detach().cpu().contiguous().numpy()
     if kind is None:
         return Array(values)
@@ -120,7 +113,7 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 def plain(array: Array) -> Tensor | None:
     """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
     if isinstance(array, OnCard):
-        return _own(array.tensor)
+        return vectors.copied(array.tensor)
     shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)
     if array.stype != "numpy.ndarray" or kind is None:
         return None
@@ -157,12 +150,14 @@ def copied_context(context: Context) -> Context:
 def copied_records(records: RecordDict) -> RecordDict:
     """Return records of one's own: the lists in them and arrays' attributes too, not the bytes."""
     own = {}
-    for name, record in records.items():
-        values = entries(record).copy()
-        for key, value in values.items():
-            if isinstance(value, Array):
-                values[key] = twin(value)
-            elif isinstance(value, list):
-                values[key] = value.copy()
+    for name, record in entries(records).items():
+        if isinstance(record, ArrayRecord):
+            values = {key: twin(array) for key, array in entries(record).items()}
+        else:
+            values = {
+                # Compared, not asked: there are a hundred entries a round, and no class of a list.
+                key: value.copy() if type(value) is list else value
+                for key, value in entries(record).items()
+            }
         own[name] = holding(record, values)
     return holding(records, own)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from pfl_flower.aggregation.combination import total
-from pfl_flower.objective.losses import Softmax
+from pfl_flower.objective.local_loss import LocalLoss
+from pfl_flower.objective.losses import Logistic, PointLoss, Softmax
+from pfl_flower.objective.models import Linear
 from pfl_flower.objective.vectors import finite, ratio
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
 from tests.support.card import DEVICE, Card
@@ -98,3 +100,19 @@ def test_cross_entropy_and_its_slope(dtype: torch.dtype, shape: tuple[int, ...])
         found = loss.values(*there).cpu(), loss.gradient(*there).cpu()
     torch.testing.assert_close(found[0], loss.values(scores, labels))
     torch.testing.assert_close(found[1], loss.gradient(scores, labels))
+
+
+@pytest.mark.parametrize("loss", [Softmax(), Logistic()], ids=["softmax", "logistic"])
+def test_second_derivatives(loss: PointLoss) -> None:
+    several = isinstance(loss, Softmax)
+    model = Linear(inputs=4, outputs=3 if several else 1)
+    features = torch.sin(torch.arange(40.0, dtype=torch.float64)).view(2, 5, 4)
+    labels = torch.arange(10).view(2, 5) % 3 if several else torch.sign(features[..., 0])
+    weights = torch.linspace(0.5, 2, 10, dtype=torch.float64).view(2, 5)
+    theta = torch.cos(torch.arange(2.0 * model.dim, dtype=torch.float64)).view(2, -1)
+    expected = LocalLoss.build(model, loss, features, labels, weights=weights, nu=0.1)
+    with Card():
+        given = (features.to(DEVICE), labels.to(DEVICE))
+        own = LocalLoss.build(model, loss, *given, weights=weights.to(DEVICE), nu=0.1)
+        found = own.hessian(theta.to(DEVICE)).cpu()
+    torch.testing.assert_close(found, expected.hessian(theta), rtol=1e-12, atol=1e-13)

@@ -187,6 +187,10 @@ def test_entries_are_a_dict_and_a_record_that_holds_them_is_as_if_they_were_set(
     assert type(entries) is dict
     assert entries == dict(record.items())
     assert list(entries) == list(record)
+    one_by_one = type(record)()
+    for key, entry in entries.items():
+        inside.put(one_by_one, key, entry)
+    assert one_by_one == record
     empty = type(record)()
     assert empty.object_id != record.object_id
     made = inside.holding(empty, dict(entries))
