@@ -32,10 +32,9 @@ class LastReports:
 
     def add(self, record: RoundRecord) -> None:
         """Take the reports of a round in place of earlier ones of the same users."""
-        if not record.strategic_rows:
+        new = record.strategic_rows
+        if not new:
             return
-        # Rows of one's own: a view would hold those of everybody.
-        new = Rows(record.strategic_rows.users, record.strategic_rows.values_by_user.clone())
         kept = ~among(self.rows.users, new.users)
         told = torch.full_like(new.users, record.round)
         if not bool(kept.any()):

@@ -67,14 +67,16 @@ class Rows(Mapping[int, Tensor]):
     def select(self, index: Tensor) -> Rows:
         """Return the rows at positions, or under a mask, of ``index``."""
         values = self.values_by_user
-        made = Rows.ordered if index.dtype == torch.bool else Rows
+        if index.dtype != torch.bool:
+            return Rows(self.users[index], values[index.to(values.device, non_blocking=True)])
         # A mask that is sent to a card comes back as a number of rows, which has to be waited for.
-        places = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        places = index.nonzero()[:, 0]
         first, many = int(places[0]) if len(places) else 0, len(places)
-        # Neighbours stay where they are.
-        if torch.equal(places, torch.arange(first, first + many)):
+        if many == 0 or int(places[-1]) - first == many - 1:
+            # Neighbours stay where they are.
             return Rows.ordered(self.users[first : first + many], values[first : first + many])
-        return made(self.users[places], values[places.to(values.device, non_blocking=True)])
+        chosen = values[places.to(values.device, non_blocking=True)]
+        return Rows.ordered(self.users[places], chosen)
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device; the ids stay on the CPU."""

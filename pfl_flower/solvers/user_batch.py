@@ -150,7 +150,7 @@ class Batch:
         curvature = self.loss.loss.factors(self.loss.model.scores(theta, features))[0][..., 0]
         root = (curvature * self.loss.weights * self.loss.scale[:, None]).sqrt()[..., None]
         alpha = (weight + 2 * self.loss.nu)[..., None]
-        system = self.gram * root * root.transpose(1, 2)
+        system = (self.gram * root).mul_(root.transpose(1, 2))
         system.diagonal(dim1=1, dim2=2).add_(alpha[..., 0])
         inner = root * _cholesky_solve(system, root * (features @ targets))
         return (targets - features.transpose(1, 2) @ inner) / alpha
@@ -158,7 +158,13 @@ class Batch:
 
 def _cholesky_solve(system: Tensor, targets: Tensor) -> Tensor:
     factor, info = torch.linalg.cholesky_ex(system)
-    solved = torch.cholesky_solve(targets, factor)
+    if system.is_cpu or system.shape[-1] > LARGEST_SYSTEM:
+        solved = torch.cholesky_solve(targets, factor)
+    else:
+        # On a card that call allocates and frees memory outside of torch's, which waits, and takes
+        # a system at a time; of two triangles this small all users' are one launch each.
+        half = torch.linalg.solve_triangular(factor, targets, upper=False)
+        solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     # Users without a factor are for the solver of single ones, which knows ridges.
     if solved.is_cpu and not bool(info.any()):
         return solved
