@@ -49,7 +49,8 @@ WAITS: Mapping[str, tuple[Mapping[str, Any], int]] = {
     "digits, exact, l2": ({**EXACT, "regularizer": "l2"}, 18),
 }
 LAUNCHES = {name: 69 for name in WAITS if name.startswith("figure 1")} | {
-    "many users": 353,
+    # Two triangles for each step of Newton's, which are one thing to do more and take less.
+    "many users": 356,
     "digits, exact": 303,
     "digits, exact, l2": 513,
 }
