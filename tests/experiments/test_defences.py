@@ -37,7 +37,7 @@ from experiments.defences.plan import (
 )
 from experiments.defences.presentation import draw
 from experiments.defences.study import STUDY
-from experiments.defences.tables import averaged, means, verdicts
+from experiments.defences.tables import averaged, means, shown, verdicts
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting
@@ -663,3 +663,52 @@ def test_the_quick_form_passes_and_fails_with_nobody_attacking(tmp_path: Path) -
     read = json.loads((tmp_path / "defences/seed-1/result.json").read_text())
     assert set(read["cells"][FIRST]["none"]) == set(QUICK_RULES)
     assert run_quick(STUDY, tmp_path, control=True)["passed"]
+
+
+def _ends(values: list[float], digits: int) -> str:
+    low, high = shown(min(values), digits), shown(max(values), digits)
+    return low if low == high else f"{low} to {high}"
+
+
+def test_the_tables_of_the_readme_are_of_the_stored_runs() -> None:
+    others = board.Others.of(Options(output=Path("/nowhere")))
+    lines = (Path(board.__file__).parent / "README.md").read_text().splitlines()
+    scenes = [name for name, scene in SCENES.items() if scene.crossed]
+    for rule in RULES:
+        lost, shares = [], []
+        for scene in scenes:
+            ones = others.of_scene(scene)[rule]
+            mean = averaged(ones)
+            both = [one.lost for one in ones]
+            ends = f"{shown(min(both), 3)} to {shown(max(both), 3)}"
+            lost.append(f"{shown(mean.cost, 3)} + {shown(mean.harm, 3)} ({ends})")
+            told, untold = ([getattr(one, f"{who}_share") for one in ones] for who in TOLD)
+            shares.append(
+                "div.; div." if max(told) > 10 else f"{_ends(untold, 2)}; {_ends(told, 2)}"
+            )
+        for cells in (lost, shares):
+            assert f"| {rule} | {' | '.join(cells)} |" in lines
+
+
+def test_the_table_of_the_security_page_is_of_the_stored_runs() -> None:
+    others = board.Others.of(Options(output=Path("/nowhere")))
+    lines = (Path(board.__file__).parents[2] / "SECURITY.md").read_text().splitlines()
+    head = next(line for line in lines if line.startswith("| squared l2, `defences` (seeds 1 to 3"))
+    for scene, first in ((FIRST, "users alike"), ("squared-l2/0.3", "Dirichlet(0.3)")):
+        calm, least, told = [], [], []
+        for rule in head.strip("| ").split(" | ")[1:]:
+            reference = others.values[f"{scene}, sum: accuracy without attack"]
+            ones = others.of_scene(scene)[rule]
+            free = [top - one.cost for top, one in zip(reference, ones, strict=True)]
+            calm.append(_ends(free, 2))
+            least.append(_ends([c - one.harm for c, one in zip(free, ones, strict=True)], 2))
+            shares = [one.told_share for one in ones]
+            told.append("all" if max(shares) > 10 else _ends(shares, 2))
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"| {first}: accuracy"))
+        assert lines[at].endswith(f" | {' | '.join(calm)} |")
+        assert lines[at + 1] == f"| least accuracy of seventeen attacks | {' | '.join(least)} |"
+        known = "those who know the rule or the honest reports"
+        assert any(line.endswith(f"{known} | {' | '.join(told)} |") for line in lines)
+
+
+TOLD = ("told", "untold")
