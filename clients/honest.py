@@ -60,7 +60,7 @@ class HonestClient(Client):
                     memory[name][rows] = values
         self.remember(self.record, {"users": ids(self.users), **memory})
         gradients = reports[0] if len(reports) == 1 else torch.cat(reports)
-        return Answer(Rows(ids(asked), gradients), NodeMetrics.merge(metrics))
+        return Answer(Rows.ordered(ids(asked), gradients), NodeMetrics.merge(metrics))
 
     def parts(self, asked: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], Population]]:
         """Yield groups of the users that are asked, with their data."""

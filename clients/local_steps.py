@@ -30,13 +30,15 @@ def local_steps(
     round: int,
     memory: dict[str, Tensor],
     rho: Tensor | None,
+    pull: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return what is remembered of a round's steps, and the largest residual before the last.
 
     The latter is a scalar where the run computes: to read it is to wait for all that was begun.
 
     Every step goes along ``grad L_n(theta) + grad_theta R(rho, theta)`` where theta then is;
-    without rho, along ``grad L_n`` alone.
+    without rho, along ``grad L_n`` alone. ``pull`` is ``grad_rho R`` where the models stand, if it
+    is known.
     """
     config = problem.config
     lr = local_step_sizes(config).at(round)
@@ -46,7 +48,10 @@ def local_steps(
         purpose = ("batch", round, step) if step else ("batch", round)
         gradient = loss_gradient(config, population, users, theta, purpose)
         if rho is not None:
-            gradient = gradient - problem.regularizer.grad_rho(rho, theta)
+            known = None if step else pull
+            gradient = gradient - (
+                problem.regularizer.grad_rho(rho, theta) if known is None else known
+            )
         residual = _residuals(problem, gradient, theta, rho).max()
         if config.local_solver == "sgd":
             memory = {"theta": sgd_step(theta, gradient, lr)}

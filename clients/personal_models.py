@@ -49,9 +49,11 @@ class Asked(NamedTuple):
 def answered(asked: Asked) -> tuple[Tensor, Memory, NodeMetrics]:
     """Return reports ``(k, d)``, what is remembered, and what is to be said of the solves."""
     if asked.problem.config.personalization == "joint":
+        if asked.problem.config.simultaneous:
+            reports = asked.population.report(asked.rho, asked.memory["theta"])
+            return reports, *_tied(asked, reports)
         after, said = _tied(asked)
-        used = asked.memory if asked.problem.config.simultaneous else after
-        return asked.population.report(asked.rho, used["theta"]), after, said
+        return asked.population.report(asked.rho, after["theta"]), after, said
     if asked.problem.config.personalization == "local":
         after, said = _alone(asked)
         return torch.zeros_like(after["theta"]), after, said
@@ -61,11 +63,14 @@ def answered(asked: Asked) -> tuple[Tensor, Memory, NodeMetrics]:
     return reports, {**asked.memory, "theta": _everywhere(asked).clone()}, NodeMetrics()
 
 
-def _tied(asked: Asked) -> tuple[Memory, NodeMetrics]:
-    """Take models to, or towards, ``argmin L_n + R(rho_t, .)``."""
+def _tied(asked: Asked, reports: Tensor | None = None) -> tuple[Memory, NodeMetrics]:
+    """Take models to, or towards, ``argmin L_n + R(rho_t, .)``.
+
+    ``reports`` are those of the models as they are, if they have been worked out.
+    """
     if asked.problem.config.local_solver == "exact":
         return _solved(asked.population.solve(asked.rho, asked.memory["theta"]))
-    return _stepped(asked, asked.rho)
+    return _stepped(asked, asked.rho, reports)
 
 
 def _alone(asked: Asked) -> tuple[Memory, NodeMetrics]:
@@ -97,8 +102,12 @@ def _solved(solution: Solution) -> tuple[Memory, NodeMetrics]:
     return {"theta": solution.theta}, metrics
 
 
-def _stepped(asked: Asked, rho: Tensor | None) -> tuple[Memory, NodeMetrics]:
+def _stepped(
+    asked: Asked, rho: Tensor | None, reports: Tensor | None = None
+) -> tuple[Memory, NodeMetrics]:
+    # At a kink a report is what a user holds of rho, not R's gradient.
+    pull = None if asked.problem.regularizer.kink else reports
     after, residual = local_steps(
-        asked.problem, asked.population, asked.users, asked.round, asked.memory, rho
+        asked.problem, asked.population, asked.users, asked.round, asked.memory, rho, pull
     )
     return after, NodeMetrics(worst_residual=float(residual))

@@ -53,7 +53,9 @@ def product(left: Tensor, right: Tensor, *, transposed: bool = False) -> Tensor:
     line, it begins there for this user in any company.
     """
     if not left.is_cpu or left.requires_grad or right.requires_grad:
-        return left @ (right.mT if transposed else right)
+        right = right.mT if transposed else right
+        # With as many users on both sides the same, in a fifth of the calls.
+        return torch.bmm(left, right) if len(left) == len(right) else left @ right
     left = aligned(left)
     right = right.mT if transposed else right
     users, rows, columns = len(left), left.shape[1], right.shape[2]

@@ -231,7 +231,7 @@ def predict(scores: Tensor) -> Tensor:
     if scores.shape[-1] == 1:
         return torch.where(scores[..., 0] >= 0, 1, -1)
     # Scores lie class by class; torch finds the largest of a row faster when the row is together.
-    return scores.contiguous().argmax(dim=-1)
+    return (scores.contiguous() if scores.is_cpu else scores).argmax(dim=-1)
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> Tensor:

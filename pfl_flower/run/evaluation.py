@@ -74,9 +74,9 @@ class Evaluation:
         """
         with one_thread():
             sums = [] if self.points is None else [self._tested(self.points, rho)]
-            away = torch.linalg.vector_norm(rho - self._places, dim=1).double()
+            away = torch.linalg.vector_norm(rho - self._places, dim=1)
             # What is measured on a card is read at once: each look waits for all that it does.
-            values = torch.cat([*sums, away]).tolist()
+            values = torch.cat([*sums, away]).double().tolist()
         measured = self._means(values[: -len(away)]) | self._distances(values[-len(away) :])
         if "accuracy_target" in measured and self.target is not None:
             measured["target_accuracy"] = self.target_accuracy

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
 from pfl_flower.objective.vectors import finite
+
+SETTINGS: dict[str, Any] = {
+    "amsgrad": False,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "weight_decay": 0.0,
+    "eps": 1e-8,
+    "maximize": False,
+}
+"""The defaults of torch.optim.Adam, and so of the paper's code."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +77,28 @@ def _adam(
     theta: Tensor, gradient: Tensor, first: Tensor, second: Tensor, count: Tensor, lr: float
 ) -> None:
     """Step in place; torch's functional form, since an Optimizer costs more than a small step."""
-    steps = count.clone() if theta.is_cpu else torch.full((), float(count), device=theta.device)
+    if not theta.is_cpu:
+        _fused(theta, gradient, first, second, float(count) + 1, lr)
+        return
     adam(
         [theta],
         [gradient],
         [first],
         [second],
         [],
-        [steps],
+        [count.clone()],
         foreach=False,
-        # One kernel on a card; on the CPU its last digits are others.
-        fused=not theta.is_cpu,
-        amsgrad=False,
-        # The defaults of torch.optim.Adam, and so of the paper's code.
-        beta1=0.9,
-        beta2=0.999,
         lr=lr,
-        weight_decay=0.0,
-        eps=1e-8,
-        maximize=False,
+        **SETTINGS,
     )
+
+
+def _fused(
+    theta: Tensor, gradient: Tensor, first: Tensor, second: Tensor, steps: float, lr: float
+) -> None:
+    """Step in place by one kernel; the functional form would add to the steps, and sort tensors.
+
+    On the CPU its last digits are others.
+    """
+    counted = [torch.full((), steps, device=theta.device)]
+    torch._fused_adam_([theta], [gradient], [first], [second], [], counted, lr=lr, **SETTINGS)

@@ -98,7 +98,8 @@ def to_array(tensor: Tensor) -> Array:
     kind = KINDS.get(tensor.dtype)
     if not tensor.is_cpu and kind is not None:
         return OnCard.of(vectors.copied(tensor.detach().contiguous()), kind)
-    values = tensor.detach().cpu().contiguous().numpy()
+    # One call for detach, cpu and the rest; numpy keeps a number without axes one.
+    values = np.asarray((tensor if tensor.is_cpu else tensor.cpu()).numpy(force=True), order="C")
     if kind is None:
         return Array(values)
     data = b"".join((_header(kind, values.shape), values.data))
