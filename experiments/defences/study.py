@@ -111,8 +111,8 @@ def _foreseen(setting: Setting, cells: Cells, forecast: Forecast, done: int) -> 
     kept = f", {done:,} of them kept from before" if done else ""
     return (
         f"defences, seed {setting.seed}: {len(plan):,} runs{kept}; by one timed run of each of "
-        f"{len(forecast.kinds())} kinds, at {cells.slowness:.2g} times its time of the processor "
-        f"as just now, the rest takes about {clock(forecast.total(left) / jobs)} "
+        f"{len(forecast.kinds())} kinds ({cells.slowness:.2f} s by the clock for one of the "
+        f"processor now) the rest takes about {clock(forecast.total(left) / jobs)} "
         f"with --jobs {jobs}, and a whole seed {clock(forecast.total(plan) / jobs)}"
     )
 
