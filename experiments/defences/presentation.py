@@ -133,7 +133,7 @@ def harm_and_cost(axes: Axes, found: Found, own: str = "") -> None:
         axes.text(
             1.02,
             1 - (place + 0.7) / max(17.5, len(order) + 0.5),
-            f"{place + 1}  {rule}",
+            f"{place + 1}  {rule.rpartition(':')[2]}",  # a module's name would take half the panel
             transform=axes.transAxes,
             fontsize=8.5,
             color=PALETTE[1] if rule == own else "black",
