@@ -112,8 +112,9 @@ class Node:
         rows = Rows.merge(answer.gradients for answer in answers)
         report = Report(broadcast.round, broadcast.users, rows.values_by_user)
         metrics = NodeMetrics.merge(answer.metrics for answer in answers)
-        said = replace(metrics, memory=took, unkept=int(not kept), accuracies=accuracies)
-        return report, said
+        if took or accuracies or not kept:
+            metrics = replace(metrics, memory=took, unkept=int(not kept), accuracies=accuracies)
+        return report, metrics
 
     def evaluation(self, users: tuple[int, ...], rho: Tensor | None = None) -> NodeMetrics:
         """Return how good the users' local models are; with rho, also what they come to by user.

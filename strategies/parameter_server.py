@@ -126,7 +126,7 @@ class ParameterServer(ResumableStrategy):
         asked = self.roster.asked(users - self.roster.strategic if self._omniscient else users)
         measured = self._measuring.with_reports(server_round, self.roster, self.present)
         told = {
-            node: replace(self._broadcast(server_round, node, users), measured=node in measured)
+            node: self._broadcast(server_round, node, users, measured=node in measured)
             for node, users in asked.items()
         }
         self.asked = training_questions(told, measured)
@@ -249,7 +249,9 @@ class ParameterServer(ResumableStrategy):
         if not config.way.coupled:
             log(INFO, "personalization = %s: %s", config.personalization, config.way.text)
 
-    def _broadcast(self, round: int, node: int, users: tuple[int, ...]) -> Broadcast:
+    def _broadcast(
+        self, round: int, node: int, users: tuple[int, ...], *, measured: bool = False
+    ) -> Broadcast:
         past, oracle = self._past, self.config.estimator == "oracle"
         given = oracle and bool(among(ids(users), ascending(self.roster.strategic)).any())
         return Broadcast(
@@ -260,6 +262,7 @@ class ParameterServer(ResumableStrategy):
             eta=self.step_sizes.at(round) * self.scale,
             eta_sum=past.eta_sum,
             honest_sum=past.honest_sum if given else None,
+            measured=measured,
             members=self.roster.nodes[node],
             session=self.session,
         )

@@ -60,10 +60,12 @@ class PastRounds:
         everyone = len(record.accepted) == len(self.answered)
         came = slice(None) if everyone else record.accepted.users
         self.last_accepted[came] = record.round
-        missing = ids(tuple(record.missing))
-        self.answered[missing[self.answered[missing] == 0]] = UNHEARD
+        if record.missing:
+            missing = ids(tuple(record.missing))
+            self.answered[missing[self.answered[missing] == 0]] = UNHEARD
         self.answered[came] = record.round
-        self.answered[ids(record.implausible)] = record.round
+        if record.implausible:
+            self.answered[ids(record.implausible)] = record.round
         self.honest_sum = record.honest_sum
 
 

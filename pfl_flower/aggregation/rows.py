@@ -29,7 +29,7 @@ class Rows(Mapping[int, Tensor]):
     """
 
     def __init__(self, users: Tensor, values: Tensor) -> None:
-        if len(users) > 1 and not bool((users[1:] > users[:-1]).all()):
+        if users.numel() > 1 and not bool((users[1:] > users[:-1]).all()):
             order = torch.argsort(users)
             users, values = users[order], values[order.to(values.device)]
         self.users, self.values_by_user = users, values
@@ -95,7 +95,7 @@ class Rows(Mapping[int, Tensor]):
 
     def __len__(self) -> int:
         """Return the number of users."""
-        return len(self.users)
+        return self.users.numel()
 
 
 def positions(users: Sequence[int] | Tensor, known: Sequence[int] | Tensor) -> Tensor:

@@ -15,7 +15,7 @@ so do rounds with little mathematics.
 from __future__ import annotations
 
 from logging import LogRecord, getLogger
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from flwr.app import Array, Error, Message, Metadata, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -109,13 +109,14 @@ def number(message: Message, identifier: str) -> Message:
 def twin(thing: Object) -> Object:
     """Return a shallow copy, as ``copy.copy`` does, at a tenth of its cost."""
     copied = object.__new__(type(thing))
-    copied.__dict__.update(thing.__dict__)
+    copied.__dict__ = {**thing.__dict__}
     return copied
 
 
 def entries(record: object) -> dict[str, Any]:
     """Return the entries of a record, the dict itself: reading it looks at none of them."""
-    return cast(dict[str, Any], record.__dict__["_data"])
+    found: dict[str, Any] = record.__dict__["_data"]
+    return found
 
 
 def put(record: object, name: str, entry: object) -> None:
@@ -126,10 +127,9 @@ def put(record: object, name: str, entry: object) -> None:
 def holding(model: Object, values: dict[str, Any]) -> Object:
     """Return a record that differs from the model in its entries alone, which need no check."""
     record = object.__new__(type(model))
-    own = record.__dict__
-    own.update(model.__dict__)
-    own["_data"] = values
-    own.pop("_object_id", None)  # Flower's hash of the model's entries, if it was asked
+    own = {**model.__dict__, "_data": values}
+    own.pop("_object_id", None)  # Flower's hash of the model's entries, which was asked
+    record.__dict__ = own
     return record
 
 

@@ -115,15 +115,14 @@ def plain(array: Array) -> Tensor | None:
     """Return a copy of what ``to_array`` wrote; None if the bytes are not exactly of that form."""
     if isinstance(array, OnCard):
         return vectors.copied(array.tensor)
-    shape, kind = tuple(array.shape), NUMBERS.get(array.dtype)
+    shape, kind, data = tuple(array.shape), NUMBERS.get(array.dtype), array.data
     if array.stype != "numpy.ndarray" or kind is None:
         return None
     header = _header(array.dtype, shape)
-    expected = len(header) + math.prod(shape) * kind.itemsize
-    if len(array.data) != expected or not array.data.startswith(header):
+    before = len(header)
+    if len(data) != before + math.prod(shape) * kind.itemsize or not data.startswith(header):
         return None
-    values = np.frombuffer(array.data, kind, offset=len(header))
-    return torch.from_numpy(values.copy()).view(shape)
+    return torch.from_numpy(np.frombuffer(data, kind, offset=before).copy()).view(shape)
 
 
 def to_tensor(array: Array) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,22 @@ def test_torchs_optimisers_take_the_same_steps(solver: str, size: int, order: st
         used = expected[round - 1] if order == "simultaneous" else expected[round]
         report = problem.regularizer.grad_rho(rho_of(problem, round), used)
         torch.testing.assert_close(answer.gradients[USER], report, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ["local-first", "simultaneous"])
+def test_at_a_kink_a_step_goes_along_the_loss_whatever_is_reported(order: str) -> None:
+    keys = {"local_solver": "sgd", "local_lr": 0.01, "regularizer": "l2", "update_order": order}
+    problem, state = build_problem(configure(**keys, points_per_user="50")), RecordDict()
+    (start,) = problem.local_start((USER,))
+    told = replace(broadcast(problem, 1), rho=start)
+    answer = HonestClient(problem, (USER,), state).report(told)
+    slope = problem.population((USER,)).gradient(start[None])[0]
+    theta = torch.from_numpy(state.array_records["honest"]["theta"].numpy())[0]
+    torch.testing.assert_close(theta, start - 0.01 * slope)
+    reported = problem.regularizer.project(slope)
+    if order == "local-first":
+        reported = problem.regularizer.grad_rho(start, theta)
+    torch.testing.assert_close(answer.gradients[USER], reported)
 
 
 def test_every_step_has_a_batch_of_its_own() -> None:
