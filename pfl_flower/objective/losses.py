@@ -88,8 +88,11 @@ class Logistic(PointLoss):
 
     def factors(self, scores: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return ``a = sigma(s) sigma(-s)``."""
-        # Not p (1 - p), which is 0 from a score of 37 on, where p rounds to 1.
-        return _sigmoid(scores) * _sigmoid(-scores), None
+        # Not p (1 - p), which is 0 from a score of 37 on, where p rounds to 1. Of the two one is
+        # 1 / (1 + e^-|s|), and the other e^-|s| times that.
+        small = torch.exp(-scores.abs())
+        whole = 1 + small
+        return (1 / whole) * (small / whole), None
 
     @property
     def curvature_bound(self) -> float:
