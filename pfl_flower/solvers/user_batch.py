@@ -12,7 +12,7 @@ and the rank-one term by Sherman and Morrison's formula.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,7 @@ from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.regularizers import Regularizer, SquaredL2
 from pfl_flower.objective.vectors import length, norm
 from pfl_flower.solvers.newton import DENSE_LIMIT
+from pfl_flower.support.memo import Memo, remembered
 
 LEAST_USERS = 64
 """Users from which a batch is worth that a user's bits depend on who shares its node.
@@ -74,6 +75,7 @@ class Batch:
     loss: LocalLoss
     regularizer: Regularizer
     gram: Tensor | None
+    memo: Memo = field(default_factory=Memo, init=False, repr=False, compare=False)
 
     @classmethod
     def build(cls, loss: LocalLoss, regularizer: Regularizer) -> Batch:
@@ -98,9 +100,13 @@ class Batch:
             # Itself, with what it has worked out.
             yield slice(0, self.loss.users), self
             return
-        for first in range(0, self.loss.users, size):
-            part = slice(first, first + size)
-            yield part, self.select(part)
+        yield from self._parts(size)
+
+    @remembered
+    def _parts(self, size: int) -> list[tuple[slice, Batch]]:
+        """Return parts of so many users, which keep what they work out; nothing is copied."""
+        slices = [slice(first, first + size) for first in range(0, self.loss.users, size)]
+        return [(part, self.select(part)) for part in slices]
 
     def value(self, rho: Tensor, theta: Tensor) -> Tensor:
         """``L_n(theta_n) + R(rho, theta_n)``, ``(k,)``."""

@@ -199,6 +199,16 @@ def test_no_digit_is_lost_far_from_zero(score: float) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_curvature_has_the_bits_of_two_sigmoids(dtype: torch.dtype) -> None:
+    ends = torch.tensor([0.0, -0.0, 37.0, -37.0, 800.0, -800.0, math.inf, -math.inf], dtype=dtype)
+    drawn = torch.randn(10**5, dtype=dtype, generator=problems.generator(4))
+    scores = torch.cat([ends, drawn, 10 * drawn, 1e-8 * drawn])
+    expected = losses._sigmoid(scores) * losses._sigmoid(-scores)
+    assert torch.equal(losses.Logistic().factors(scores)[0], expected)
+    assert expected[2] > 0, "from 37 on 1 - p is 0"
+
+
 def test_two_layer_has_the_papers_dimension() -> None:
     assert TwoLayer(inputs=785, outputs=10, hidden=784).dim == 785 * 784 + 785 * 10
 

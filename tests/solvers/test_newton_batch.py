@@ -167,6 +167,21 @@ def test_what_pays_on_a_card_and_how_much_it_holds(monkeypatch: pytest.MonkeyPat
         assert not user_batch.spares_waits(beyond), "1,510 parameters: no dense systems"
 
 
+def test_parts_keep_what_they_have_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = problems.LossCase("logistic", outputs=1)
+    loss = problems.local_loss(case, seed=problems.generator(2), users=5, points=6, inputs=4)
+    batch = user_batch.Batch.build(loss, problems.build("squared-l2", 1.0))
+    (only,) = batch.split()
+    assert only[1] is batch
+    monkeypatch.setattr(user_batch, "FEATURES_AT_ONCE", 2 * 6 * 4)
+    first, again = list(batch.split()), list(batch.split())
+    assert [part.loss.users for _, part in first] == [2, 2, 1]
+    assert all(one is other for (_, one), (_, other) in zip(first, again, strict=True))
+    assert first[1][1].loss.features.data_ptr() == loss.features[2].data_ptr(), "nothing is copied"
+    monkeypatch.setattr(user_batch, "FEATURES_AT_ONCE", 3 * 6 * 4)
+    assert [part.loss.users for _, part in batch.split()] == [3, 2]
+
+
 MANY = {"features": 8, "users": 150, "points_per_user": "4,6", "strategic_users": "none"}
 
 
