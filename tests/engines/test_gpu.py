@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pfl_flower.run.problem import build_problem
 from tests.support import nets, problems
-from tests.support.on_card import CASES, RUNS, SINGLE, check_same, judged
+from tests.support.on_card import CASES, RUNS, SINGLE, accuracies, check_same, judged
 from tests.support.problems import draw
 from tests.support.runs import configure, play, trajectory
 
@@ -91,9 +90,4 @@ def test_every_rule_and_attack_is_the_same_on_both_devices(name: str) -> None:
 @pytest.mark.parametrize("models", [1, 2])
 @pytest.mark.parametrize("model", SINGLE)
 def test_accuracies_agree(model: str, models: int) -> None:
-    found = []
-    for device in ("cpu", "cuda"):
-        problem = build_problem(configure(**SINGLE[model], device=device))
-        theta = problems.normal(models, problem.model.dim, seed=problems.generator(1)).to(device)
-        found.append(problem.test_set.accuracy_of_each(problem.model, theta).cpu())
-    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(accuracies(model, models, "cuda"), accuracies(model, models, "cpu"))

@@ -129,3 +129,11 @@ def check_same(name: str, there: tuple[Tensor, dict[str, float]]) -> None:
     assert there[1].keys() == said.keys()
     for key, value in said.items():
         torch.testing.assert_close(there[1][key], value, rtol=0, atol=1e-7, msg=key)
+
+
+def accuracies(model: str, models: int, device: str) -> Tensor:
+    """Return how often each of some models of ``SINGLE`` is right on the test images."""
+    problem = build_problem(configure(**SINGLE[model], device=device))
+    draw = torch.Generator().manual_seed(1)
+    theta = torch.randn(models, problem.model.dim, generator=draw, dtype=problem.dtype)
+    return problem.test_set.accuracy_of_each(problem.model, theta.to(problem.device)).cpu()
