@@ -4,7 +4,7 @@ Ten idle users draw 10 points each and one active user has all 60,000; all are h
 the paper (Appendix C): with the sum, idle, active and global models are more accurate than with
 the mean, for a linear model and for two layers, whatever lam. For this comparison alone the sum is
 divided by the mean number of points per user. Not so at lam = 0.01: the active user's own model of
-two layers is better with the mean.
+two layers is as good with the mean, and better in two seeds of three.
 """
 
 from __future__ import annotations
