@@ -104,5 +104,5 @@ def reseat(roster: Roster, nodes: Mapping[int, Introduction], present: Collectio
 
 
 def _deal(users: Sequence[int], nodes: Sequence[int], hands: dict[int, list[int]]) -> None:
-    for position, user in enumerate(users):
-        hands[nodes[position % len(nodes)]].append(user)
+    for position, node in enumerate(nodes):
+        hands[node].extend(users[position :: len(nodes)])

@@ -168,7 +168,7 @@ def _cholesky_solve(system: Tensor, targets: Tensor) -> Tensor:
         solved = torch.cholesky_solve(targets, factor)
     else:
         # On a card that call takes memory that is not torch's, and gives it back, at every use:
-        # 1.7 ms for 100,000 systems of ten on an H200, of which the card computes one.
+        # for 100,000 systems of ten an H200 computes 1 ms, and of both triangles 0.2 ms.
         half = torch.linalg.solve_triangular(factor, targets, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
     # Users without a factor are for the solver of single ones, which knows ridges.

@@ -13,6 +13,7 @@ from pfl_flower.support.users import Users, unpacked, users_in
 from pfl_flower.transport.wire import bytes_in
 
 ARRAYS, CONFIG = "arrays", "config"
+NUMBERS = frozenset({int, float, bool})
 FRAME_BYTES = 4096
 """Room in a reply for headers and names."""
 WORD_BYTES = 128
@@ -82,7 +83,8 @@ def _bytes(value: object) -> int:
     if isinstance(value, Array):
         return bytes_in(value) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
     if isinstance(value, list):
-        return sum(_bytes(entry) for entry in value)
+        plain = NUMBERS.issuperset(map(type, value))
+        return 8 * len(value) if plain else sum(map(_bytes, value))
     return len(value) if isinstance(value, str | bytes) else 8
 
 
