@@ -47,45 +47,53 @@ def minimise_batch(
     gradient = batch.gradient(rho, points)
     residual = torch.linalg.vector_norm(gradient, dim=-1)
     goal = batch.rounding.clamp(min=GOAL * tolerance)
-    for _ in range(max_iterations):
-        # NaN is not above a goal: who has lost all digits leaves too.
-        index = (residual > goal).nonzero()[:, 0]
-        if len(index) < len(users):
+    # NaN is not above a goal: who has lost all digits leaves too.
+    left = int((residual > goal).sum())
+    for systems in range(max_iterations):
+        if left < len(users):
             theta[users], residuals[users] = points, residual
+            iterations.index_fill_(0, users, systems)
+            if left == 0:
+                return theta, residuals, iterations
+            index = (residual > goal).nonzero()[:, 0]
             users, points, gradient = users[index], points[index], gradient[index]
             residual, goal, batch = residual[index], goal[index], batch.select(index)
-        if len(users) == 0:
-            break
-        iterations[users] += 1
-        points, gradient, residual, stuck = _stepped(batch, rho, points, gradient, residual)
-        # Who is stuck leaves the batch, and is solved alone if what it has reached will not do.
-        goal = torch.where(stuck, torch.inf, goal)
+        points, gradient, residual, goal, left = _stepped(
+            batch, rho, points, gradient, residual, goal
+        )
     theta[users], residuals[users] = points, residual
-    return theta, residuals, iterations
+    return theta, residuals, iterations.index_fill_(0, users, max_iterations)
 
 
 def _stepped(
-    batch: Batch, rho: Tensor, points: Tensor, gradient: Tensor, residual: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return everybody's next point with its gradient and residual, and who is stuck."""
+    batch: Batch, rho: Tensor, points: Tensor, gradient: Tensor, residual: Tensor, goal: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    """Return everybody's next point with its gradient and residual, goals, and how many go on.
+
+    Who is stuck has no goal from there on: it leaves the batch, and is solved alone if what it has
+    reached will not do.
+    """
     reach = torch.linalg.vector_norm(rho - points, dim=-1)
     step = shortened(batch.direction(rho, points, gradient), reach)
     moved = points - step
     new = batch.gradient(rho, moved)
     size = torch.linalg.vector_norm(new, dim=-1)
-    stuck = torch.zeros_like(size, dtype=torch.bool)
     # As for one user, a residual that falls fast needs no line search; NaN is not small either.
-    hard = (~(size <= CHORD_CONTRACTION * residual)).nonzero()[:, 0]
-    if len(hard):
+    slow = ~(size <= CHORD_CONTRACTION * residual)
+    # Both at once: a card is waited for at each look.
+    many, left = torch.stack([slow, size > goal]).sum(dim=1).tolist()
+    if many:
+        hard = slow.nonzero()[:, 0]
         some = batch.select(hard)
         scale = _good_scales(some, rho, points[hard], step[hard], gradient[hard])
-        stuck[hard] = scale == 0
+        goal = goal.index_put((hard,), torch.where(scale == 0, torch.inf, goal[hard]))
         # A step without a good scale need not be finite.
         taken = torch.where((scale > 0)[:, None], scale[:, None] * step[hard], 0.0)
         moved[hard] = points[hard] - taken
         new[hard] = some.gradient(rho, moved[hard])
         size[hard] = torch.linalg.vector_norm(new[hard], dim=-1)
-    return moved, new, size, stuck
+        left = int((size > goal).sum())
+    return moved, new, size, goal, left
 
 
 def _leave_kink(batch: Batch, rho: Tensor, theta: Tensor) -> Tensor:

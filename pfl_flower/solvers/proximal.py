@@ -135,12 +135,17 @@ class ProximalSolver:
 
     def _solve(self, rho: Tensor, start: Tensor) -> Solution:
         # A closed form's factors are made once: there is nothing to wait for in a round.
-        if user_batch.pays(self.loss) or (
+        together = user_batch.pays(self.loss) or (
             not self.closed_form and user_batch.spares_waits(self.loss)
-        ):
-            theta, residual, iterations = self._together(rho, start)
-        else:
-            theta, residual, iterations = self._alone(rho, start)
+        )
+        solve = self._together if together else self._alone
+        theta, residual, iterations = solve(rho, start)
+        converged = residual <= self.tolerance
+        # What is no number is not within a tolerance: one look, which a card is waited for at.
+        if bool(converged.all()):
+            return Solution(theta, residual, iterations, converged)
+        if together:
+            self._failed_alone(rho, start, theta, residual, iterations)
         lost = ~finite(theta)
         if bool(lost.any()):
             theta = torch.where(lost[:, None], start, theta)
@@ -157,19 +162,28 @@ class ProximalSolver:
         return theta, residual, iterations
 
     def _together(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All users as one problem; those whom it fails, one at a time."""
+        """All users as one problem."""
         if self._batch is None:
             self._batch = user_batch.Batch.build(self.loss, self.regularizer)
-        theta, residual = torch.empty_like(start), start.new_empty(len(start))
-        iterations = torch.empty(len(start), dtype=torch.int64, device=start.device)
-        for part, batch in self._batch.split():
-            theta[part], residual[part], iterations[part] = minimise_batch(
+        parts = [
+            minimise_batch(
                 batch,
                 rho,
                 start[part],
                 tolerance=self.tolerance,
                 max_iterations=self.max_iterations,
             )
+            for part, batch in self._batch.split()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        thetas, residuals, iterations = zip(*parts, strict=True)
+        return torch.cat(thetas), torch.cat(residuals), torch.cat(iterations)
+
+    def _failed_alone(
+        self, rho: Tensor, start: Tensor, theta: Tensor, residual: Tensor, iterations: Tensor
+    ) -> None:
+        """Solve for those whom the batch fails one at a time, and put that into the results."""
         # The batch makes no ridges and no steps of lower precision: whom it fails is solved alone,
         # but for those who have had their number of systems. NaN is not within a tolerance.
         missed = ~(residual <= self.tolerance)
@@ -178,7 +192,6 @@ class ProximalSolver:
         if len(failed):
             answer = self.select(failed)._alone(rho, start[failed])
             theta[failed], residual[failed], iterations[failed] = answer
-        return theta, residual, iterations
 
     def _linear_systems(self, rho: Tensor, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Solve the normal equations; whom they fail, two other ways, of which the best counts."""
