@@ -118,3 +118,14 @@ def test_nodes_with_honest_users(
     present: tuple[int, ...], found: dict[int, tuple[int, ...]]
 ) -> None:
     assert ROSTER.with_honest_users(present) == found
+
+
+def test_who_is_asked_is_worked_out_once_for_the_same_users() -> None:
+    roster = Roster({7: (0, 2, 4), 8: (1, 3)}, frozenset({3}))
+    everyone, some = frozenset(range(5)), frozenset({0, 2, 3})
+    assert roster.asked(everyone) == {7: (0, 2, 4), 8: (1, 3)}
+    assert roster.asked(everyone)[7] is roster.nodes[7], "what is known of them is known again"
+    assert roster.asked(some) == {7: (0, 2), 8: (3,)}
+    assert roster.asked(frozenset({4})) == {7: (4,)}
+    assert len(roster._last) == 1, "samples of other rounds are not kept"
+    assert roster.with_honest_users({8}) == {8: (1,)}
