@@ -116,16 +116,16 @@ class SmoothL2(Regularizer):
         return self.lam
 
     def profile(self, r: Tensor) -> Tensor:
-        """``lam sqrt(1 + r^2)``, by hypot so that a large r does not overflow."""
-        return self.lam * torch.hypot(torch.ones_like(r), r)
+        """``lam sqrt(1 + r^2)``."""
+        return self.lam * _length_with_1(r)
 
     def weight(self, r: Tensor) -> Tensor:
         """``lam / sqrt(1 + r^2)``."""
-        return self.lam / torch.hypot(torch.ones_like(r), r)
+        return self.lam / _length_with_1(r)
 
     def second(self, r: Tensor) -> Tensor:
         """``lam / (1 + r^2)^(3/2)``."""
-        return self.lam / torch.hypot(torch.ones_like(r), r) ** 3
+        return self.lam / _length_with_1(r) ** 3
 
     def inverse_slope(self, slope: Tensor) -> Tensor:
         """``r = s / sqrt(lam^2 - s^2)``, factored so that it keeps its digits near the sphere."""
@@ -138,3 +138,13 @@ class SmoothL2(Regularizer):
     def envelope_smoothness(self, num_users: int) -> float:
         """``lam N``: phi'' and w are at most lam."""
         return self.lam * num_users
+
+
+def _length_with_1(r: Tensor) -> Tensor:
+    """``sqrt(1 + r^2)`` of ``r >= 0``, which a large r does not overflow.
+
+    Not by ``torch.hypot``: it computes the last few numbers of a tensor by other code than the
+    rest, so that a user's last digit would hang on who else is on its node.
+    """
+    small, large = r.clamp(max=1), r.clamp(min=1)
+    return large * torch.sqrt(1 + (small / large).square())
