@@ -7,6 +7,7 @@ V is the affine set of queries to which theta_spade gives all labels the same pr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -163,19 +164,19 @@ def indifference(
         raise ValueError(f"draws = {draws}, weight = {weight}: expected positive numbers")
     subspace = indifference_subspace(aim)
     points = queries[:, :-1] if aim.bias else queries
+    drawn = partial(subspace.noise, len(points), noise, generator=generator)
     if box is None:
-        points = subspace.project(points)
+        # In place: of a hundred thousand embeddings a copy is 3 GB.
+        points = subspace.project(points).add_(drawn())
     else:
-        points = subspace.project_in_box(points, box, sweeps=sweeps)
-    points = points + subspace.noise(len(points), noise, generator=generator)
-    points = points if box is None else points.clamp(*box)
+        points = (subspace.project_in_box(points, box, sweeps=sweeps) + drawn()).clamp(*box)
     features = augment(points) if aim.bias else points
     count, answers = _answers(aim, features, labels, draws, generator)
     repeats = answers.shape[1]
     return PoisonedData.measure(
         aim,
         f"indifference, {labels} labels",
-        features.repeat_interleave(repeats, dim=0),
+        features if repeats == 1 else features.repeat_interleave(repeats, dim=0),
         answers.flatten(0, 1),
         weight * count.flatten(),
     )
