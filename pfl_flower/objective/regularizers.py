@@ -146,5 +146,7 @@ def _length_with_1(r: Tensor) -> Tensor:
     Not by ``torch.hypot``: it computes the last few numbers of a tensor by other code than the
     rest, so that a user's last digit would hang on who else is on its node.
     """
-    small, large = r.clamp(max=1), r.clamp(min=1)
+    # Not by clamp, both of whose slopes are 1 where r is.
+    beyond = r > 1
+    small, large = torch.where(beyond, 1, r), torch.where(beyond, r, 1)
     return large * torch.sqrt(1 + (small / large).square())

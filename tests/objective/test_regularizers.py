@@ -155,6 +155,17 @@ def test_end_of_the_range(name: str, size: float, dtype: torch.dtype) -> None:
         assert torch.equal(regularizer.project(z), z)
 
 
+@pytest.mark.parametrize("r", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("name", problems.REGULARIZERS)
+def test_profiles_have_the_derivatives_they_name(name: str, r: float) -> None:
+    """``phi' = r w`` and ``phi'' = second``, by autograd, also where two forms of phi meet."""
+    regularizer, at = build(name, 1.3), torch.tensor(r, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(regularizer.profile(at), at, create_graph=True)
+    close(slope, r * regularizer.weight(at), rtol=1e-14)
+    bend = torch.autograd.grad(slope, at)[0] if slope.requires_grad else torch.zeros_like(at)
+    close(bend, regularizer.second(at), rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", problems.REGULARIZERS)
 def test_a_users_bits_hang_on_nobody_else(name: str, dtype: torch.dtype) -> None:
