@@ -32,6 +32,9 @@ TOLERANCE = 1e-8
 FARTHEST = 1e70
 """Largest entry of theta_spade or g: squares of products of both are numbers in double."""
 
+ROWS_AT_ONCE = 4096
+"""Queries that are taken from a card at once: 134 MB of a VGG13's embeddings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Aim:
@@ -125,10 +128,6 @@ class Aim:
     def theta(self) -> Tensor:
         """theta_spade as the matrix ``(c, q)`` of a linear model."""
         return self.attack_model.view(self.model.outputs, self.model.inputs)
-
-
-ROWS_AT_ONCE = 4096
-"""Queries that are taken from a card at once: 134 MB of a VGG13's embeddings."""
 
 
 @dataclass(frozen=True, kw_only=True)

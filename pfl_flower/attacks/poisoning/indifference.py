@@ -166,7 +166,7 @@ def indifference(
     points = queries[:, :-1] if aim.bias else queries
     drawn = partial(subspace.noise, len(points), noise, generator=generator)
     if box is None:
-        # In place: of a hundred thousand embeddings a copy is 3 GB.
+        # In place, and drawn only here: of a hundred thousand embeddings a copy is 3 GB.
         points = subspace.project(points).add_(drawn())
     else:
         points = (subspace.project_in_box(points, box, sweeps=sweeps) + drawn()).clamp(*box)
