@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.deployment.machine import (
+    PATIENCE,
     answers,
     free_port,
     is_flowers,
@@ -24,6 +25,8 @@ from experiments.running.superlink import flower_environment, script
 from pfl_flower.support.files import replace_file
 
 SCRIPTS = ROOT / "experiments" / "deployment"
+LAST_LINES = 30
+"""Of each program's log, where something is waited for in vain."""
 
 
 class Site:
@@ -103,14 +106,14 @@ class Site:
         arguments = str(self.tls), str(self.state / "loopback.crt")
         ports = str(self.port), str(self.link_port)
         self.start("proxy", str(SCRIPTS / "proxy.sh"), *arguments, *ports)
-        wait_until(lambda: answers(self.port) or self.ended("proxy"), "the proxy")
+        self.wait(lambda: answers(self.port) or self.ended("proxy"), "the proxy")
         if self.ended("proxy"):
             raise RuntimeError(self.log("proxy").strip())
 
     def start_link(self) -> None:
         """Start the SuperLink, on the state that it has."""
         self.start("link", str(SCRIPTS / "superlink.sh"), str(self.state), str(self.link_port))
-        wait_until(lambda: answers(self.link_port), "the SuperLink")
+        self.wait(lambda: answers(self.link_port), "the SuperLink")
 
     def register(self, *nodes: str) -> None:
         """Register participants' keys."""
@@ -149,6 +152,56 @@ class Site:
     def log(self, name: str) -> str:
         """Return what a program has printed so far."""
         return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait(
+        self,
+        holds: Callable[[], bool],
+        what: str,
+        patience: float = PATIENCE,
+        during: str = "",
+    ) -> None:
+        """Return once it holds.
+
+        Parameters
+        ----------
+        holds : callable
+            What is asked twice a second.
+        what : str
+            Its name.
+        patience : float
+            Seconds.
+        during : str
+            A program that was started: once it has ended nothing is waited for any more.
+
+        Raises
+        ------
+        TimeoutError
+            If it does not hold in time, or not before that program ended. The last lines of every
+            program's log are its note.
+        """
+        over = False
+
+        def settled() -> bool:
+            nonlocal over
+            # In this order: what has come about before the program's end is seen.
+            over = bool(during) and self.ended(during)
+            return holds() or over
+
+        try:
+            wait_until(settled, what, patience)
+            if over and not holds():
+                raise TimeoutError(f"in vain: {what}; {during} has ended")
+        except TimeoutError as error:
+            error.add_note(self.last_lines())
+            raise
+
+    def last_lines(self) -> str:
+        """Return the last lines of every program's log."""
+        return "\n".join(
+            f"{name}: {line}"
+            for name in self.running
+            for line in self.log(name).splitlines()[-LAST_LINES:]
+        )
 
     def ended(self, name: str) -> bool:
         """Return whether a program that was started is no longer there."""

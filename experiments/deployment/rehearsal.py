@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.deployment.loopback import Site, site
-from experiments.deployment.machine import wait_until
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
@@ -213,7 +212,7 @@ def rehearse(folder: Path, kills: int, seed: int) -> bool:
         place.register(*NODES)
         for node in NODES:
             place.start_node(node)
-        wait_until(lambda: place.online() == len(NODES), "the nodes")
+        place.wait(lambda: place.online() == len(NODES), "the nodes")
         played = Rehearsal(place, random.Random(seed), rounds=STEPS)
         played.say(f"{len(NODES)} nodes are online; seed {seed}")
         played.disturb(kills)

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from experiments.deployment.loopback import Site, site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from experiments.running.engines import ROOT
 from experiments.running.superlink import COMPLETED, run_status, script
 from pfl_flower.run.rounds import read_rounds
@@ -90,7 +90,7 @@ def run_app(place: Site, app: Path, keys: str) -> None:
     """
     name = f"run-{app.name}"
     place.start(name, script("flwr"), "run", str(app), "site", "--stream", "--run-config", keys)
-    wait_until(lambda: place.ended(name), f"the end of {name}", 8 * PATIENCE)
+    place.wait(lambda: place.ended(name), f"the end of {name}", 8 * PATIENCE)
     if run_status(said := place.log(name), place.environment) != COMPLETED:
         raise RunFailedError(f"{name}: {said[-1000:]}")
 
@@ -119,7 +119,7 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
         place.register(*NODES)
         for name, role in NODES.items():
             place.start_node(name, role)
-        wait_until(lambda: place.online() == len(NODES), "the registered nodes")
+        place.wait(lambda: place.online() == len(NODES), "the registered nodes")
         return {
             "an empty app": empty_rounds(place, "empty", "pass", rounds),
             "an empty app that imports torch": empty_rounds(

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from experiments.deployment.loopback import SCRIPTS, Site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from experiments.deployment.round_time import PYPROJECT, run_app
 from experiments.running.engines import ROOT
 from pfl_flower.run.rounds import read_rounds
@@ -169,7 +169,7 @@ class Apart(Site):
             self.start_node(node)
             port = str(self.node_ports[node])
             self.start(f"{node}-apps", str(SCRIPTS / "apps.sh"), port)
-        wait_until(lambda: self.online() == len(NODES), "the nodes")
+        self.wait(lambda: self.online() == len(NODES), "the nodes")
 
 
 def test_an_app_reads_what_is_its_own_and_nothing_else() -> None:

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from experiments.deployment import clock
-from experiments.deployment.loopback import SCRIPTS
+from experiments.deployment.loopback import SCRIPTS, Site
 from experiments.deployment.machine import wait_until
 from experiments.running.engines import ROOT
 from pfl_flower import client_app, server_app
@@ -319,3 +319,14 @@ def test_the_script_that_runs_says_that_it_is_a_site(programs: Path) -> None:
     first, app, *words = done.stdout.splitlines()
     assert (first, Path(app).resolve()) == ("run", ROOT)
     assert words == ["site", "--stream", "--run-config", f"site=true {keys}", "--format", "json"]
+
+
+def test_what_does_not_come_is_told_with_the_logs(tmp_path: Path) -> None:
+    made = Site(tmp_path / "site")
+    made.start("run", "sh", "-c", "echo refused")
+    with pytest.raises(TimeoutError, match="in vain: a round; run has ended") as caught:
+        made.wait(lambda: False, "a round", during="run")
+    assert caught.value.__notes__ == ["run: refused"]
+    with pytest.raises(TimeoutError, match=r"in vain: a round\n"):
+        made.wait(lambda: False, "a round", patience=0.1)
+    made.wait(lambda: "refused" in made.log("run"), "a word", during="run")

@@ -16,7 +16,7 @@ from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from experiments.deployment.loopback import Site, site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from experiments.running.engines import ROOT
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
@@ -194,7 +194,7 @@ class Course:
                 eve.push(*one)
             return self.place.ended(self.name)
 
-        wait_until(turn, "the end of the run", 2 * PATIENCE)
+        self.place.wait(turn, "the end of the run", 2 * PATIENCE)
         said = self.place.log(self.name)
         assert run_status(said, self.place.environment) == COMPLETED, said[-3000:]
 

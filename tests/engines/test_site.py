@@ -29,7 +29,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from experiments.deployment.loopback import Site, site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
@@ -72,7 +72,7 @@ def open_site(made: Site) -> None:
     made.register(*NODES)
     for name, role in NODES.items():
         made.start_node(name, role)
-    wait_until(lambda: made.online() == len(NODES), "the registered nodes")
+    made.wait(lambda: made.online() == len(NODES), "the registered nodes")
 
 
 def settings(made: Site, **keys: object) -> dict[str, object]:
@@ -250,7 +250,7 @@ def test_strangers_and_doubles_are_refused_and_the_run_is_that_of_one_process(pl
     place.start_node("judy")
     place.start_node("bob", name="bobs-double")
     place.run(settings(place))
-    wait_until(lambda: place.ended("run"), "the end of the run", 2 * PATIENCE)
+    place.wait(lambda: place.ended("run"), "the end of the run", 2 * PATIENCE)
     said = place.log("run")
     assert run_status(said, place.environment) == COMPLETED, said[-2000:]
     for refused in (STRANGER, "judy", "bobs-double"):
@@ -275,9 +275,9 @@ def rows(made: Site, name: str) -> list[dict[str, float]]:
 
 def ended_as(made: Site) -> str:
     """Wait for the end of the run that ``run.sh`` started last, and return its status."""
-    wait_until(lambda: made.ended("run"), "the end of the run", 2 * PATIENCE)
+    made.wait(lambda: made.ended("run"), "the end of the run", 2 * PATIENCE)
     started = made.log("run").rpartition("Using SuperLink")[2]
-    wait_until(lambda: "running" not in run_status(started, made.environment), "its status")
+    made.wait(lambda: "running" not in run_status(started, made.environment), "its status")
     return run_status(started, made.environment)
 
 
@@ -295,18 +295,18 @@ def test_a_stop_and_a_killed_superlink_lose_nothing(place: Site) -> None:
     """Stopped in round 2, killed in round 3 or later; nobody registers or starts a node again."""
     keys = settings(place, name="killed", rounds=6, **SMALL)
     place.run(keys)
-    wait_until(lambda: len(rows(place, "killed")) >= 1, "a round")
+    place.wait(lambda: len(rows(place, "killed")) >= 1, "a round", during="run")
     (run,) = re.findall(r"started run (\d+)", place.log("run").rpartition("Using SuperLink")[2])
     place.flwr("stop", run, "site")
     assert ended_as(place) == "finished:stopped"
     done = len(rows(place, "killed"))
     place.run(keys)
-    wait_until(lambda: len(rows(place, "killed")) > done, "a round after the stop")
+    place.wait(lambda: len(rows(place, "killed")) > done, "a round after the stop", during="run")
     assert len(place.kill("flower-superlink")) == 1
     place.running["link"].wait()
-    wait_until(lambda: place.ended("run"), "the news of the end")
+    place.wait(lambda: place.ended("run"), "the news of the end")
     place.start_link()
-    wait_until(lambda: place.online() == len(NODES), "the nodes, by themselves")
+    place.wait(lambda: place.online() == len(NODES), "the nodes, by themselves")
     assert ended_as(place) == "finished:failed"
     place.run(keys)
     assert ended_as(place) == COMPLETED
@@ -322,11 +322,11 @@ def test_a_killed_and_a_replaced_node_come_back_as_the_same_user(place: Site) ->
     before = node_ids(place)["bob"]
     keys = settings(place, name="nodes", rounds=7, regularizer="l2", **SMALL)
     place.run({**keys, "reply-timeout": 60.0})
-    wait_until(lambda: len(rows(place, "nodes")) >= 1, "a round")
+    place.wait(lambda: len(rows(place, "nodes")) >= 1, "a round", during="run")
     assert len(place.kill("flower-supernode", "nodes/bob/bob")) == 1
-    wait_until(lambda: place.log("bob").count("SuperNode ID") >= 2, "bob, started again")
+    place.wait(lambda: place.log("bob").count("SuperNode ID") >= 2, "bob, started again")
     back = len(rows(place, "nodes"))
-    wait_until(lambda: len(rows(place, "nodes")) > back + 1, "a round with him")
+    place.wait(lambda: len(rows(place, "nodes")) > back + 1, "a round with him", during="run")
     place.stop("bob")
     place.start_node("bob", name="bobs-new-machine")
     assert ended_as(place) == COMPLETED
@@ -358,11 +358,11 @@ def test_a_clock_that_is_6_s_ahead_is_refused_and_said(place: Site) -> None:
         "    pass\n"
     )
     place.start_node("carol", PYTHONPATH=str(wrong))
-    wait_until(lambda: "it is started again" in place.log("carol"), "a refusal")
+    place.wait(lambda: "it is started again" in place.log("carol"), "a refusal")
     place.stop("carol")
     said = place.log("carol")
     assert "this clock is 6 s ahead of the site" in said and "401" in said
     assert "SuperNode ID" not in said
     place.start_node("carol")
-    wait_until(lambda: "SuperNode ID" in place.log("carol"), "the same node, its clock set")
+    place.wait(lambda: "SuperNode ID" in place.log("carol"), "the same node, its clock set")
     place.stop("carol")

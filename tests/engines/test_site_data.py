@@ -10,7 +10,7 @@ import pytest
 
 import pfl_flower as pfl
 from experiments.deployment.loopback import site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from tests.support.apart import APART, SITE, TOGETHER, put_together, write_apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
@@ -28,7 +28,7 @@ def test_nodes_learn_from_files_of_their_own_what_they_would_together(tmp_path: 
         for (name, role), place in zip(NODES.items(), places, strict=True):
             (made.folder / f"data-{name}").symlink_to(place)
             made.start_node(name, role)
-        wait_until(lambda: made.online() == len(NODES), "the registered nodes")
+        made.wait(lambda: made.online() == len(NODES), "the registered nodes")
         keys = {name: value for name, value in {**RUN, **APART}.items() if name != "site"}
         keys |= {
             "output-dir": made.folder / "out",
@@ -38,7 +38,7 @@ def test_nodes_learn_from_files_of_their_own_what_they_would_together(tmp_path: 
             "reply-timeout": PATIENCE,
         }
         made.run(keys)
-        wait_until(lambda: made.ended("run"), "the end of the run", 4 * PATIENCE)
+        made.wait(lambda: made.ended("run"), "the end of the run", 4 * PATIENCE)
         log = made.log("run")
     folder = made.folder / "out" / "apart"
     assert (folder / "summary.json").exists(), log[-2000:]

@@ -12,7 +12,7 @@ import pytest
 
 import pfl_flower as pfl
 from experiments.deployment.loopback import Site, site
-from experiments.deployment.machine import PATIENCE, wait_until
+from experiments.deployment.machine import PATIENCE
 from experiments.running.superlink import COMPLETED, run_status
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         made.register(*NODES)
         for name, role in NODES.items():
             made.start_node(name, role)
-        wait_until(lambda: made.online() == len(NODES), "the registered nodes")
+        made.wait(lambda: made.online() == len(NODES), "the registered nodes")
         yield made
 
 
@@ -57,9 +57,9 @@ def carried(place: Site, name: str) -> Path:
     """Return the folder of a run on the site."""
     waits = {"node-timeout": PATIENCE, "reply-timeout": PATIENCE, "min-nodes": len(NODES)}
     place.run({**RUN, **RUNS[name], **waits, "name": name, "output-dir": place.folder / "out"})
-    wait_until(lambda: place.ended("run"), "the end of the run", 4 * PATIENCE)
+    place.wait(lambda: place.ended("run"), "the end of the run", 4 * PATIENCE)
     said = place.log("run").rpartition("Using SuperLink")[2]
-    wait_until(lambda: "running" not in run_status(said, place.environment), "its status")
+    place.wait(lambda: "running" not in run_status(said, place.environment), "its status")
     assert run_status(said, place.environment) == COMPLETED, said[-2000:]
     return place.folder / "out" / name
 
