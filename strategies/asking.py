@@ -4,7 +4,7 @@ Flower keeps one reply to a question and deletes the question once the reply is 
 silences the right one. A reply without its question's secret is therefore never the last word, and
 neither is an error, which carries no content and could be anybody's: the node is asked again at
 once, with a new message and a new secret, a few times at most. Clients answer a repeated question
-as they did before (``clients.answers``).
+as they did before (``clients.answers``). So is a node whose question is lost, see ``nudging``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import genuine, nonce_of
 from pfl_flower.transport.pulling import is_site, pull
 from pfl_flower.transport.questions import pack_question
+from strategies.nudging import Nudges, Patience
 from strategies.questions import MOST_BYTES, Question
 
 MOST_REPEATS = 3
 """How often a question is repeated: who has read a node's mail would have to win four races, and
 what a forger can cost a node is three answers, on a real one a process of some seconds each."""
-FORGED, ERROR_REPLY = "forged", "error-reply"
-"""Why a question was repeated: a reply without its secret, or an error of Flower's."""
+FORGED, ERROR_REPLY, LOST = "forged", "error-reply", "lost"
+"""Why a question was repeated: a reply without its secret, an error of Flower's, or an answer to
+what the node was asked later."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
 WAITED_SHARE = 0.05
 """Seconds between two looks at what has come: a twentieth of the time since the question, so that
@@ -44,7 +46,8 @@ class Heard:
     replies : list of Message
         The last reply to each question that had one, and replies to nothing that was asked.
     notices : Counter
-        Replies that were ``forged``, and errors in place of one, ``error-reply``.
+        Replies that were ``forged``, errors in place of one, ``error-reply``, and questions that
+        were ``lost``.
     """
 
     replies: list[Message] = field(default_factory=list)
@@ -88,14 +91,23 @@ class Post:
         ones are busy. So one question is let go for each answer. When no other is on its way, every
         node is asked something that takes no state: the dead fail at it first, the living come back
         after them, and are the next to be taken.
+    patience : Patience
+        With the silence of a site's nodes.
     """
 
     grid: Grid
     heard: Heard = field(default_factory=Heard)
     waiting: dict[str, Question] = field(default_factory=dict)
     held: list[tuple[Question, float]] = field(default_factory=list)
+    patience: Patience = field(default_factory=Patience)
     _until: dict[str, tuple[float, float]] = field(default_factory=dict)
     _calls: dict[str, float] = field(default_factory=dict)
+    _nudges: Nudges | None = None
+
+    def __post_init__(self) -> None:
+        """Call silent nodes where they are a site's."""
+        if is_site(self.grid):
+            self._nudges = Nudges(self.grid, self.patience)
 
     def send(self, questions: Sequence[Question], timeout: float) -> None:
         """Send questions, whose messages have ``timeout`` seconds, repeated ones too."""
@@ -117,7 +129,9 @@ class Post:
 
     def look(self) -> None:
         """Take what has come, ask again where that is due, and wait no longer for what is late."""
+        overtaken = self._nudges.overtaken(self.waiting) if self._nudges else []
         answered = self._take() if self.waiting else 0
+        self._send_lost(overtaken)
         if self.held and not self.waiting and not answered:
             answered += self._call()
         for question, timeout in self.held[:answered]:
@@ -128,11 +142,26 @@ class Post:
         for late in [one for one in self.waiting if self._until[one][0] <= now]:
             del self.waiting[late]
         self._until = {identifier: self._until[identifier] for identifier in self.waiting}
+        if self._nudges:
+            began = {one: until - timeout for one, (until, timeout) in self._until.items()}
+            self._nudges.call({one: now - then for one, then in began.items()}, self.waiting)
+
+    def _send_lost(self, overtaken: Iterable[str]) -> None:
+        """Ask again what a node has not answered before it answered what it was asked later."""
+        for lost in overtaken:
+            question = self.waiting.get(lost)
+            if question is not None and question.repeats < MOST_REPEATS:
+                self.heard.notices[LOST] += 1
+                timeout = self._until[lost][1]
+                del self.waiting[lost]
+                question.repeat()
+                self.send([question], timeout)
 
     def _take(self) -> int:
         """Take what has come, and return how many answers there were."""
-        limits = {identifier: one.most for identifier, one in self.waiting.items()}
-        replies = pull(self.grid, list(self.waiting), limits)
+        asked = dict(self.waiting)
+        limits = {identifier: one.most for identifier, one in asked.items()}
+        replies = pull(self.grid, list(asked), limits)
         times = {id(one): self._until[key][1] for key, one in self.waiting.items()}
         failed = {one.metadata.reply_to_message_id for one in replies if one.has_error()}
         lost = {id(one) for key, one in self.waiting.items() if key in failed}
@@ -141,6 +170,9 @@ class Post:
                 self.held.append((question, times[id(question)]))
             else:
                 self.send([question], times[id(question)])
+        if self._nudges:
+            answered = {one: asked[one] for one in asked.keys() - self.waiting.keys()}
+            self._nudges.settle(answered)
         return len(replies) - len(failed)
 
     def _call(self) -> int:
@@ -176,14 +208,17 @@ class Post:
         time.sleep(min(LONGEST_WAIT, max(SHORTEST_WAIT, WAITED_SHARE * passed)))
 
 
-def ask(grid: Grid, questions: Sequence[Question], timeout: float) -> Heard:
+def ask(
+    grid: Grid, questions: Sequence[Question], timeout: float, patience: Patience | None = None
+) -> Heard:
     """Send questions and return what came back; each holds its last message afterwards.
 
     Every message has ``timeout`` seconds, a repeated one too: a forger can make a round up to
     ``1 + MOST_REPEATS`` times as long, and cannot take the time of the node that it spoke for.
+    ``patience`` is what earlier rounds have shown of a site's nodes.
     """
     if not isinstance(grid, InProcessGrid):
-        post, began = Post(grid), time.monotonic()
+        post, began = Post(grid, patience=patience or Patience()), time.monotonic()
         post.send(questions, timeout)
         while post.open:
             post.look()

@@ -20,6 +20,7 @@ from pfl_flower.transport.nonces import failure_in, genuine, lacks_device
 from pfl_flower.transport.questions import ROLES, Introduction, pack_question, unpack_introduction
 from pfl_flower.transport.records import largest_words
 from strategies.asking import Post, ask
+from strategies.nudging import Patience
 from strategies.questions import Question
 
 MOST_REMEMBERED = 10_000
@@ -45,12 +46,15 @@ class Introductions:
         The nodes that can take part, and what they said.
     notices : Counter
         Of nodes that could not take part, and of what came in place of their answers.
+    patience : Patience
+        With the silence of a site's nodes.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.known: dict[int, Introduction] = {}
         self.notices: Counter[str] = Counter()
+        self.patience = Patience()
         self._refused: dict[int, None] = {}
         self._late: dict[int, None] = {}
         self._open: dict[int, list[Question]] = {}
@@ -150,7 +154,7 @@ class Introductions:
 
     def _posted(self, grid: Grid) -> Post:
         if self._post is None or self._post.grid is not grid:
-            self._post = Post(grid)
+            self._post = Post(grid, patience=self.patience)
         return self._post
 
     def _hear(self, post: Post, least: int) -> None:

@@ -154,7 +154,7 @@ class ResumableStrategy(Strategy):
         """
         known = {id(question.message): question for question in self.asked}
         questions = [known.get(id(message)) or Question(message) for message in messages]
-        heard = ask(grid, questions, timeout)
+        heard = ask(grid, questions, timeout, self.recruiter.introductions.patience)
         self._notices.update(heard.notices)
         return heard.replies
 

@@ -24,6 +24,7 @@ WORDS = {
     "duplicate": "further replies to one question",
     "forged": "replies without the secret of their question, after which the node was asked again",
     "error-reply": "errors in place of a reply, after which the node was asked again",
+    "lost": "questions that were never answered, after which the node was asked again",
     "absurd": "entries of nodes' metrics that cannot be",
     "untracked": "rounds that the tracker did not take",
 }
