@@ -160,16 +160,16 @@ def words(m: Measured) -> str:
     """Return what rules keep from attackers who are not told, and from all of them."""
     but, at = f"*, {REFERENCE}: *", f"{OPEN}/*"
     bounded = [name for name in m.values if name.startswith(f"{BOUNDED}/")]
-    under = f", up to {m.high(f'{BOUNDED}/*: worst harm'):.1%} under l2" if bounded else ""
+    under = f", up to {m.high(f'{BOUNDED}/*: worst harm'):z.1%} under l2" if bounded else ""
     return (
-        f"Under squared l2 and the sum CGA moves rho {m.high(f'{OPENED}: CGA share'):.0%} of the "
+        f"Under squared l2 and the sum CGA moves rho {m.high(f'{OPENED}: CGA share'):z.0%} of the "
         f"way to its target. Under squared l2 and any other rule attackers who are told nothing "
-        f"get {m.low(f'{at}: share of the untold', but=but):.1%} to "
-        f"{m.high(f'{at}: share of the untold', but=but):.1%} of the way, those who are told "
-        f"{m.low(f'{at}: share of the told', but=but):.1%} to "
-        f"{m.high(f'{at}: share of the told', but=but):.1%}. The worst attack takes up to "
-        f"{m.high(f'{at}: worst harm', but=but):.1%} of accuracy there{under}; where nobody "
-        f"attacks a rule costs up to {m.high('*: cost'):.1%}. {_lacking(m)}".rstrip()
+        f"get {m.low(f'{at}: share of the untold', but=but):z.1%} to "
+        f"{m.high(f'{at}: share of the untold', but=but):z.1%} of the way, those who are told "
+        f"{m.low(f'{at}: share of the told', but=but):z.1%} to "
+        f"{m.high(f'{at}: share of the told', but=but):z.1%}. The worst attack takes up to "
+        f"{m.high(f'{at}: worst harm', but=but):z.1%} of accuracy there{under}; where nobody "
+        f"attacks a rule costs up to {m.high('*: cost'):z.1%}. {_lacking(m)}".rstrip()
     )
 
 

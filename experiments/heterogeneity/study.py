@@ -121,15 +121,15 @@ def _unlabelled(final: Metrics, claim: Claim) -> dict[str, float]:
 def words(m: Measured) -> str:
     """Return what lam does at its ends, and between them."""
     return (
-        f"Without an attack the best lam gains {m.low('*: best gain over alone'):.1%} to "
-        f"{m.high('*: best gain over alone'):.1%} of accuracy over models learned alone. Under CGA "
-        f"the best lam leaves {m.low('*: best gain over alone under CGA'):.1%} to "
-        f"{m.high('*: best gain over alone under CGA'):.1%}, and who keeps the lam that was best "
-        f"in peace loses up to {m.high('*: lost with the best lam of peace'):.1%}. At the largest "
-        f"lam one user takes {m.low('*: much lam, damage to theta'):.0%} to "
-        f"{m.high('*: much lam, damage to theta'):.0%} of everybody's accuracy, whatever the "
-        f"regulariser; at lam = 1 {m.high('*squared-l2: damage to theta'):.1%} at most under "
-        f"squared l2, and {m.high('*, l2: damage to theta', '*smooth-l2: damage to theta'):.1%} "
+        f"Without an attack the best lam gains {m.low('*: best gain over alone'):z.1%} to "
+        f"{m.high('*: best gain over alone'):z.1%} of accuracy over models learned alone. Under "
+        f"CGA the best lam leaves {m.low('*: best gain over alone under CGA'):z.1%} to "
+        f"{m.high('*: best gain over alone under CGA'):z.1%}, and who keeps the lam that was best "
+        f"in peace loses up to {m.high('*: lost with the best lam of peace'):z.1%}. At the largest "
+        f"lam one user takes {m.low('*: much lam, damage to theta'):z.0%} to "
+        f"{m.high('*: much lam, damage to theta'):z.0%} of everybody's accuracy, whatever the "
+        f"regulariser; at lam = 1 {m.high('*squared-l2: damage to theta'):z.1%} at most under "
+        f"squared l2, and {m.high('*, l2: damage to theta', '*smooth-l2: damage to theta'):z.1%} "
         f"under the bounded ones."
     )
 

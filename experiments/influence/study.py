@@ -124,9 +124,9 @@ def words(m: Measured) -> str:
     once, rest = (f"*: {name}" for name in REACHED.values())
     return (
         f"In {m.total('rows'):g} rows (rule, regulariser, seed) nothing is found beyond a bound "
-        f"in all but {m.total(BEYOND):g}. Where there is one, {m.low(once):.0%} to "
-        f"{m.high(once):.0%} of it is found in one round, and at rest {m.low(rest):.0%} to "
-        f"{m.high(rest):.0%}."
+        f"in all but {m.total(BEYOND):g}. Where there is one, {m.low(once):z.0%} to "
+        f"{m.high(once):z.0%} of it is found in one round, and at rest {m.low(rest):z.0%} to "
+        f"{m.high(rest):z.0%}."
     )
 
 

@@ -218,10 +218,10 @@ STUDY = Study(
     ),
     words=lambda m: (
         f"The least alpha that brings rho nine tenths of the way to the target grows as "
-        f"N^{m.mean('noise 0.01 exponent global'):.2f} with label noise 0.01 and as "
-        f"N^{m.mean('noise 0.3 exponent global'):.2f} with 0.3; the least that holds the poisoned "
-        f"user's own model within a fixed distance, as N^{m.mean('noise 0.01 exponent fixed'):.2f} "
-        f"and N^{m.mean('noise 0.3 exponent fixed'):.2f}."
+        f"N^{m.mean('noise 0.01 exponent global'):z.2f} with label noise 0.01 and as "
+        f"N^{m.mean('noise 0.3 exponent global'):z.2f} with 0.3; the least that holds the poisoned "
+        f"user's own model within a fixed distance, as N^{m.mean('noise 0.01 exponent fixed'):z.2f}"
+        f" and N^{m.mean('noise 0.3 exponent fixed'):z.2f}."
     ),
     measure=measure,
     draw=draw,

@@ -257,7 +257,7 @@ STUDY = Study(
         f"CGA's last gradient turned into a model moves rho by at most {m.high('model: *'):.0e}, "
         f"into exact data by {m.high('data: *'):.0e}, and data turned back into a gradient by "
         f"{m.high('from data: *'):.0e}. With n points and sampled labels the miss falls as "
-        f"n^{m.mean('slope rho: *'):.2f}."
+        f"n^{m.mean('slope rho: *'):z.2f}."
     ),
     measure=measure,
     draw=draw,

@@ -257,8 +257,8 @@ STUDY = Study(
         "the proofs, as I^0.75)."
     ),
     words=lambda m: (
-        f"The error grows as I^{m.mean('exponent: least-squares'):.2f} in linear and as "
-        f"I^{m.mean('exponent: logistic'):.2f} in logistic regression, and "
+        f"The error grows as I^{m.mean('exponent: least-squares'):z.2f} in linear and as "
+        f"I^{m.mean('exponent: logistic'):z.2f} in logistic regression, and "
         f"{m.total('violations: *'):g} fresh datasets violate the inequality that was fitted."
     ),
     measure=measure,

@@ -154,8 +154,8 @@ STUDY = Study(
         "honest users have, once they have enough to know their own minds."
     ),
     words=lambda m: (
-        f"From 1,000 points on the labels needed go as m^{m.low('exponent many: *'):.2f} to "
-        f"m^{m.high('exponent many: *'):.2f}. With 10,000 points {m.mean('labels: lam 1'):,.0f} "
+        f"From 1,000 points on the labels needed go as m^{m.low('exponent many: *'):z.2f} to "
+        f"m^{m.high('exponent many: *'):z.2f}. With 10,000 points {m.mean('labels: lam 1'):,.0f} "
         f"hold rho at lam = 1 and {m.mean('labels: lam 10'):,.0f} at lam = 10, "
         f"{m.mean('share: lam 1'):.0%} and {m.mean('share: lam 10'):.0%} of one honest user's, to "
         f"{m.high('miss: *'):.0e}."

@@ -124,7 +124,7 @@ STUDY = Study(
     words=lambda m: (
         f"With 100,000 points the user is at most {m.high('last, sum: *'):.2g} from theta_dagger "
         f"with sums and at least {m.low('last, mean: *'):.2g} with means. The distance goes as "
-        f"I^{m.mean('exponent, sum: *'):.2f} and I^{m.mean('exponent, mean: *'):.2f}; for least "
+        f"I^{m.mean('exponent, sum: *'):z.2f} and I^{m.mean('exponent, mean: *'):z.2f}; for least "
         f"squares with means it is {m.mean('over limit'):.3f} of what is predicted."
     ),
     measure=measure,

@@ -36,8 +36,8 @@ def _words(measured: Measured) -> str:
     return (
         f"With the fewest points the user is at least {measured.low('first: *'):.2g} from "
         f"theta_dagger, with the most at most {measured.high('last: *'):.2g}. Above 1,000 points "
-        f"the distance falls as I^{high:.2f} to I^{low:.2f}, the others' part in it as "
-        f"I^{measured.mean('exponent bias: *'):.2f}."
+        f"the distance falls as I^{high:z.2f} to I^{low:z.2f}, the others' part in it as "
+        f"I^{measured.mean('exponent bias: *'):z.2f}."
     )
 
 

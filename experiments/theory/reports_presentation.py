@@ -110,8 +110,8 @@ STUDY = Study(
     words=lambda m: (
         f"One replaced point lets reports move rho by {m.low('over prediction: *'):.3f} to "
         f"{m.high('over prediction: *'):.3f} of what is predicted, "
-        f"as m^{m.mean('exponent, reports'):.2f}; data that stay let it move as "
-        f"m^{m.mean('exponent, data'):.2f}, "
+        f"as m^{m.mean('exponent, reports'):z.2f}; data that stay let it move as "
+        f"m^{m.mean('exponent, data'):z.2f}, "
         f"{m.low('reports over data'):.0f} times less with 10,000 points. Data that are made anew "
         f"reach what reports reach to {m.high('remade: *'):.0e}."
     ),

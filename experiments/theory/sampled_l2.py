@@ -123,9 +123,9 @@ STUDY = Study(
     name=NAME,
     claim="Under l2, too, enough data that a model labels do what the model attack does.",
     words=lambda m: (
-        f"The miss of rho falls as n^{m.low('exponent rho: *'):.2f} to "
-        f"n^{m.high('exponent rho: *'):.2f}, that of the honest models as "
-        f"n^{m.low('exponent theta: *'):.2f} to n^{m.high('exponent theta: *'):.2f}; at most "
+        f"The miss of rho falls as n^{m.low('exponent rho: *'):z.2f} to "
+        f"n^{m.high('exponent rho: *'):z.2f}, that of the honest models as "
+        f"n^{m.low('exponent theta: *'):z.2f} to n^{m.high('exponent theta: *'):z.2f}; at most "
         f"{m.high('last: *'):.1g} is left with 31,623 points."
     ),
     measure=measure,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,5 @@ def test_the_table_that_is_kept_is_what_the_kept_results_make(monkeypatch) -> No
     kept = Path(experiments.__file__).parent / "results"
     made = rendering.table(rendering.read_report(kept, list(STUDIES)))
     assert made == (kept / "report.md").read_text()
+    # Neither a share nor a number is less than nothing by the sign alone.
+    assert not re.findall(r"-0(?:\.0+)?(?:%|\b(?!\.))", made)
