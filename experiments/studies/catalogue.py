@@ -110,6 +110,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.examples.anyone:STUDY",
         "In anyone's Flower app: attacks by a client mod against Flower's strategies and ours",
     ),
+    "backdoors": Listed(
+        "experiments.backdoors.study:STUDY",
+        "A trigger on images x regulariser x model: whom it leads, rho or the users",
+    ),
     "heterogeneity": Listed(
         "experiments.heterogeneity.study:STUDY",
         "Users who differ x lam x regulariser: what taking part pays, and what one attacker takes",

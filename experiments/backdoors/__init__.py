@@ -1,0 +1,1 @@
+"""Backdoors: what a trigger leads rho and every personal model to."""
