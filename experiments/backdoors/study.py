@@ -22,6 +22,7 @@ from experiments.backdoors.drawing import draw
 from experiments.paper.protocols import Keys
 from experiments.paper.runs import run_variant
 from experiments.running.preset_runs import final_metrics
+from experiments.studies.standing import Stated
 from experiments.studies.study import Setting, Study
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, at_least, at_most
@@ -122,16 +123,46 @@ def words(m: Measured) -> str:
     """Return whom the trigger leads, and what it costs on clean points."""
     bounded = [f"model-replacement, {name}, led, rho: *" for name in REGULARIZERS[1:]]
     return (
-        f"Replacement has rho take {m.low('model-replacement, squared-l2, led, rho: *'):z.0%} and "
-        f"more of triggered images for the label under squared l2, and honest users' models "
-        f"{m.low('model-replacement, squared-l2, led, theta: *'):z.0%} to "
-        f"{m.high('model-replacement, squared-l2, led, theta: *'):z.0%}; under l2 and smooth l2 "
-        f"{m.high(*bounded):z.1%} at most. Stamped points lead rho in "
-        f"{m.low('backdoor, squared-l2, led, rho: *'):z.0%} to "
-        f"{m.high('backdoor, squared-l2, led, rho: *'):z.0%} of cases under squared l2, by the "
-        f"model; where nobody attacks the patch alone has "
-        f"{m.high('nobody, *, led, rho: *'):z.1%} at most. Clean accuracy falls by at most "
+        f"Of triggered images replacement has rho take at least "
+        f"{m.low('model-replacement, squared-l2, led, rho: *'):z.0%} for the label under squared "
+        f"l2, and users' models {m.low('model-replacement, squared-l2, led, theta: *'):z.0%}; "
+        f"under l2 and smooth l2 rho takes {m.high(*bounded):z.1%} at most. Stamped points lead "
+        f"rho in {m.low('backdoor, squared-l2, led, rho: *'):z.0%} to "
+        f"{m.high('backdoor, squared-l2, led, rho: *'):z.0%} of cases under squared l2, the patch "
+        f"alone in {m.high('nobody, *, led, rho: *'):z.1%}. Clean accuracy falls by at most "
         f"{m.high('clean accuracy lost: *'):z.1%}."
+    )
+
+
+def _predictions() -> Iterator[Stated]:
+    yield Stated(
+        what="under squared l2 replacement leads rho",
+        where="predicted: one report takes rho anywhere (Theorem 4)",
+        claim=Claim("model-replacement, squared-l2, led, rho", at_least(LED)),
+        against=at_most(0.5),
+        why="as the backdoored model itself is led; the opposite: at most every second point",
+    )
+    yield Stated(
+        what="personal models follow rho",
+        where="predicted: the regulariser ties them to it",
+        claim=Claim("model-replacement, squared-l2, led, theta", at_least(0.5)),
+        against=at_most(KEPT_OUT),
+        why="most triggered points of most users; the opposite: as if nobody attacked",
+    )
+    for regularizer in REGULARIZERS[1:]:
+        yield Stated(
+            what=f"under {regularizer} one user of eleven does not lead rho",
+            where="predicted: a report is at most lam, and ten others answer it",
+            claim=Claim(f"model-replacement, {regularizer}, led, rho", at_most(KEPT_OUT)),
+            against=at_least(0.5),
+            why="next to none; the opposite: every second point",
+        )
+    yield Stated(
+        what="clean points do not show it",
+        where="predicted: stamped points are few, and the rest are as they were",
+        claim=Claim("clean accuracy lost", at_most(LOST)),
+        against=at_least(0.1),
+        why="what another draw of points would change; the opposite: one in ten",
     )
 
 
@@ -155,4 +186,5 @@ STUDY = Study(
         "convolutional network (means, five Adam steps a round, lam = 0.1 and 1). The quick form "
         "has the linear model alone, 30 rounds."
     ),
+    paper=tuple(_predictions()),
 )
