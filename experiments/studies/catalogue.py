@@ -114,6 +114,10 @@ STUDIES: Mapping[str, Listed] = {
         "experiments.backdoors.study:STUDY",
         "A trigger on images x regulariser x model: whom it leads, rho or the users",
     ),
+    "who-is-hurt": Listed(
+        "experiments.personalization.study:STUDY",
+        "Attack x way to personalise: who is hurt, rho or the users",
+    ),
     "heterogeneity": Listed(
         "experiments.heterogeneity.study:STUDY",
         "Users who differ x lam x regulariser: what taking part pays, and what one attacker takes",

@@ -1,0 +1,1 @@
+"""Ways to personalise: whom the same attacks hurt, rho or the users."""
