@@ -88,12 +88,12 @@ def _ended(setting: Setting, attack: str, regularizer: str, model: str) -> dict[
     common: Keys = {**BASE, "regularizer": regularizer, **shown, **MODELS[model]}
     attacked: Keys = {**common, "attack": attack, "attack-options": OPTIONS}
     calm: Keys = {**common, "strategic-users": "none", "save-trajectory": True}
-    label = f"{attack}, {regularizer}, {model}"
     if setting.control or attack == NOBODY:
-        config = run_variant(setting, label, calm)
+        # In the control all attacks are one run, which is kept.
+        config = run_variant(setting, f"{NOBODY}, {regularizer}, {model}", calm)
         ended = {**final_metrics(config), "triggered_rho": led(config)}
     else:
-        ended = final_metrics(run_variant(setting, label, attacked))
+        ended = final_metrics(run_variant(setting, f"{attack}, {regularizer}, {model}", attacked))
     return {name: ended[key] for key, name in KEPT.items() if key in ended}
 
 

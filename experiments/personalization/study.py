@@ -78,7 +78,9 @@ def measure(setting: Setting) -> dict[str, Any]:
             attacked: Keys = {**common, **STRATEGIC, "attack": attack, **more}
             calm: Keys = {**common, "strategic-users": "none"}
             nobody = setting.control or attack == NOBODY
-            config = run_variant(setting, f"{attack}, {way}", calm if nobody else attacked)
+            # In the control all attacks are one run, which is kept.
+            label = f"{NOBODY if nobody else attack}, {way}"
+            config = run_variant(setting, label, calm if nobody else attacked)
             ended = final_metrics(config)
             if nobody:
                 # Those who attack elsewhere are left out here, too.
