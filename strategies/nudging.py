@@ -39,8 +39,9 @@ CALLED_AT_ONCE, AT_ONCE = 9, 1.0
 """Answers for which a node that held one back is called after a second; then it is tried whether it
 still does, which its next start ends."""
 HOLDS = (
-    "node %d holds each answer back until it is asked something else, as a SuperNode does after a "
-    "run that ended while it was asked: from now on it is, until its SuperNode is started again"
+    "node %d answered as soon as it was asked something else: its SuperNode may hold each answer "
+    "back, as after a run that ended while it was asked, until it is started again; it is asked "
+    "something else at once from now on"
 )
 
 
@@ -104,11 +105,8 @@ class Nudges:
         Such a question's answer has come, and can be pulled after this, or it never will. Only what
         brings a call's secret back is an answer to it.
         """
-        limits = {
-            name: waiting[call.after].most
-            for name, call in self._calls.items()
-            if call.after in waiting
-        }
+        self._calls = {name: call for name, call in self._calls.items() if call.after in waiting}
+        limits = {name: waiting[call.after].most for name, call in self._calls.items()}
         found = []
         for reply in pull(self.grid, list(limits), limits) if limits else []:
             # It stays: whatever answers a call, a question has one.
