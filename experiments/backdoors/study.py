@@ -170,8 +170,8 @@ STUDY = Study(
     name="backdoors",
     claim=(
         "Ours, predicted from theory: under squared l2 one user of eleven puts a backdoor into "
-        "rho and into personal models, which no accuracy on clean points shows; under l2 and "
-        "smooth l2 next to nothing is led."
+        "rho and into personal models by its reports, which no accuracy on clean points shows; "
+        "under l2 and smooth l2 such reports lead next to nothing."
     ),
     words=words,
     measure=measure,
