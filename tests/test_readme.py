@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from experiments.running.parser import parser
+from experiments.studies.catalogue import STUDIES
 from pfl_flower.run.problem import build_problem
 from tests.support import readmes
 from tests.support.readmes import ALL, ELSEWHERE, FILES, ROOT, TYPED, Command
@@ -97,3 +98,7 @@ def test_the_library_as_readme_shows_it(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(result.rounds["round"]) == 3  # type: ignore[attr-defined]
     assert len(grid.table()) == 6  # type: ignore[attr-defined]
     assert (tmp_path / "sweep").is_dir()
+
+
+def test_the_number_of_studies_is_theirs() -> None:
+    assert f"| {len(STUDIES)} studies |" in README
