@@ -254,3 +254,28 @@ def test_what_calls_have_shown_of_a_node() -> None:
         patience.learn(1, 1000.0)
     assert patience.seconds(1) == FIRST_CALL
     assert patience.seconds(2) == FIRST_CALL
+
+
+@pytest.mark.parametrize("late", range(10))
+def test_an_answer_that_comes_while_it_is_looked_for_is_not_lost(
+    late: int, clock: list[float]
+) -> None:
+    """To pull takes a while; the question is answered in it, and the call a moment later."""
+
+    class Slow(SuperNodes):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            found = list(super().pull_messages(message_ids))
+            self.clock[0] += 0.2
+            return found
+
+    def work(message: Message) -> float:
+        about = message.metadata
+        if about.dst_node_id != BOB:
+            return WORK
+        return 0.05 if about.group_id == "" else 31.0 + 0.1 * late
+
+    config = rounds(rounds=1)
+    grid = Slow(config, clock, work=work)
+    served = serve(config, grid)
+    same(served, config)
+    assert grid.calls(BOB) and not served[0][0].notices
