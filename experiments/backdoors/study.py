@@ -104,7 +104,9 @@ def led(config: RunConfig) -> float:
     problem = build_problem(attacked)
     points = problem.triggered_tests
     assert points is not None  # of digits there are some of every class
-    rho = torch.from_numpy(np.load(config.folder() / "trajectory.npy")[-1]).to(problem.dtype)
+    rho = torch.from_numpy(np.load(config.folder() / "trajectory.npy", allow_pickle=False)[-1]).to(
+        problem.dtype
+    )
     scores = problem.model.scores(rho[None], points.features[None])
     return float((scores[0].argmax(dim=-1) == points.labels).double().mean())
 
