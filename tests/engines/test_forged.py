@@ -21,6 +21,7 @@ from experiments.running.engines import ROOT
 from experiments.running.superlink import COMPLETED, run_status
 from pfl_flower import client_app, server_app
 from pfl_flower.run.config import parse_config
+from pfl_flower.run.keys import Scalar
 from pfl_flower.transport.inprocess import run_in_process
 from pfl_flower.transport.node_metrics import METRICS
 from pfl_flower.transport.records import ARRAYS, integers, packed
@@ -154,6 +155,15 @@ def kind(question: Message) -> tuple[str, str]:
     return question.metadata.message_type, question.metadata.group_id
 
 
+def pulled(one: Participant, keys: dict[str, Scalar]) -> Message | None:
+    """Return the next question; a call, to which a busy machine may lead, is answered as ever."""
+    question = one.pull()
+    while question is not None and question.metadata.group_id == "":
+        one.push(question, one.answer(question, keys))
+        question = one.pull()
+    return question
+
+
 class Course:
     """A run, and what Eve did in it."""
 
@@ -179,9 +189,11 @@ class Course:
 
         def turn() -> bool:
             nonlocal last
-            his, due = bob.pull(), []
+            his, due = pulled(bob, keys), []
             # Both are asked at the same time: hers comes, too.
-            while (hers := eve.pull()) or (his and (last is None or kind(last[0]) != kind(his))):
+            while (hers := pulled(eve, keys)) or (
+                his and (last is None or kind(last[0]) != kind(his))
+            ):
                 if hers is not None:
                     last = hers, eve.answer(hers, keys)
                     due.append(last)
