@@ -14,15 +14,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from flwr.app import Message, MessageType
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from pfl_flower.transport.inprocess import InProcessGrid
 from pfl_flower.transport.nonces import genuine, nonce_of
 from pfl_flower.transport.pulling import is_site, pull
-from pfl_flower.transport.questions import pack_question
 from strategies.nudging import Nudges, Patience
-from strategies.questions import MOST_BYTES, Question
+from strategies.questions import MOST_BYTES, Question, call_to
 
 MOST_REPEATS = 3
 """How often a question is repeated: who has read a node's mail would have to win four races, and
@@ -183,9 +182,7 @@ class Post:
         now = time.monotonic()
         if not self._calls:
             nodes = self.grid.get_node_ids()
-            calls = [
-                Message(pack_question(0, ()), n, MessageType.QUERY, group_id="") for n in nodes
-            ]
+            calls = [call_to(node) for node in nodes]
             until = now + self.held[0][1]
             self._calls = {one: until for one in self.grid.push_messages(calls) if one}
             return 0 if self._calls else len(self.held)

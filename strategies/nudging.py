@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 
-from flwr.app import Message, MessageType
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from pfl_flower.transport.flower_internals import log
 from pfl_flower.transport.nonces import genuine
 from pfl_flower.transport.pulling import pull
-from pfl_flower.transport.questions import pack_question
-from strategies.questions import Question
+from strategies.questions import Question, call_to
 
 FIRST_CALL = 30.0
 """Seconds of silence: several times what a small round takes at a site. A call costs the node a
@@ -134,10 +133,7 @@ class Nudges:
             for name, question in waiting.items()
             if name not in called and silent[name] >= self.patience.seconds(question.node)
         ]
-        calls = [
-            Message(pack_question(0, ()), waiting[name].node, MessageType.QUERY, group_id="")
-            for name in due
-        ]
+        calls = [call_to(waiting[name].node) for name in due]
         if not calls:
             return
         pushed, now = set(self.grid.push_messages(calls)), time.monotonic()

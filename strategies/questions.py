@@ -56,6 +56,11 @@ class Question:
         return self.message.metadata.dst_node_id
 
 
+def call_to(node: int) -> Message:
+    """Return a message that takes no state: whoever answers it is there."""
+    return Message(pack_question(0, ()), node, MessageType.QUERY, group_id="")
+
+
 def training_questions(
     told: Mapping[int, Broadcast], measured: Mapping[int, tuple[int, ...]] | None = None
 ) -> list[Question]:

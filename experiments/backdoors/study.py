@@ -116,9 +116,12 @@ LED, KEPT_OUT, LOST = 0.9, 0.05, 0.02
 360 test points, two deviations of what another draw would give."""
 
 
-def _kept_out() -> Iterator[Claim]:
-    for regularizer in REGULARIZERS[1:]:
-        yield Claim(f"model-replacement, {regularizer}, led, rho", at_most(KEPT_OUT))
+REPLACED = Claim("model-replacement, squared-l2, led, rho", at_least(LED))
+HELD_OFF = {
+    name: Claim(f"model-replacement, {name}, led, rho", at_most(KEPT_OUT))
+    for name in REGULARIZERS[1:]
+}
+UNSEEN = Claim("clean accuracy lost", at_most(LOST))
 
 
 def words(m: Measured) -> str:
@@ -140,7 +143,7 @@ def _predictions() -> Iterator[Stated]:
     yield Stated(
         what="under squared l2 replacement leads rho",
         where="predicted: one report takes rho anywhere (Theorem 4)",
-        claim=Claim("model-replacement, squared-l2, led, rho", at_least(LED)),
+        claim=REPLACED,
         against=at_most(0.5),
         why="as the backdoored model itself is led; the opposite: at most every second point",
     )
@@ -151,18 +154,18 @@ def _predictions() -> Iterator[Stated]:
         against=at_most(KEPT_OUT),
         why="most triggered points of most users; the opposite: as if nobody attacked",
     )
-    for regularizer in REGULARIZERS[1:]:
+    for regularizer, claim in HELD_OFF.items():
         yield Stated(
             what=f"under {regularizer} one user of eleven does not lead rho",
             where="predicted: a report is at most lam, and ten others answer it",
-            claim=Claim(f"model-replacement, {regularizer}, led, rho", at_most(KEPT_OUT)),
+            claim=claim,
             against=at_least(0.5),
             why="next to none; the opposite: every second point",
         )
     yield Stated(
         what="clean points do not show it",
         where="predicted: stamped points are few, and the rest are as they were",
-        claim=Claim("clean accuracy lost", at_most(LOST)),
+        claim=UNSEEN,
         against=at_least(0.1),
         why="what another draw of points would change; the opposite: one in ten",
     )
@@ -179,8 +182,8 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     seeds=(1, 2, 3),
-    success=(Claim("model-replacement, squared-l2, led, rho", at_least(LED)),),
-    always=(*_kept_out(), Claim("clean accuracy lost", at_most(LOST))),
+    success=(REPLACED,),
+    always=(*HELD_OFF.values(), UNSEEN),
     has_runs=True,
     setting=(
         "Eleven users of digits, one strategic; a 3 x 3 patch at the lower right, label 0, a fifth "

@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from experiments.paper.protocols import Keys
@@ -47,7 +48,7 @@ WAYS: Mapping[str, Keys] = {
     "classical": {"personalization": "classical"},
     "local": {"personalization": "local"},
 }
-NOBODY, TRIGGERED = "nobody", ("backdoor", "model-replacement")
+NOBODY = "nobody"
 OMNISCIENT: Keys = {"attack-knowledge": "omniscient"}
 ATTACKS: Mapping[str, Keys] = {
     NOBODY: {},
@@ -56,7 +57,8 @@ ATTACKS: Mapping[str, Keys] = {
     "label-flip": {},
     "sign-flip": OMNISCIENT,
     "little-is-enough": OMNISCIENT,
-    **{attack: {} for attack in TRIGGERED},
+    "backdoor": {},
+    "model-replacement": {},
 }
 """Those of the literature as their papers have them: they see the honest reports of the round."""
 KEPT = {
@@ -114,9 +116,9 @@ def _losses(metrics: Metrics) -> Iterator[tuple[str, float]]:
                     yield f"{what} lost, {way}: {attack}", lost
 
 
-TAKEN, KEPT_WHOLE, NEXT_TO_NOTHING = 0.5, 0.0, 0.05
-"""More than half of the accuracy; nothing at all; a point in twenty, which is less than what rho's
-accuracies deviate by over seeds."""
+TAKEN, NEXT_TO_NOTHING = 0.5, 0.05
+"""More than half of the accuracy; a point in twenty, which is less than what rho's accuracies
+deviate by over seeds."""
 
 
 def words(m: Measured) -> str:
@@ -135,27 +137,16 @@ def words(m: Measured) -> str:
     )
 
 
-def _below_rho(metrics: Metrics) -> float:
-    """Return how far theta's accuracy is from rho's under classical, over all attacks."""
-    gaps = (
-        metrics[f"{attack}, classical: theta"] - metrics[f"{attack}, classical: rho"]
-        for attack in ATTACKS
+def _apart(metrics: Metrics, *, one: str, other: str) -> float:
+    """Return how far two accuracies, ``way: whose``, are apart, over all attacks."""
+    return max(
+        abs(metrics[f"{attack}, {one}"] - metrics[f"{attack}, {other}"]) for attack in ATTACKS
     )
-    return max(map(abs, gaps))
 
 
 def _ditto_keeps(metrics: Metrics) -> float:
     """Return by how much less users lose under ditto than under classical to CGA."""
     return metrics["theta lost, classical: cga"] - metrics["theta lost, ditto: cga"]
-
-
-def _rho_apart(metrics: Metrics) -> float:
-    """Return how far rho's accuracy under ditto is from that under classical, over all attacks."""
-    gaps = (
-        metrics[f"{attack}, ditto: rho"] - metrics[f"{attack}, classical: rho"]
-        for attack in ATTACKS
-    )
-    return max(map(abs, gaps))
 
 
 def _moved(metrics: Metrics) -> float:
@@ -164,23 +155,36 @@ def _moved(metrics: Metrics) -> float:
     return max(values) - min(values)
 
 
+ONE_MODEL = Claim(
+    partial(_apart, one="classical: theta", other="classical: rho"),
+    exactly(0.0),
+    "users' accuracy, off rho's, classical",
+)
+SAME_RHO = Claim(
+    partial(_apart, one="ditto: rho", other="classical: rho"),
+    exactly(0.0),
+    "rho's accuracy, ditto off classical",
+)
+UNMOVED = Claim(_moved, exactly(0.0), "users' accuracy, by attack, local")
+
+
 def _predictions() -> Iterator[Stated]:
     yield Stated(
         what="classical: who takes rho takes everybody",
         where="predicted: theta_n is rho",
-        claim=Claim(_below_rho, exactly(0.0), "users' accuracy, off rho's, classical"),
+        claim=ONE_MODEL,
         why="they are one model",
     )
     yield Stated(
         what="ditto: rho is lost as under classical",
         where="predicted: the same reports decide it",
-        claim=Claim(_rho_apart, exactly(0.0), "rho's accuracy, ditto off classical"),
+        claim=SAME_RHO,
         why="theta_n has no influence on it",
     )
     yield Stated(
         what="local: no attack moves anybody",
         where="predicted: nobody shares",
-        claim=Claim(_moved, exactly(0.0), "users' accuracy, by attack, local"),
+        claim=UNMOVED,
         why="nothing is sent",
     )
     yield Stated(
@@ -211,11 +215,7 @@ STUDY = Study(
     draw=draw,
     seeds=(1, 2, 3),
     success=(Claim("rho lost, classical: cga", at_least(TAKEN)),),
-    always=(
-        Claim(_below_rho, exactly(0.0), "users' accuracy, off rho's, classical"),
-        Claim(_rho_apart, exactly(0.0), "rho's accuracy, ditto off classical"),
-        Claim(_moved, exactly(0.0), "users' accuracy, by attack, local"),
-    ),
+    always=(ONE_MODEL, SAME_RHO, UNMOVED),
     has_runs=True,
     setting=(
         "Twelve users of digits by Dirichlet(0.3), two strategic, the plain sum, one Adam step a "

@@ -11,7 +11,7 @@ from experiments.running.engines import run_once
 from experiments.running.options import Options
 from experiments.running.preset_runs import final_metrics
 from pfl_flower.run.config import parse_config
-from tests.support.studies import run_quick, seed_result
+from tests.support.studies import control_metrics
 
 
 @pytest.mark.parametrize("attack", ["backdoor", "model-replacement"])
@@ -27,12 +27,6 @@ def test_led_points_are_counted_as_a_run_counts_them(attack: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_the_quick_form_and_its_control(tmp_path: Path) -> None:
-    summary = run_quick(STUDY, tmp_path / "attacked")
-    assert summary["passed"], summary["checks"]
-    assert (tmp_path / "attacked" / "backdoors" / "backdoors.png").exists()
-    control = run_quick(STUDY, tmp_path / "control", control=True)
-    failed = {check["name"] for check in control["checks"] if not check["passed"]}
-    assert failed == set(STUDY.must_fail)
-    metrics = seed_result(STUDY, tmp_path / "control", control=True)["metrics"]
+    metrics = control_metrics(STUDY, tmp_path)
     left = {name: value for name, value in metrics.items() if ", led, rho: " in name}
     assert len(left) == 9 and max(left.values()) == 0.0

@@ -19,7 +19,7 @@ from experiments.running.engines import run_once
 from experiments.running.options import Options
 from experiments.running.preset_runs import final_metrics
 from pfl_flower.run.config import parse_config
-from tests.support.studies import run_quick, seed_result
+from tests.support.studies import control_metrics
 
 
 def test_who_never_attacks_is_counted_as_a_run_counts_the_honest(tmp_path: Path) -> None:
@@ -33,13 +33,7 @@ def test_who_never_attacks_is_counted_as_a_run_counts_the_honest(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_quick_form_and_its_control(tmp_path: Path) -> None:
-    summary = run_quick(STUDY, tmp_path / "attacked")
-    assert summary["passed"], summary["checks"]
-    assert (tmp_path / "attacked" / "who-is-hurt" / "who-is-hurt.png").exists()
-    control = run_quick(STUDY, tmp_path / "control", control=True)
-    failed = {check["name"] for check in control["checks"] if not check["passed"]}
-    assert failed == set(STUDY.must_fail)
-    metrics = seed_result(STUDY, tmp_path / "control", control=True)["metrics"]
+    metrics = control_metrics(STUDY, tmp_path)
     for way in WAYS:
         assert len({metrics[f"{attack}, {way}: theta"] for attack in ATTACKS}) == 1
         assert metrics[f"{NOBODY}, {way}: theta"] > 0.5

@@ -18,6 +18,21 @@ def run_quick(study: Study, folder: Path, *, control: bool = False) -> dict[str,
     return run_study(study, _quick(folder, control), Console(quiet=True))
 
 
+def control_metrics(study: Study, folder: Path) -> dict[str, float]:
+    """Run the quick form, which passes, and its control, which fails in all that it must.
+
+    Returns what the control measured.
+    """
+    summary = run_quick(study, folder / "attacked")
+    assert summary["passed"], summary["checks"]
+    assert (folder / "attacked" / study.name / f"{study.name}.png").exists()
+    control = run_quick(study, folder / "control", control=True)
+    failed = {check["name"] for check in control["checks"] if not check["passed"]}
+    assert failed == set(study.must_fail)
+    metrics: dict[str, float] = seed_result(study, folder / "control", control=True)["metrics"]
+    return metrics
+
+
 def seed_result(study: Study, folder: Path, *, control: bool = False) -> dict[str, Any]:
     """Return what the first seed of that left."""
     left = study_folder(study, _quick(folder, control)) / "seed-1" / "result.json"
