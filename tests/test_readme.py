@@ -42,7 +42,7 @@ def test_there_are_commands_to_type() -> None:
         'pip install -e ".[dev]" && pytest',
     ]
     gate = (ROOT / ".ci/run").read_text()
-    assert 'pip install --quiet -e ".[dev]" && pytest\n' in gate
+    assert """bash -c 'pip install --quiet -e ".[dev]" && pytest'\n""" in gate
     assert "flwr run . --stream" in gate
 
 
