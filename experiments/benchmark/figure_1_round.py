@@ -24,7 +24,7 @@ from experiments.benchmark.side_by_side import (
 )
 from experiments.benchmark.worker import FIGURE_1
 from experiments.paper.protocols import AUTHORS_STEPS, PAPER
-from pfl_flower.objective.sparse_features import pays
+from pfl_flower.objective.sparse_features import Compressed
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import build_problem
 
@@ -120,8 +120,8 @@ def _roofline(conditions: Conditions, settings: Mapping[str, Any], ours: list[fl
         classes=problem.model.outputs,
         tests=len(problem.test_set.labels),
     )
-    features = problem.test_set.features
-    share = int(features.count_nonzero()) / features.numel() if pays(features) else 1.0
+    kept = Compressed(problem.test_set.features)
+    share = kept.count / kept.features.numel() if kept.pays(problem.model.outputs) else 1.0
     rates = found["bandwidth"], found["rate"]
     whole, work = work.bound(*rates), replace(work, share=share)
     bound = work.bound(*rates)

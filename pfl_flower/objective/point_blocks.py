@@ -17,9 +17,9 @@ __all__ = ["BLOCK", "KEPT", "block_slices", "each", "pays", "thread_limit", "use
 BLOCK = 2**20
 """Numbers of features in a block: 4 MiB in single precision, so that two threads' fit a cache."""
 KEPT = 2**19
-"""Numbers in a block without zeros. The products by rows and by columns read numbers of their own,
-so there is no cache to fit; shorter blocks take a tenth longer for their many calls, and longer
-ones leave threads idle where a node has a single user."""
+"""Numbers in a block without zeros. They are read in order, so no cache has to hold them; blocks of
+half as many take a tenth longer for their many calls, of a quarter two fifths, and longer ones
+leave threads idle where a node has a single user."""
 TOGETHER = 2**18
 """Numbers of features of the users whose points are one piece: 2 MiB in double, which a core's
 cache holds, and long enough that calls cost little."""

@@ -33,9 +33,9 @@ class SharedPoints:
     labels: Tensor
 
     @cached_property
-    def _compressed(self) -> Compressed | None:
-        """The features without their zeros, where that pays."""
-        return Compressed.of(self.features)
+    def _compressed(self) -> Compressed:
+        """The features without their zeros."""
+        return Compressed(self.features)
 
     def parts(self, model: Model) -> list[SharedPoints]:
         """Return the points as pieces of work: of a linear model's, on the CPU, some points each.
@@ -62,10 +62,11 @@ class SharedPoints:
 
     def own_scores(self, model: Model, theta: Tensor) -> Tensor:
         """Return the same of points that are one part, by one thread."""
-        if not isinstance(model, Linear) or self._compressed is None:
+        if not isinstance(model, Linear) or not self._compressed.pays(model.outputs):
             return model.shared_scores(theta, self.features)
         weights = theta.view(-1, model.outputs, model.inputs)
-        return torch.stack([self._compressed.scores(one) for one in weights])
+        # Stacked as they lie, class by class, as losses take them.
+        return torch.stack([self._compressed.scores(one).T for one in weights]).mT
 
     def accuracy_of_each(self, model: Model, theta: Tensor) -> Tensor:
         """Accuracy ``(k,)`` of models ``theta (k, d)``: one a thread; on a card as many as fit."""

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pfl_flower.objective import point_blocks, sparse_features
+from pfl_flower.objective import point_blocks
 from pfl_flower.objective.aligned import aligned, product
 from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.sparse_features import Compressed
@@ -142,9 +142,7 @@ class WeightedPoints:
         """Scores ``(k, n, c)`` of ``theta (k, d)``."""
         if self.compressed is None:
             return self.model.scores(theta, self.features)
-        # A class's scores side by side, as losses take them.
-        scores = self.compressed.scores(theta.view(-1, self.model.inputs))
-        return scores.T.contiguous().T[None]
+        return self.compressed.scores(theta.view(-1, self.model.inputs))[None]
 
     def pull_back(self, slopes: Tensor) -> Tensor:
         """``s_n sum_x w_x t_x Q^T`` for ``slopes (k, n, c)`` of the points, ``(k, d)``."""
@@ -228,11 +226,11 @@ class WeightedPoints:
         weighty = self.weights[user].nonzero()
         last = int(weighty[-1]) if len(weighty) else 0
         own, features = slice(user, user + 1), self.features[user, : last + 1]
-        if not (self.compress and sparse_features.pays(features)):
+        whole = Compressed(features)
+        if not (self.compress and whole.pays(self.model.outputs)):
             numbers, most = features.numel(), point_blocks.BLOCK
             slices = point_blocks.block_slices(len(features), numbers, most)
             return [self.block(own, points) for points in slices]
-        numbers, most = int(torch.count_nonzero(features)), point_blocks.KEPT
-        slices = point_blocks.block_slices(len(features), numbers, most)
+        slices = point_blocks.block_slices(len(features), whole.count, point_blocks.KEPT)
         parts = [self.block(own, points) for points in slices]
         return [replace(part, compressed=Compressed(part.features[0])) for part in parts]
