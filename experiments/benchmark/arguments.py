@@ -12,6 +12,7 @@ COMPARISONS: Mapping[str, str] = {
     "figure-1": f"{ROOM}.figure_1_round:against_loops",
     "one-thread": f"{ROOM}.figure_1_round:on_one_thread",
     "notebook": f"{ROOM}.figure_1_round:on_the_authors_protocol",
+    "zeros": f"{ROOM}.zeros:against_all_numbers",
     "simulation": f"{ROOM}.overhead:against_simulation",
     "messages": f"{ROOM}.overhead:large_messages",
     "aggregators": f"{ROOM}.aggregators:against_peers",

@@ -165,6 +165,13 @@ def checked(*, turns: int, batches: int) -> Measured:
     return measure(turns=turns, batches=batches)
 
 
+def zeros(*, dataset: str, what: str, points: int) -> Measured:
+    """Measure a user's work with zeros and without, see ``zeros.py``."""
+    from experiments.benchmark.zeros import measure
+
+    return measure(dataset=dataset, what=what, points=points)
+
+
 CASES: Mapping[str, Callable[..., Measured]] = {
     "in-process": in_process,
     "rival": rival,
@@ -176,6 +183,7 @@ CASES: Mapping[str, Callable[..., Measured]] = {
     "aggregators": aggregators,
     "aggregator-alone": aggregator_alone,
     "checked": checked,
+    "zeros": zeros,
 }
 
 

@@ -19,9 +19,10 @@ from pfl_flower.data.sources import Source
 from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import PointLoss
-from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.modules import ModuleModel
 from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.solvers.optimizer_steps import StepState, adam_step
 from pfl_flower.solvers.proximal import ProximalSolver
 from pfl_flower.support.files import replacing

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from pfl_flower.objective.aligned import aligned, product
 from pfl_flower.objective.losses import PointLoss
-from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.modules import ModuleModel
+from pfl_flower.objective.two_layer import Kept, TwoLayer
 from pfl_flower.objective.weighted_points import WeightedPoints
 
 Reduction = Literal["sum", "mean"]
@@ -98,7 +100,10 @@ class LocalLoss(WeightedPoints):
 
     def gradient(self, theta: Tensor) -> Tensor:
         """``grad L_n(theta_n)``, ``(k, d)``: matrix products; torch.func for models of others."""
-        if isinstance(self.model, TwoLayer | ModuleModel):
+        if isinstance(self.model, TwoLayer):
+            pulled = self.model.backward(theta, self.features, self._slope, self._kept)
+            return pulled + 2 * self.nu * theta
+        if isinstance(self.model, ModuleModel):
             return self.model.backward(theta, self.features, self._slope) + 2 * self.nu * theta
         # One backward pass for all users: a user's theta has no part in another's loss.
         if not isinstance(self.model, Linear):
@@ -204,6 +209,12 @@ class LocalLoss(WeightedPoints):
         weight = self.point_weights.sqrt()[..., None]
         spectral = torch.linalg.matrix_norm(self.features * weight, ord=2)
         return 2 * self.nu + self.loss.curvature_bound * spectral**2
+
+    @cached_property
+    def _kept(self) -> list[Kept]:
+        """Users' points without zeros, for a network of two layers."""
+        assert isinstance(self.model, TwoLayer)
+        return self.model.without_zeros(self.features) if self.compress else []
 
     def _sum_of_values(self, scores: Tensor) -> Tensor:
         return self.scale * (self.weights * self.loss.values(scores, self.labels)).sum(dim=-1)

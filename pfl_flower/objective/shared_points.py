@@ -9,7 +9,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.models import Linear, Model, accuracy
+from pfl_flower.objective.models import Model, accuracy
 from pfl_flower.objective.sparse_features import Compressed
 from pfl_flower.support.threads import each
 
@@ -23,6 +23,7 @@ PART, LINE = 2560, 16
 class SharedPoints:
     """Features ``(m, q)``, the constant column included, and labels ``(m,)``.
 
+    >>> from pfl_flower.objective.models import Linear
     >>> points = SharedPoints(torch.eye(2), torch.tensor([0, 0]))
     >>> theta = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
     >>> points.accuracy_of_each(Linear(inputs=2, outputs=2), theta)
@@ -38,11 +39,11 @@ class SharedPoints:
         return Compressed(self.features)
 
     def parts(self, model: Model) -> list[SharedPoints]:
-        """Return the points as pieces of work: of a linear model's, on the CPU, some points each.
+        """Return the points as pieces of work: on the CPU, of our own models, some points each.
 
         Where they are cut depends on their number alone, whatever the threads.
         """
-        return self._cut if isinstance(model, Linear) and self.features.is_cpu else [self]
+        return self._cut if model.first_layer and self.features.is_cpu else [self]
 
     @cached_property
     def _cut(self) -> list[SharedPoints]:
@@ -62,11 +63,9 @@ class SharedPoints:
 
     def own_scores(self, model: Model, theta: Tensor) -> Tensor:
         """Return the same of points that are one part, by one thread."""
-        if not isinstance(model, Linear) or not self._compressed.pays(model.outputs):
-            return model.shared_scores(theta, self.features)
-        weights = theta.view(-1, model.outputs, model.inputs)
-        # Stacked as they lie, class by class, as losses take them.
-        return torch.stack([self._compressed.scores(one).T for one in weights]).mT
+        if self._compressed.pays(model.first_layer):
+            return model.scores_without_zeros(theta, self._compressed)
+        return model.shared_scores(theta, self.features)
 
     def accuracy_of_each(self, model: Model, theta: Tensor) -> Tensor:
         """Accuracy ``(k,)`` of models ``theta (k, d)``: one a thread; on a card as many as fit."""

@@ -22,8 +22,6 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-MOST = 16
-"""Classes at a time: 64 bytes in single precision, the longest register there is."""
 IN_FLIGHT = 256
 """Bytes of the sums, four at most, that take a row's numbers in turns. A single sum would wait for
 its last addition, four cycles; more bytes would leave AVX2 no registers for the operands."""
@@ -52,22 +50,14 @@ class Kernel:
         self.function(rows, *(one.data_ptr() for one in tensors))
 
 
-def lanes(classes: int) -> int:
-    """Return how many numbers lie side by side: a power of two, as registers have them.
-
-    >>> lanes(1), lanes(10)
-    (1, 16)
-    """
-    return 1 << (classes - 1).bit_length()
-
-
 @cache
-def scores_kernel(classes: int, dtype: torch.dtype) -> Kernel:
+def scores_kernel(classes: int, lanes: int, dtype: torch.dtype) -> Kernel:
     """``result[a, i] = sum_k values[k] operand[columns[k], a]`` over the numbers k of row i.
 
-    ``operand`` is ``(q, lanes(classes))``, ``result`` ``(classes, n)``; ``classes`` up to 16.
+    ``operand`` is ``(q, lanes)``, of which the first columns are the classes', and ``result``
+    ``(classes, n)``.
     """
-    code = _Code(classes, dtype)
+    code = _Code(lanes, dtype)
     sums = max(1, min(4, IN_FLIGHT // code.bytes))
     zero = ir.Constant(code.vector, None)
 
@@ -100,12 +90,12 @@ def scores_kernel(classes: int, dtype: torch.dtype) -> Kernel:
 
 
 @cache
-def sums_kernel(classes: int, dtype: torch.dtype) -> Kernel:
+def sums_kernel(classes: int, lanes: int, dtype: torch.dtype) -> Kernel:
     """``result[columns[k], a] += values[k] operand[a, i]`` for the numbers k of every row i.
 
-    ``operand`` is ``(classes, n)``, ``result`` ``(q, lanes(classes))``; ``classes`` up to 16.
+    ``operand`` is ``(classes, n)``, and ``result`` ``(q, lanes)``.
     """
-    code = _Code(classes, dtype)
+    code = _Code(lanes, dtype)
 
     def row(i: ir.Value, _: Sequence[ir.Value]) -> list[ir.Value]:
         first, end = code.row(i)
@@ -130,10 +120,10 @@ def sums_kernel(classes: int, dtype: torch.dtype) -> Kernel:
 class _Code:
     """A function that is being written, and the few phrases of which both are made."""
 
-    def __init__(self, classes: int, dtype: torch.dtype) -> None:
+    def __init__(self, lanes: int, dtype: torch.dtype) -> None:
         self.type, self.align = TYPES[dtype], dtype.itemsize
-        self.vector = ir.VectorType(self.type, lanes(classes))
-        self.bytes = lanes(classes) * dtype.itemsize
+        self.vector = ir.VectorType(self.type, lanes)
+        self.bytes = lanes * dtype.itemsize
         self.module = ir.Module()
         signature = ir.FunctionType(ir.VoidType(), [INT64, *[POINTER] * 5])
         function = ir.Function(self.module, signature, "kernel")

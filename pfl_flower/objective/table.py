@@ -85,7 +85,7 @@ MODELS: Table[ModelExtension] = Table(
             linear=True,
         ),
         "two-layer": ModelExtension(
-            factory="pfl_flower.objective.models:TwoLayer",
+            factory="pfl_flower.objective.two_layer:TwoLayer",
             text="scores W2 [relu(W1 x); 1], hidden units in between",
             source="Appendix C.2",
             reads=("hidden",),

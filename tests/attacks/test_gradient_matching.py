@@ -17,8 +17,9 @@ from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.inverse import Inverse, Points, on_simplex
 from pfl_flower.attacks.poisoning.matching import matching
 from pfl_flower.objective.losses import LOSSES, Logistic, Softmax
-from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.regularizers import L2
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.problem import Problem, build_problem
 from pfl_flower.run.strategic_user import make_attack

@@ -12,10 +12,11 @@ from torch import Tensor
 from pfl_flower.aggregation.combination import combine
 from pfl_flower.aggregation.rows import Rows
 from pfl_flower.data.synthetic import Synthetic
-from pfl_flower.objective import models, shared_points
+from pfl_flower.objective import shared_points, two_layer
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import Softmax
-from pfl_flower.objective.models import Linear, TwoLayer, accuracy
+from pfl_flower.objective.models import Linear, Model, accuracy
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.objective.user_data import UserData, stack
 from pfl_flower.run.problem import build_problem
 from pfl_flower.support.seeding import generator
@@ -120,7 +121,7 @@ def test_a_user_of_many_points_beside_users_of_few_is_not_their_padding() -> Non
 
 @pytest.mark.parametrize("model", [Linear(4, 3), Linear(4, 1), TwoLayer(4, 3, hidden=5)])
 def test_accuracies_of_many_are_those_of_each(
-    model: models.Model, monkeypatch: pytest.MonkeyPatch
+    model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = problems.generator(2)
     theta, features = problems.normal(7, model.dim, seed=draw), problems.normal(30, 4, seed=draw)
@@ -135,19 +136,25 @@ def test_accuracies_of_many_are_those_of_each(
     assert len(set(expected)) > 2
 
 
+@pytest.mark.parametrize("zeros", [0, 8], ids=["all", "without zeros"])
 @pytest.mark.parametrize("soft", [False, True])
-def test_the_two_layers_gradient_is_autograds(soft: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_layers_gradient_is_autograds(
+    soft: bool, zeros: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three points at a time; a hidden unit at 0 has slope 0, as torch's."""
-    monkeypatch.setattr(models, "POINTS_AT_ONCE", 3)
+    monkeypatch.setattr(two_layer, "POINTS_AT_ONCE", 3)
+    monkeypatch.setattr(two_layer, "TURNED", 0)
     draw, model = problems.generator(3), TwoLayer(4, 3, hidden=5)
     labels = torch.randint(0, 3, (2, 7), generator=draw)
     if soft:
         labels = torch.softmax(problems.normal(2, 7, 3, seed=draw), dim=-1)
     features, weights = problems.normal(2, 7, 4, seed=draw), torch.rand(2, 7).double()
     features[0, 1] = 0.0
+    features[0].view(-1)[4 : 4 + 2 * zeros] = 0.0  # of user 0 alone
     loss = LocalLoss.build(
         model, Softmax(), features, labels, weights=weights, nu=0.3, reduction="mean"
     )
+    assert [kept is not None for kept in loss._kept] == [zeros > 0, False]
     theta = problems.normal(2, model.dim, seed=draw)
     expected = torch.func.grad(lambda t: loss.value(t).sum())(theta)
     torch.testing.assert_close(loss.gradient(theta), expected, rtol=1e-12, atol=1e-12)

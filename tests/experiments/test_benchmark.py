@@ -24,6 +24,7 @@ from experiments.benchmark import (
     side_by_side,
     time_to_target,
     worker,
+    zeros,
 )
 from experiments.benchmark.roofline import Round
 from experiments.benchmark.side_by_side import (
@@ -34,6 +35,7 @@ from experiments.benchmark.side_by_side import (
     take_turns,
 )
 from experiments.paper.protocols import AUTHORS_STEPS, PAPER
+from pfl_flower.objective import point_blocks, two_layer
 from pfl_flower.support.errors import RunFailedError
 from pfl_flower.support.plugins import find
 from pfl_flower.support.threads import thread_limit
@@ -355,3 +357,29 @@ def test_the_card_is_held_to_its_goals(device: str, monkeypatch: pytest.MonkeyPa
 
 def test_waits_are_counted_on_a_card_alone() -> None:
     assert worker.waits(settings=SMALL) == {"waits": None, "launches": None}
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+@pytest.mark.parametrize("what", sorted({what for _, what in zeros.WORK}))
+def test_what_is_done_without_zeros_is_the_same_work(
+    what: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(1)
+    features = torch.rand((1, 600, 20), generator=draw)
+    features[torch.rand(features.shape, generator=draw) > share] = 0.0
+    labels = torch.randint(0, 10, (1, 600), generator=draw)
+    monkeypatch.setattr(zeros, "points_of", lambda *_: (features, labels))
+    monkeypatch.setattr(point_blocks, "BLOCK", 3000)
+    monkeypatch.setattr(two_layer, "TURNED", 3000)
+    with thread_limit(1):
+        found = zeros.measure(dataset="digits", what=what, points=600)
+    assert found["gap"] < 1e-5
+    assert found["left out"] == (share < 0.5)
+    assert 0 < found["ours"] < math.inf and 0 < found["dense"] < math.inf
+    assert (what == "gradient") == (not math.isnan(found["mkl"]))
+
+
+def test_the_first_users_points() -> None:
+    features, labels = zeros.points_of("digits", 60)
+    assert features.shape == (1, 60, 65) and features.dtype == torch.float32
+    assert labels.shape == (1, 60)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pfl_flower.objective import losses
 from pfl_flower.objective.local_loss import LocalLoss, Reduction
-from pfl_flower.objective.models import Linear, TwoLayer
+from pfl_flower.objective.models import Linear
+from pfl_flower.objective.two_layer import TwoLayer
 from tests.support import problems, reference
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pfl_flower.objective.models import Linear, Model, TwoLayer, accuracy, augment, predict
+from pfl_flower.objective.models import Linear, Model, accuracy, augment, predict
+from pfl_flower.objective.two_layer import TwoLayer
 from tests.support import problems
 
 MODELS = [

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pfl_flower.objective import own_points
-from pfl_flower.objective.models import Linear, TwoLayer, accuracy
+from pfl_flower.objective.models import Linear, accuracy
 from pfl_flower.objective.own_points import OwnPoints
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.objective.user_data import UserData
 
 SIZES = (3, 1, 17, 3, 40, 18)

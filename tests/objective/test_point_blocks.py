@@ -18,8 +18,9 @@ from torch.nn import functional
 from pfl_flower.objective import point_blocks
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import LOSSES
-from pfl_flower.objective.models import Linear, TwoLayer
+from pfl_flower.objective.models import Linear
 from pfl_flower.objective.sparse_features import Compressed
+from pfl_flower.objective.two_layer import TwoLayer
 from tests.support import problems
 
 USERS, POINTS, INPUTS = 3, 101, 7
@@ -141,9 +142,11 @@ def test_users_are_selected_with_what_was_compressed(
     assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
 
 
-def test_other_models_are_neither_cut_nor_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_points_of_two_layers_are_left_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(point_blocks, "BLOCK", 300)
-    monkeypatch.setattr(Compressed, "pays", lambda *_: pytest.fail("of no use"))
+    monkeypatch.setattr(Compressed, "scores", lambda *_: pytest.fail("of no use"))
     loss = replace(build("softmax", zeros=0.9)[0], model=TwoLayer(INPUTS, OUTPUTS["softmax"], 5))
     theta = problems.normal(USERS, loss.model.dim, seed=problems.generator(1))
     some = loss.select(slice(1, 3))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pfl_flower.objective.models import Linear, TwoLayer
+from pfl_flower.objective.models import Linear
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.sparse_features import Compressed
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.support.threads import each, thread_limit
 from tests.support import problems
 

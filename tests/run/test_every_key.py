@@ -30,8 +30,8 @@ from pfl_flower.attacks.untargeted import SignFlip
 from pfl_flower.data.partitions import Pool
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.synthetic import Synthetic
-from pfl_flower.objective.models import TwoLayer
 from pfl_flower.objective.regularizers import SquaredL2
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.keys import Keys, kebab
 from pfl_flower.run.tables import TABLES

@@ -24,7 +24,7 @@ from pfl_flower.data.sources import Source
 from pfl_flower.data.spec import DataSpec
 from pfl_flower.data.synthetic import Synthetic
 from pfl_flower.objective.losses import LOSSES
-from pfl_flower.objective.models import TwoLayer
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.attack_plans import fabricate
 from pfl_flower.run.problem import build_problem

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from pfl_flower.objective import aligned
 from pfl_flower.objective.losses import LOSSES
-from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.own_points import OwnPoints
 from pfl_flower.objective.regularizers import L2
 from pfl_flower.objective.shared_points import SharedPoints
 from pfl_flower.objective.table import REGULARIZERS
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.solvers.population import Population
 from pfl_flower.support.threads import each, one_thread, thread_limit

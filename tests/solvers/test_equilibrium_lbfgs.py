@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from pfl_flower.objective.losses import Softmax
-from pfl_flower.objective.models import Linear, Model, TwoLayer
+from pfl_flower.objective.models import Linear, Model
 from pfl_flower.objective.regularizers import L2, Regularizer, SquaredL2
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.objective.user_data import UserData
 from pfl_flower.run.at_equilibrium import attacked_equilibrium, with_poison
 from pfl_flower.run.attack_plans import plan

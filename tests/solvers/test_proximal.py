@@ -8,9 +8,10 @@ from torch import Tensor
 from pfl_flower.objective import losses
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import LeastSquares
-from pfl_flower.objective.models import Linear, TwoLayer
+from pfl_flower.objective.models import Linear
 from pfl_flower.objective.regularizers import L2, SquaredL2
 from pfl_flower.objective.table import REGULARIZERS
+from pfl_flower.objective.two_layer import TwoLayer
 from pfl_flower.solvers import newton, proximal
 from pfl_flower.solvers.proximal import ProximalSolver, proximal_residual
 from tests.support import problems, reference
