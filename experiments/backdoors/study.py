@@ -19,11 +19,10 @@ import numpy as np
 import torch
 
 from experiments.backdoors.drawing import draw
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import run_variant
 from experiments.running.preset_runs import final_metrics
 from experiments.studies.standing import Stated
 from experiments.studies.study import Setting, Study
+from experiments.studies.variants import Keys, run_variant
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.config import RunConfig, parse_config

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from experiments.paper.protocols import Keys
+from experiments.studies.variants import Keys
 from pfl_flower.aggregation.table import AGGREGATIONS, most_tolerated
 from pfl_flower.attacks.knowledge import Knowledge
 from pfl_flower.attacks.table import ATTACKS as ATTACK_TABLE

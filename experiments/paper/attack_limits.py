@@ -7,9 +7,8 @@ import json
 
 import torch
 
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import configured, run_variant, shared
 from experiments.studies.study import Setting
+from experiments.studies.variants import Keys, configured, run_variant, shared
 from pfl_flower.run.at_equilibrium import with_poison
 from pfl_flower.run.attack_plans import honest_users, plan, reach
 from pfl_flower.run.evaluation import Evaluation

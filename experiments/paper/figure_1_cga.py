@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 
 from experiments.paper.attack_limits import beyond_steps
 from experiments.paper.curves import draw_curve
-from experiments.paper.protocols import AUTHORS_STEPS, MNIST, PAPER, PROTOCOLS, THREAT_MODEL, Keys
+from experiments.paper.protocols import AUTHORS_STEPS, MNIST, PAPER, PROTOCOLS, THREAT_MODEL
 from experiments.paper.runs import run_variants
 from experiments.studies.drawing import legend_above
 from experiments.studies.standing import FIGURE, GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.variants import Keys
 from experiments.studies.wording import Measured
 from pfl_flower.objective.table import REGULARIZERS
 from pfl_flower.run.checks import Claim, at_least, at_most

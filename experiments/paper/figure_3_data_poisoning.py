@@ -18,11 +18,12 @@ from matplotlib.figure import Figure
 from experiments.paper.attack_limits import WORTH, at_rest, cga_limit, exact_limit
 from experiments.paper.curves import draw_curve
 from experiments.paper.figure_2_model_attack import HACKED, RARE
-from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL, Keys
-from experiments.paper.runs import configured, run_variants
+from experiments.paper.protocols import MNIST, PAPER, QUICK_POINTS, THREAT_MODEL
+from experiments.paper.runs import run_variants
 from experiments.studies.drawing import legend_above
 from experiments.studies.standing import FIGURE, GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.variants import Keys, configured
 from pfl_flower.run.checks import Claim, at_least, at_most
 from pfl_flower.run.figures import PALETTE, save
 from pfl_flower.run.rounds import read_rounds

@@ -28,10 +28,10 @@ from matplotlib.figure import Figure
 from experiments.paper.attack_limits import at_rest, exact_limit
 from experiments.paper.figures_17_to_19_cifar import BROUGHT, CIFAR, CONSTANT_ADAM
 from experiments.paper.inverted_images import FORMS, SHOWN, Gallery, invert_data
-from experiments.paper.protocols import QUICK_POINTS, Keys
-from experiments.paper.runs import configured
+from experiments.paper.protocols import QUICK_POINTS
 from experiments.studies.standing import GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.variants import Keys, configured
 from pfl_flower.attacks.poisoning.aim import Aim, PoisonedData
 from pfl_flower.attacks.poisoning.recipe import Recipe
 from pfl_flower.run.checks import Claim, at_least, at_most, below

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import configured
 from experiments.studies.study import Setting
+from experiments.studies.variants import Keys, configured
 from pfl_flower.attacks.poisoning.aim import PoisonedData
 from pfl_flower.attacks.poisoning.image_inversion import invert, nearest, relative_distance
 from pfl_flower.data.embeddings import embed, weights_file

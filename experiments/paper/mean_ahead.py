@@ -37,12 +37,12 @@ from matplotlib.figure import Figure
 
 from experiments.paper.curves import draw_curve
 from experiments.paper.mean_at_rest import MEAN, REST, SUM, linear_at_rest
-from experiments.paper.protocols import Keys
 from experiments.paper.runs import run_variants
 from experiments.paper.sums_and_means import BASE
 from experiments.studies.drawing import legend_above
 from experiments.studies.standing import DIGIT, GUESSING, Stated
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.variants import Keys
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, above, at_least, at_most, below, between
 from pfl_flower.run.figures import save

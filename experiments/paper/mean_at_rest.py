@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from experiments.paper import sums_and_means
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import configured
 from experiments.studies.study import Setting
+from experiments.studies.variants import Keys, configured
 from pfl_flower.run.problem import build_problem
 from pfl_flower.solvers.equilibrium_lbfgs import joint_minimum
 

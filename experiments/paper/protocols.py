@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pfl_flower.run.keys import Scalar
-
-Keys = Mapping[str, Scalar]
+from experiments.studies.variants import Keys
 
 MNIST: Keys = {
     "dataset": "mnist",

@@ -9,9 +9,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.paper.curves import draw_curve
-from experiments.paper.protocols import Keys
 from experiments.studies.drawing import legend_above
 from experiments.studies.study import Result
+from experiments.studies.variants import Keys
 from pfl_flower.run.checks import Check, Metrics, above
 from pfl_flower.run.figures import save
 

@@ -15,8 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import run_variants, shared
+from experiments.paper.runs import run_variants
 from experiments.paper.sums_and_means import (
     BASE,
     LINES,
@@ -29,6 +28,7 @@ from experiments.paper.sums_and_means import (
 )
 from experiments.studies.standing import FIGURE, Printed, Stated
 from experiments.studies.study import Result, Setting, Study
+from experiments.studies.variants import Keys, shared
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Check, Claim, Metrics, above, below
 from pfl_flower.run.problem import choose_device

@@ -19,12 +19,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import run_variant
 from experiments.personalization.drawing import draw
 from experiments.running.preset_runs import final_metrics
 from experiments.studies.standing import Stated
 from experiments.studies.study import Setting, Study
+from experiments.studies.variants import Keys, run_variant
 from experiments.studies.wording import Measured
 from pfl_flower.run.checks import Claim, Metrics, at_least, at_most, exactly
 from pfl_flower.run.config import RunConfig

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.paper.runs import SHARED
 from experiments.report.kept import Kept, Status
 from experiments.report.summary import Summary, read_summary
 from experiments.report.text import number
 from experiments.studies.catalogue import STUDIES
+from experiments.studies.variants import SHARED
 from experiments.studies.wording import Measured
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.preset_claims import NO_CLAIM

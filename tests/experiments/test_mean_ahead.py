@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from experiments.paper import mean_ahead, mean_at_rest, sums_and_means
-from experiments.paper.protocols import Keys
-from experiments.paper.runs import configured
 from experiments.running.options import Options
 from experiments.studies.study import Setting
+from experiments.studies.variants import Keys, configured
 from pfl_flower.run.problem import Problem, build_problem
 
 AT_REST = (

@@ -25,13 +25,14 @@ from experiments.paper import (
     table_1_sums_and_means,
 )
 from experiments.paper.curves import COLUMNS, curve
-from experiments.paper.protocols import MNIST, PAPER, Keys
-from experiments.paper.runs import run_variants, slug
+from experiments.paper.protocols import MNIST, PAPER
+from experiments.paper.runs import run_variants
 from experiments.paper.sums_and_means import LINES, REDUCTIONS, sums_beat_means
 from experiments.paper.table_1_sums_and_means import LAMS, MODELS, OnCpu
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting, Study
+from experiments.studies.variants import Keys, slug
 from pfl_flower.aggregation.server_steps import StepSizes
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.rounds import read_rounds

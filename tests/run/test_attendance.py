@@ -13,11 +13,11 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 
 from experiments.__main__ import NO_VERDICT, main
-from experiments.paper.runs import run_variant
 from experiments.running import preset_runs
 from experiments.running.options import Options
 from experiments.running.preset_runs import run_preset, show
 from experiments.studies.study import Setting
+from experiments.studies.variants import run_variant
 from pfl_flower import api, server_app
 from pfl_flower.client_app import app as client_app
 from pfl_flower.run import figures, preset_claims
