@@ -32,7 +32,7 @@ from experiments.paper.table_1_sums_and_means import LAMS, MODELS, OnCpu
 from experiments.running.options import Options
 from experiments.studies.measuring import run_study
 from experiments.studies.study import Setting, Study
-from experiments.studies.variants import Keys, slug
+from experiments.studies.variants import Keys, configured, run_variant, slug
 from pfl_flower.aggregation.server_steps import StepSizes
 from pfl_flower.run.config import parse_config
 from pfl_flower.run.rounds import read_rounds
@@ -109,7 +109,7 @@ def test_set_reaches_the_runs_of_a_study_and_no_others(tmp_path: Path) -> None:
         run_study(STUDY, Options(output=tmp_path, settings={"lam": 2.0}), QUIET)
     options = Options(settings={"lam": 2.0}, rounds=4)
     asked = Setting(seed=1, folder=tmp_path, options=options)
-    config = runs.configured(asked, "x", {"rounds": 9})
+    config = configured(asked, "x", {"rounds": 9})
     assert (config.lam, config.rounds) == (2.0, 4)
 
 
@@ -135,7 +135,7 @@ def made_up(asked: Setting, variants: Mapping[str, Keys]) -> dict[str, Any]:
     """Return what runs of the variants would leave, without running them."""
     rows = {"round": [0, 1, 2, 3, 4], "value": [0.1, 0.2, 0.3, 0.4, 0.5]}
     for label, keys in variants.items():
-        runs.configured(asked, label, keys)
+        configured(asked, label, keys)
     return {
         "metrics": {f"{label}: {key}": 0.5 for label in variants for key in runs.ENDINGS},
         "curves": {label: dict.fromkeys(COLUMNS, rows) for label in variants},
@@ -232,7 +232,7 @@ def test_what_adam_cannot_reach_is_what_adam_does_not_reach(tmp_path: Path) -> N
     left, out = {}, {}
     for lr in (0.002, 0.1):
         asked = {**keys, "server-lr": lr}
-        config = runs.run_variant(setting(tmp_path, keep=True), f"steps {lr}", asked)
+        config = run_variant(setting(tmp_path, keep=True), f"steps {lr}", asked)
         left[lr] = read_rounds(config.folder() / "rounds.csv")[-1]["distance_to_target"]
         out[lr] = attack_limits.beyond_steps(setting(tmp_path, keep=True), f"steps {lr}", asked)
     assert 0.9 * out[0.002] <= left[0.002] <= 1.2 * out[0.002]
