@@ -90,7 +90,7 @@ def test_what_would_be_misread_is_refused(operand: Tensor, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "share"), [(1, 0.15), (2, 0.3), (3, 0.45), (4, 0.55), (10, 0.55)]
+    ("outputs", "share"), [(1, 0.15), (2, 0.3), (3, 0.45), (4, 0.55), (16, 0.55), (17, 0.4)]
 )
 @pytest.mark.parametrize(("more", "expected"), [(-0.01, True), (0.01, False)])
 def test_when_it_pays(outputs: int, share: float, more: float, expected: bool) -> None:
