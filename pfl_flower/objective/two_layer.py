@@ -118,8 +118,11 @@ class TwoLayer(Model):
         """Return for each user of ``features (k, n, q)`` its blocks without zeros, or None.
 
         None where that does not pay: where few features are 0, and for few points, for which the
-        weights would have to be turned around. A user's own features decide.
+        weights would have to be turned around. A user's own features decide. Of none on a card,
+        where several users are gone through at once.
         """
+        if not features.is_cpu:
+            return []
         most = self.first_layer if features.shape[1] * self.inputs >= TURNED else 0
         return [
             [Compressed(own[part]) for part in _blocks(len(own))]
