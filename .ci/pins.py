@@ -19,7 +19,7 @@ def lowest() -> dict[str, str]:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--python-version", python]
     command += ["--resolution", "lowest-direct", "--no-annotate", "--no-header", str(PYPROJECT)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     pins = [line.partition("==") for line in text.splitlines() if "==" in line]
     return {name: f"{name}=={version}" for name, _, version in pins}
 
