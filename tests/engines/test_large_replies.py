@@ -164,6 +164,10 @@ def test_a_reply_of_400_megabytes_costs_the_server_app_next_to_nothing(tmp_path:
 
     Half of the reply, at most: it was never held whole. What the processes take besides differs by
     tens of megabytes from run to run. (Before, the reply cost 650 MB.)
+
+    The SuperLink, which is Flower's, has taken as much of the upload as came before the server app
+    looked, once in three seconds: mostly 150 MB, and 320 where other tests had the processors. It
+    never holds more than the reply. (Before, it held 940 MB for it.)
     """
     (tmp_path / "calm").mkdir()
     (tmp_path / "boast").mkdir()
@@ -173,7 +177,7 @@ def test_a_reply_of_400_megabytes_costs_the_server_app_next_to_nothing(tmp_path:
     assert row["accepted"] == "1"
     assert row["notices"].startswith("error-reply:")
     assert peaks[SERVER_APP] <= calm[SERVER_APP] + 200
-    assert peaks[LINK] <= calm[LINK] + 300
+    assert peaks[LINK] <= calm[LINK] + 400
 
 
 if __name__ == "__main__":
