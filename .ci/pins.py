@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-MATHEMATICS = {"numpy", "scipy", "scikit-learn", "matplotlib", "pydantic", "rich", "jinja2"}
-MATHEMATICS |= {"llvmlite"}
+MATHEMATICS = {"numpy", "scipy", "scikit-learn", "llvmlite"}
+MATHEMATICS |= {"matplotlib", "pydantic", "rich", "jinja2"}
 """What the mathematics needs, but for torch, which is several GB."""
 TABLES = {"pandas", "pyarrow", "datasets", "flwr-datasets"}
 """What reads data of one's own; their versions go together, and with NumPy's."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -88,6 +88,15 @@ class LocalLoss(WeightedPoints):
             scale=scale,
             compress=compress,
         )
+
+    def select(self, index: Tensor | slice) -> Self:
+        """Return the same for the users at ``index``, with what is kept of their points."""
+        some = super().select(index)
+        if isinstance(self.model, TwoLayer) and self._kept:
+            users = torch.arange(self.users)[index].tolist()
+            # Else every round that asks some of the users would go through their zeros anew.
+            object.__setattr__(some, "_kept", [self._kept[user] for user in users])
+        return some
 
     def value(self, theta: Tensor) -> Tensor:
         """``L_n(theta_n)``, shape ``(k,)``."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pfl_flower.objective import point_blocks
+from pfl_flower.objective import point_blocks, two_layer
 from pfl_flower.objective.local_loss import LocalLoss
 from pfl_flower.objective.losses import LOSSES
 from pfl_flower.objective.models import Linear
@@ -139,6 +139,19 @@ def test_users_are_selected_with_what_was_compressed(
     some = loss.select(index)
     kept = {id(part) for _, part in loss.parts}
     assert {id(part) for _, part in some.parts} <= kept
+    assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
+
+
+@pytest.mark.parametrize("index", [slice(1, 3), torch.tensor([2, 0]), torch.tensor([1])], ids=str)
+def test_so_are_those_of_two_layers(index: slice | Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_layer, "TURNED", 0)
+    model = TwoLayer(INPUTS, OUTPUTS["softmax"], 5)
+    loss = replace(build("softmax", zeros=0.9)[0], model=model)
+    theta = problems.normal(USERS, model.dim, seed=problems.generator(1))
+    some = loss.select(index)
+    whose = torch.arange(USERS)[index].tolist()
+    assert None not in loss._kept
+    assert all(a is loss._kept[user] for a, user in zip(some._kept, whose, strict=True))
     assert torch.equal(some.gradient(theta[index]), loss.gradient(theta)[index])
 
 
